@@ -1,0 +1,1 @@
+"""HCR-Lightning: Hyperband tunes a small network that reads handwritten characters."""

@@ -1,0 +1,180 @@
+"""What a user can set, checked at construction: the entry points' options are these fields."""
+
+import re
+from dataclasses import dataclass, fields
+from typing import Any, Literal, TypeVar
+
+from src.errors import UserError
+
+Dataset = Literal[
+    "mnist_5k",
+    "mnist",
+    "emnist_digits",
+    "emnist_letters",
+    "emnist_letters_digits",
+    "emnist_balanced",
+    "emnist_bymerge",
+    "emnist_byclass",
+]
+Validation = Literal["stratified", "tail"]
+Sampler = Literal["tpe", "random"]
+Device = Literal["auto", "cpu", "cuda"]
+Precision = Literal["auto", "32", "bf16"]
+
+_Part = TypeVar("_Part")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hyperparameters:
+    """One configuration of the network and its training: what a trial tries."""
+
+    conv1: int
+    """Filters of the first convolution."""
+    conv2: int
+    """Filters of the second convolution."""
+    dense_units: int
+    """Units of the hidden dense layer."""
+    dropout_rate: float
+    """Share of the hidden dense layer's outputs dropped in training, 0 or more and below 1."""
+    learning_rate: float
+    """Adam's step size."""
+    batch_size: int
+    """Images an optimizer step."""
+
+    def __post_init__(self) -> None:
+        for name in ("conv1", "conv2", "dense_units", "batch_size"):
+            _at_least(name, getattr(self, name), 1)
+        if not 0 <= self.dropout_rate < 1:
+            raise UserError(f"`dropout_rate` (={self.dropout_rate}) must be >= 0 and < 1")
+        if not 0 < self.learning_rate < float("inf"):
+            raise UserError(f"`learning_rate` (={self.learning_rate}) must be above 0 and finite")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataSpec:
+    """Which images are trained on and which validate: the same spec gives the same split."""
+
+    dataset: Dataset
+    """Data set: its training images are split into training and validation."""
+    validation: Validation = "stratified"
+    """Which 20 % of the training images validate: drawn from each class by the seed, or the tail
+    of each file (as the published figures had it)."""
+    seed: int = 0
+    """Seed of everything random: split, sampler, initial weights, shuffling, dropout."""
+    limit: int | None = None
+    """Use only this many of the training images, drawn from all classes; 20 % of them validate."""
+
+    def __post_init__(self) -> None:
+        _at_least("seed", self.seed, 0)
+        if self.limit is not None:
+            _at_least("limit", self.limit, 10)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FitConfig(DataSpec):
+    """What `tune` and `train` share."""
+
+    max_epochs: int = 30
+    """Full budget R of one trial, in epochs."""
+    patience: int | None = 3
+    """Stop a trial after this many epochs without a better validation accuracy; null: never."""
+    device: Device = "auto"
+    """Where to train; auto takes CUDA where there is one."""
+    precision: Precision = "auto"
+    """Arithmetic of the layers; auto takes bf16 where the processor or GPU computes it natively."""
+    data_dir: str = "data"
+    """Folder with the data sets, in torchvision's layout; what is missing is downloaded there."""
+    results_dir: str = "results"
+    """Folder for results: one folder in it for each data set."""
+    log_dir: str = "lightning_logs"
+    """Folder for TensorBoard."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _at_least("max_epochs", self.max_epochs, 1)
+        if self.patience is not None:
+            _at_least("patience", self.patience, 1)
+
+    @property
+    def data_spec(self) -> DataSpec:
+        """The part that decides which images train and which validate."""
+        return _part(self, DataSpec)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TuneConfig(FitConfig):
+    """A Hyperband search, once for each batch size."""
+
+    batch_sizes: tuple[int, ...] = (64,)
+    """Batch sizes to search, one study each, such as "[64,208]"."""
+    reduction_factor: int = 2
+    """Hyperband's η: of the trials on a rung, one in this many is promoted."""
+    iterations: int = 1
+    """Hyperband iterations for each batch size, in all; more than were run before adds to them."""
+    sampler: Sampler = "tpe"
+    """How configurations are proposed: Tree-structured Parzen Estimator, or uniformly at random."""
+    timeout: str | None = None
+    """Stop after this long, such as 90s, 10m or 2h; the same command goes on later."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.batch_sizes:
+            raise UserError("`batch_sizes` (=[]) must name at least one, such as [64,208]")
+        for batch_size in self.batch_sizes:
+            _at_least("batch_sizes", batch_size, 1)
+        if len(set(self.batch_sizes)) < len(self.batch_sizes):
+            raise UserError(f"`batch_sizes` (={list(self.batch_sizes)}) names one twice")
+        _at_least("reduction_factor", self.reduction_factor, 2)
+        _at_least("iterations", self.iterations, 1)
+        if self.timeout is not None:
+            parse_duration(self.timeout)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig(FitConfig, Hyperparameters):
+    """One configuration, fitted once."""
+
+    def __post_init__(self) -> None:
+        FitConfig.__post_init__(self)
+        Hyperparameters.__post_init__(self)
+
+    @property
+    def hyperparameters(self) -> Hyperparameters:
+        """The configuration to fit."""
+        return _part(self, Hyperparameters)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateConfig:
+    """A saved model, tested."""
+
+    dataset: Dataset | None = None
+    """Test on this data set instead of the model's own; its classes must be the same."""
+    device: Device = "auto"
+    """Where to compute; auto takes CUDA where there is one."""
+    data_dir: str = "data"
+    """Folder with the data sets, in torchvision's layout; what is missing is downloaded there."""
+
+
+def parse_duration(text: str) -> float:
+    """Return the seconds that a duration such as 90s, 10m, 1.5h or 1h30m stands for."""
+    parts = re.fullmatch(r"(?:([\d.]+)h)?(?:([\d.]+)m)?(?:([\d.]+)s?)?", text.strip())
+    try:
+        hours, minutes, seconds = (float(part or 0) for part in parts.groups()) if parts else ()
+    except ValueError:
+        hours = minutes = seconds = 0.0
+    total = hours * 3600 + minutes * 60 + seconds
+    if not total > 0:
+        raise UserError(f"`timeout` (={text}) must be a duration above 0, such as 90s, 10m or 2h")
+    return total
+
+
+def _at_least(name: str, value: int, least: int) -> None:
+    if value < least:
+        raise UserError(f"`{name}` (={value}) must be >= {least}")
+
+
+def _part(config: object, part: type[_Part]) -> _Part:
+    """Return the dataclass that `config` extends, without what `config` adds to it."""
+    values: dict[str, Any] = {f.name: getattr(config, f.name) for f in fields(part)}  # type: ignore[arg-type]  # a dataclass, which TypeVar cannot say
+    return part(**values)

@@ -1,0 +1,110 @@
+"""The training images, split once and for all into training and validation."""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from sklearn.model_selection import train_test_split
+from torch import Tensor
+
+from src.config import DataSpec
+from src.data.files import CLASS_NAMES, Images, load_images
+from src.errors import UserError
+from src.seeding import SPLIT, derive_seed
+
+VALIDATION_SHARE = 0.2
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """What a search sees of a data set: never the official test split."""
+
+    spec: DataSpec
+    """Which images these are."""
+    class_names: tuple[str, ...]
+    """What each label stands for."""
+    train: Images
+    """Images to train on."""
+    validation: Images
+    """Images to select on: the same in every trial and every process."""
+    split_hash: str
+    """SHA-256 over the indices of both subsets and the content of all training images."""
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """How many images train and validate."""
+        return {"train": len(self.train), "validation": len(self.validation)}
+
+
+def load_training_data(
+    spec: DataSpec, data_dir: str | Path, device: torch.device | str = "cpu"
+) -> TrainingData:
+    """Read the training images, split them, and put both parts on the device as uint8."""
+    parts = load_images(spec.dataset, "train", data_dir)
+    images = Images(
+        torch.cat([part.pixels for part in parts]), torch.cat([part.labels for part in parts])
+    )
+    train, validation = split_validation([part.labels for part in parts], spec)
+    digest = hashlib.sha256()
+    for tensor in (train, validation, images.pixels, images.labels):
+        digest.update(tensor.numpy().data)
+    return TrainingData(
+        spec=spec,
+        class_names=CLASS_NAMES[spec.dataset],
+        train=images[train].to(device),
+        validation=images[validation].to(device),
+        split_hash=digest.hexdigest(),
+    )
+
+
+def split_validation(parts: list[Tensor], spec: DataSpec) -> tuple[Tensor, Tensor]:
+    """Choose which training images train and which validate.
+
+    Args:
+        parts: labels of each file, int64 (N_i,); image indices count through the files in order.
+        spec: the rule, its seed and the limit. The `tail` rule takes the tail of each file, since
+            the tail of digits followed by letters would hold no digit.
+
+    Returns:
+        Sorted indices of the training and of the validation images, int64.
+
+    Raises:
+        UserError: there are fewer images than the limit, or too few of a class to split.
+    """
+    labels = torch.cat(parts).numpy()
+    indices = np.arange(len(labels))
+    random_state = derive_seed(spec.seed, SPLIT)
+    if spec.limit is not None and spec.limit > len(labels):
+        raise UserError(
+            f"`limit` (={spec.limit}) is more than the {len(labels)} training images "
+            f"of `{spec.dataset}`"
+        )
+    try:
+        if spec.limit is not None and spec.limit < len(labels):
+            indices, _ = train_test_split(
+                indices, train_size=spec.limit, stratify=labels, random_state=random_state
+            )
+            indices.sort()
+        if spec.validation == "stratified":
+            train, validation = train_test_split(
+                indices,
+                test_size=VALIDATION_SHARE,
+                stratify=labels[indices],
+                random_state=random_state,
+            )
+        else:
+            ends = np.cumsum([len(part) for part in parts])[:-1]
+            files = np.split(indices, np.searchsorted(indices, ends))
+            heads, tails = zip(
+                *(np.split(file, [round(len(file) * (1 - VALIDATION_SHARE))]) for file in files),
+                strict=True,
+            )
+            train, validation = np.concatenate(heads), np.concatenate(tails)
+    except ValueError as error:  # scikit-learn says which count is too small
+        raise UserError(
+            f"the training images of `{spec.dataset}` cannot be split with "
+            f"`limit` (={spec.limit}): {error}"
+        ) from error
+    return torch.from_numpy(np.sort(train)), torch.from_numpy(np.sort(validation))

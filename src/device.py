@@ -1,0 +1,54 @@
+"""What to compute on, and in which precision."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+from src.config import Device, Precision
+from src.errors import UserError
+
+
+@dataclass(frozen=True)
+class Compute:
+    """A device and a precision, both decided."""
+
+    device: torch.device
+    """Where images, weights and arithmetic are."""
+    precision: Literal["32", "bf16"]
+    """Arithmetic of convolutions and dense layers; weights and loss are always float32."""
+    name: str
+    """The device for people: the GPU's model, or how many CPU threads."""
+
+    @property
+    def lightning_accelerator(self) -> str:
+        """The device as Lightning's Trainer names it."""
+        return "gpu" if self.device.type == "cuda" else "cpu"
+
+    @property
+    def lightning_precision(self) -> Literal["32-true", "bf16-mixed"]:
+        """The precision as Lightning's Trainer names it."""
+        return "bf16-mixed" if self.precision == "bf16" else "32-true"
+
+
+def choose_device(device: Device) -> torch.device:
+    """Return the device to use; auto is CUDA where there is one."""
+    if device == "cuda" and not torch.cuda.is_available():
+        raise UserError("`device` (=cuda): no CUDA GPU is usable here; use cpu or auto")
+    if device == "cpu" or not torch.cuda.is_available():
+        return torch.device("cpu")
+    return torch.device("cuda")
+
+
+def choose_compute(device: Device, precision: Precision) -> Compute:
+    """Decide what `auto` means here: bf16 where the hardware computes it natively."""
+    chosen = choose_device(device)
+    if chosen.type == "cuda":
+        name = torch.cuda.get_device_name(chosen)
+        native_bf16 = torch.cuda.get_device_capability(chosen) >= (8, 0)
+    else:
+        name = f"CPU, {torch.get_num_threads()} threads"
+        native_bf16 = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    if precision == "auto":
+        precision = "bf16" if native_bf16 else "32"
+    return Compute(chosen, precision, name)

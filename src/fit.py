@@ -1,0 +1,151 @@
+"""One configuration → one fitted model."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.callbacks import Callback, EarlyStopping
+from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities.exceptions import SIGTERMException
+from torch import Tensor
+
+from src.config import Hyperparameters
+from src.data import CharacterData, TrainingData
+from src.device import Compute
+from src.interrupt import Interrupted, Interruption
+from src.recorder import Epoch, Recorder
+from src.seeding import DROPOUT, INITIALISATION, derive_seed
+from src.task import CharacterTask
+
+SELECTED_ON = "val_accuracy"
+"""The metric that early stopping, the search and the choice of the best epoch look at."""
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A fit that has ended, one way or another."""
+
+    history: tuple[Epoch, ...]
+    """Every epoch trained to its end."""
+    best: Epoch | None
+    """The epoch of the highest validation accuracy; None when the first one did not end well."""
+    weights: dict[str, Tensor] | None
+    """State of the `CharacterTask` at the end of the best epoch, on the CPU."""
+    seconds: float
+    """Wall time."""
+    early_stopped: bool
+    """Whether it ended because validation accuracy had stopped rising."""
+    diverged: str | None
+    """Why it was given up, if a loss was no number."""
+    interrupted: Interrupted | None
+    """Why it was stopped from outside, if it was."""
+
+
+def make_task(hyperparameters: Hyperparameters, classes: int) -> CharacterTask:
+    """Build the untrained task of a configuration."""
+    return CharacterTask(
+        conv1=hyperparameters.conv1,
+        conv2=hyperparameters.conv2,
+        dense_units=hyperparameters.dense_units,
+        dropout_rate=hyperparameters.dropout_rate,
+        learning_rate=hyperparameters.learning_rate,
+        classes=classes,
+    )
+
+
+def fit(
+    hyperparameters: Hyperparameters,
+    data: TrainingData,
+    *,
+    max_epochs: int,
+    patience: int | None,
+    seed: int,
+    compute: Compute,
+    interruption: Interruption,
+    logger: TensorBoardLogger | None = None,
+    callbacks: Sequence[Callback] = (),
+) -> Fitted:
+    """Train until `max_epochs`, early stopping, divergence, or a callback or person stops it.
+
+    Args:
+        hyperparameters: the configuration.
+        data: images on the device of `compute`.
+        max_epochs: epochs at most.
+        patience: epochs without a better validation accuracy before stopping; None: never.
+        seed: initial weights, shuffling and dropout follow from it alone.
+        compute: device and precision.
+        interruption: asked between batches whether to stop.
+        logger: gets the curves and, at the end, the configuration with its result.
+        callbacks: what else should watch; they may set `trainer.should_stop`.
+    """
+    recorder = Recorder()
+    watching: list[Callback] = [_DropoutSeed(seed), interruption, *callbacks, recorder]
+    early_stopping = None
+    if patience is not None:
+        early_stopping = EarlyStopping(
+            SELECTED_ON, mode="max", patience=patience, check_finite=False
+        )
+        watching.append(early_stopping)
+    if logger is not None:
+        watching.append(_HyperparameterLog(hyperparameters, recorder))
+
+    torch.manual_seed(derive_seed(seed, INITIALISATION))
+    task = make_task(hyperparameters, classes=len(data.class_names))
+    task.model.to(memory_format=torch.channels_last)
+    trainer = pl.Trainer(
+        accelerator=compute.lightning_accelerator,
+        devices=1,
+        precision=compute.lightning_precision,
+        max_epochs=max_epochs,
+        logger=logger or False,
+        callbacks=watching,
+        reload_dataloaders_every_n_epochs=1,  # each epoch has its own shuffle
+        num_sanity_val_steps=0,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    interrupted = None
+    started = time.perf_counter()
+    try:
+        trainer.fit(task, datamodule=CharacterData(data, hyperparameters.batch_size, seed))
+    except Interrupted as caught:
+        interrupted = caught
+    except SIGTERMException:  # Lightning saw the signal before we were asked
+        interrupted = Interrupted("interrupted by SIGTERM", 143)
+    return Fitted(
+        history=tuple(recorder.history),
+        best=recorder.best,
+        weights=recorder.weights
+        and {name: value.to("cpu") for name, value in recorder.weights.items()},
+        seconds=time.perf_counter() - started,
+        early_stopped=early_stopping is not None and early_stopping.stopped_epoch > 0,
+        diverged=recorder.diverged,
+        interrupted=interrupted,
+    )
+
+
+class _DropoutSeed(Callback):
+    """Seeds an epoch's dropout from the fit's seed and the epoch, whatever ran before."""
+
+    def __init__(self, seed: int) -> None:
+        self._seed = seed
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        torch.manual_seed(derive_seed(self._seed, DROPOUT, trainer.current_epoch))
+
+
+class _HyperparameterLog(Callback):
+    """Writes the configuration and its result to TensorBoard's HPARAMS when a fit ends."""
+
+    def __init__(self, hyperparameters: Hyperparameters, recorder: Recorder) -> None:
+        self._hyperparameters = hyperparameters
+        self._recorder = recorder
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if self._recorder.best is not None and isinstance(trainer.logger, TensorBoardLogger):
+            trainer.logger.log_hyperparams(
+                asdict(self._hyperparameters), {SELECTED_ON: self._recorder.best.val_accuracy}
+            )

@@ -1,0 +1,137 @@
+"""Hyperband's plan: which brackets there are, how many trials each rung gets, for how long.
+
+Li, Jamieson, DeSalvo, Rostamizadeh, Talwalkar: "Hyperband: A Novel Bandit-Based Approach to
+Hyperparameter Optimization", JMLR 18 (2018), Algorithm 1. All arithmetic is in integers, because
+a floating-point logarithm loses a bracket where the budget is a power of the factor (243 = 3^5).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+
+@dataclass(frozen=True)
+class Rung:
+    """A decision point of a bracket: `trials` of them train until they have had `epochs`."""
+
+    epochs: int
+    """Epochs that a trial has trained, in all, when it stands on this rung."""
+    trials: int
+    """Trials that reach this rung when exactly one in `reduction_factor` is promoted."""
+
+
+@dataclass(frozen=True)
+class Bracket:
+    """One run of successive halving, from many trials with few epochs to few with many."""
+
+    s: int
+    """How often this bracket halves; s = 0 trains every trial for the full budget."""
+    rungs: tuple[Rung, ...]
+    """From the first decision to the full budget: s + 1 of them."""
+
+    @property
+    def trials(self) -> int:
+        """Trials that start in this bracket."""
+        return self.rungs[0].trials
+
+    @property
+    def decision_epochs(self) -> tuple[int, ...]:
+        """Epochs after which a trial may be pruned: every rung but the last, the full budget."""
+        return tuple(rung.epochs for rung in self.rungs[:-1])
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A Hyperband search: the brackets of one iteration, run `iterations` times.
+
+    A *slot* is one place in the plan, numbered from 0 in the order in which trials start: the
+    brackets of the first iteration from the most to the least aggressive, then the next iteration.
+    """
+
+    max_epochs: int
+    """Full budget R of one trial, in epochs."""
+    reduction_factor: int
+    """η: of the trials on a rung, one in this many is promoted."""
+    iterations: int
+    """How often all brackets are run."""
+    brackets: tuple[Bracket, ...]
+    """The brackets of one iteration, most aggressive first."""
+
+    @property
+    def trials_per_iteration(self) -> int:
+        """Trials that one iteration starts."""
+        return sum(bracket.trials for bracket in self.brackets)
+
+    @property
+    def trials(self) -> int:
+        """Trials that the whole search starts."""
+        return self.iterations * self.trials_per_iteration
+
+    @property
+    def epochs_if_halved(self) -> int:
+        """Epochs of the whole search when exactly one trial in η is promoted at every rung."""
+        per_iteration = 0
+        for bracket in self.brackets:
+            per_iteration += bracket.trials * bracket.rungs[0].epochs
+            for lower, upper in pairwise(bracket.rungs):
+                per_iteration += upper.trials * (upper.epochs - lower.epochs)
+        return self.iterations * per_iteration
+
+    @property
+    def epochs_at_most(self) -> int:
+        """Epochs of the whole search when no trial is ever pruned."""
+        return self.trials * self.max_epochs
+
+    def bracket_of(self, slot: int) -> Bracket:
+        """Return the bracket that the trial in this slot belongs to."""
+        position = slot % self.trials_per_iteration
+        for bracket in self.brackets:
+            if position < bracket.trials:
+                return bracket
+            position -= bracket.trials
+        raise AssertionError("unreachable: the brackets hold every position of an iteration")
+
+
+def make_plan(max_epochs: int, reduction_factor: int, iterations: int = 1) -> Plan:
+    """Lay out Hyperband's brackets for a budget of `max_epochs` a trial.
+
+    Where R is no power of η, a rung's epochs R·η^(i-s) are rounded up, as Keras Tuner does: 30
+    epochs with factor 2 give rungs at 2, 4, 8, 15 and 30 epochs.
+    """
+    if max_epochs < 1:
+        raise ValueError(f"`max_epochs` (={max_epochs}) must be >= 1")
+    if reduction_factor < 2:
+        raise ValueError(f"`reduction_factor` (={reduction_factor}) must be >= 2")
+    if iterations < 1:
+        raise ValueError(f"`iterations` (={iterations}) must be >= 1")
+    s_max = 0  # Algorithm 1: s_max = floor(log_η R)
+    while reduction_factor ** (s_max + 1) <= max_epochs:
+        s_max += 1
+    brackets = []
+    for s in range(s_max, -1, -1):
+        # Algorithm 1, with B = (s_max + 1) R: n = ceil(B/R · η^s / (s + 1)), n_i = floor(n η^-i)
+        n = _ceil_div((s_max + 1) * reduction_factor**s, s + 1)
+        rungs = tuple(
+            Rung(
+                epochs=_ceil_div(max_epochs, reduction_factor ** (s - i)),
+                trials=n // reduction_factor**i,
+            )
+            for i in range(s + 1)
+        )
+        brackets.append(Bracket(s, rungs))
+    return Plan(max_epochs, reduction_factor, iterations, tuple(brackets))
+
+
+def is_promoted(value: float, rung_values: Sequence[float], reduction_factor: int) -> bool:
+    """Tell whether a trial goes on past a rung that `rung_values` (its own among them) reached.
+
+    It does if it is in the top 1/η of them so far, or the best while there are fewer than η:
+    asynchronous successive halving (Li et al., "A System for Massively Parallel Hyperparameter
+    Tuning", MLSys 2020, Algorithm 2), for trials that cannot be resumed, as Optuna has it.
+    """
+    promotable = max(1, len(rung_values) // reduction_factor)
+    return value >= sorted(rung_values, reverse=True)[promotable - 1]
+
+
+def _ceil_div(a: int, b: int) -> int:
+    return -(-a // b)

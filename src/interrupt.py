@@ -1,0 +1,71 @@
+"""Stopping a run in the middle: Ctrl-C, SIGTERM, or the time is up."""
+
+import signal
+import time
+from types import FrameType, TracebackType
+from typing import Any
+
+import lightning.pytorch as pl
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class Interrupted(Exception):  # noqa: N818  # no error: somebody asked for it
+    """Training was stopped from outside, for the reason given."""
+
+    def __init__(self, reason: str, exit_code: int) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.exit_code = exit_code
+        """What the process should exit with: 128 + signal, as shells have it; 0 for a timeout."""
+
+
+class Interruption(pl.Callback):
+    """Turns signals and a deadline into one `Interrupted`, raised between two batches.
+
+    Lightning would answer Ctrl-C with `sys.exit`, and leave the trial running for ever. Within
+    this context manager a signal is only noted, and acted upon at the next `check`; a second
+    Ctrl-C acts at once.
+
+    Args:
+        timeout: seconds from now until the run is stopped.
+    """
+
+    def __init__(self, timeout: float | None = None) -> None:
+        self._deadline = None if timeout is None else time.monotonic() + timeout
+        self._received: signal.Signals | None = None
+        self._handlers: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> "Interruption":
+        self._handlers = {number: signal.signal(number, self._note) for number in _SIGNALS}
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
+
+    def check(self) -> None:
+        """Raise `Interrupted` if a signal has come or the time is up."""
+        if self._received is not None:
+            name = "Ctrl-C" if self._received == signal.SIGINT else self._received.name
+            raise Interrupted(f"interrupted by {name}", 128 + self._received)
+        if self._deadline is not None and time.monotonic() >= self._deadline:
+            raise Interrupted("time is up", 0)
+
+    def on_train_batch_end(self, *_: object) -> None:
+        """Check between two training batches."""
+        self.check()
+
+    def on_validation_batch_end(self, *_: object, **__: object) -> None:
+        """Check between two validation batches."""
+        self.check()
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if self._received is not None and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self._received = signal.Signals(number)

@@ -1,0 +1,42 @@
+"""The network: two convolutions, two poolings, two dense layers."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+
+def to_inputs(images: Tensor) -> Tensor:
+    """Turn pixels, uint8 (B, 28, 28), into what the network reads: float32 0…1, (B, 1, 28, 28)."""
+    return images.unsqueeze(1).to(torch.float32).div_(255)
+
+
+class TwoConvNet(nn.Module):
+    """Conv 3×3 → pool → conv 3×3 → pool → dense → dropout → logits, with Keras' defaults.
+
+    Kernels start Glorot-uniform (Glorot & Bengio 2010, eq. 16) and biases at zero. Pooling comes
+    before ReLU: both orders compute the same function, since ReLU is monotone, and this one
+    touches a quarter of the values.
+    """
+
+    def __init__(
+        self, *, conv1: int, conv2: int, dense_units: int, dropout_rate: float, classes: int
+    ) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(1, conv1, kernel_size=3)
+        self.conv2 = nn.Conv2d(conv1, conv2, kernel_size=3)
+        self.dense = nn.Linear(conv2 * 5 * 5, dense_units)
+        self.dropout = nn.Dropout(dropout_rate)
+        self.logits = nn.Linear(dense_units, classes)
+        for layer in (self.conv1, self.conv2, self.dense, self.logits):
+            nn.init.xavier_uniform_(layer.weight)
+            nn.init.zeros_(layer.bias)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Compute logits, (B, classes), from inputs 0…1, (B, 1, 28, 28)."""
+        x = self.conv1(inputs)  # (B, conv1, 26, 26)
+        x = functional.max_pool2d(x, 2).relu()  # (B, conv1, 13, 13)
+        x = self.conv2(x)  # (B, conv2, 11, 11)
+        x = functional.max_pool2d(x, 2).relu()  # (B, conv2, 5, 5)
+        x = self.dense(x.flatten(1)).relu()  # (B, dense_units)
+        logits: Tensor = self.logits(self.dropout(x))
+        return logits

@@ -1,0 +1,68 @@
+"""What one fit leaves: its curves and the weights of its best epoch."""
+
+import math
+from dataclasses import dataclass
+
+import lightning.pytorch as pl
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """Means over one epoch; training values are taken while the weights change."""
+
+    epoch: int
+    """Counted from 1."""
+    train_loss: float
+    """Cross-entropy in nats."""
+    train_accuracy: float
+    """Share of the images, 0…1."""
+    val_loss: float
+    """Cross-entropy in nats."""
+    val_accuracy: float
+    """Share of the images, 0…1."""
+
+
+class Recorder(pl.Callback):
+    """Keeps every epoch's figures and the best epoch's weights; stops a fit that diverges.
+
+    The figures also go to the Trainer's logger, with the epoch as their step.
+    """
+
+    def __init__(self) -> None:
+        self.history: list[Epoch] = []
+        self.best: Epoch | None = None
+        """The epoch of the highest validation accuracy, the earliest of equals."""
+        self.weights: dict[str, Tensor] | None = None
+        """State of the task at the end of the best epoch."""
+        self.diverged: str | None = None
+        """Why the fit was given up: a loss that is no number."""
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Record the epoch that has just ended, validation included."""
+        figures = {
+            name: round(trainer.callback_metrics[name].item(), 6)  # all that float32 carries
+            for name in ("train_loss", "train_accuracy", "val_loss", "val_accuracy")
+        }
+        epoch = Epoch(epoch=trainer.current_epoch + 1, **figures)
+        self.history.append(epoch)
+        if trainer.logger is not None:
+            trainer.logger.log_metrics(
+                {
+                    "loss/train": epoch.train_loss,
+                    "loss/validation": epoch.val_loss,
+                    "accuracy/train": epoch.train_accuracy,
+                    "accuracy/validation": epoch.val_accuracy,
+                },
+                step=epoch.epoch,
+            )
+        for name, loss in (("training", epoch.train_loss), ("validation", epoch.val_loss)):
+            if not math.isfinite(loss):
+                self.diverged = f"diverged: {name} loss is {loss} in epoch {epoch.epoch}"
+                trainer.should_stop = True
+                return
+        if self.best is None or epoch.val_accuracy > self.best.val_accuracy:
+            self.best = epoch
+            self.weights = {
+                name: value.detach().clone() for name, value in pl_module.state_dict().items()
+            }
