@@ -154,6 +154,8 @@ class EvaluateConfig:
     """Where to compute; auto takes CUDA where there is one."""
     data_dir: str = "data"
     """Folder with the data sets, in torchvision's layout; what is missing is downloaded there."""
+    output_dir: str | None = None
+    """Folder for metrics.json and confusion-matrix.png; null: beside the checkpoint."""
 
 
 def parse_duration(text: str) -> float:

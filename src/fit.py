@@ -15,7 +15,8 @@ from src.config import Hyperparameters
 from src.data import CharacterData, TrainingData
 from src.device import Compute
 from src.interrupt import Interrupted, Interruption
-from src.recorder import Epoch, Recorder
+from src.recorder import Recorder
+from src.results import Epoch
 from src.seeding import DROPOUT, INITIALISATION, derive_seed
 from src.task import CharacterTask
 
@@ -93,7 +94,6 @@ def fit(
 
     torch.manual_seed(derive_seed(seed, INITIALISATION))
     task = make_task(hyperparameters, classes=len(data.class_names))
-    task.model.to(memory_format=torch.channels_last)
     trainer = pl.Trainer(
         accelerator=compute.lightning_accelerator,
         devices=1,
@@ -103,6 +103,7 @@ def fit(
         callbacks=watching,
         reload_dataloaders_every_n_epochs=1,  # each epoch has its own shuffle
         num_sanity_val_steps=0,
+        log_every_n_steps=0,  # the recorder logs every epoch
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
@@ -121,7 +122,11 @@ def fit(
         weights=recorder.weights
         and {name: value.to("cpu") for name, value in recorder.weights.items()},
         seconds=time.perf_counter() - started,
-        early_stopped=early_stopping is not None and early_stopping.stopped_epoch > 0,
+        early_stopped=(
+            early_stopping is not None
+            and early_stopping.stopped_epoch > 0
+            and len(recorder.history) < max_epochs
+        ),
         diverged=recorder.diverged,
         interrupted=interrupted,
     )

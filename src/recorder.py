@@ -1,26 +1,11 @@
 """What one fit leaves: its curves and the weights of its best epoch."""
 
 import math
-from dataclasses import dataclass
 
 import lightning.pytorch as pl
 from torch import Tensor
 
-
-@dataclass(frozen=True)
-class Epoch:
-    """Means over one epoch; training values are taken while the weights change."""
-
-    epoch: int
-    """Counted from 1."""
-    train_loss: float
-    """Cross-entropy in nats."""
-    train_accuracy: float
-    """Share of the images, 0…1."""
-    val_loss: float
-    """Cross-entropy in nats."""
-    val_accuracy: float
-    """Share of the images, 0…1."""
+from src.results import Epoch
 
 
 class Recorder(pl.Callback):

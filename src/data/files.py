@@ -7,6 +7,7 @@ import string
 import struct
 import sys
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -53,6 +54,13 @@ class Images:
 
     def __getitem__(self, indices: Tensor) -> "Images":
         return Images(self.pixels[indices], self.labels[indices])
+
+    @staticmethod
+    def joined(parts: "Sequence[Images]") -> "Images":
+        """Put the parts of a data set behind each other."""
+        return Images(
+            torch.cat([part.pixels for part in parts]), torch.cat([part.labels for part in parts])
+        )
 
     def to(self, device: torch.device | str) -> "Images":
         """Copy both tensors to the device."""

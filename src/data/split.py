@@ -43,9 +43,7 @@ def load_training_data(
 ) -> TrainingData:
     """Read the training images, split them, and put both parts on the device as uint8."""
     parts = load_images(spec.dataset, "train", data_dir)
-    images = Images(
-        torch.cat([part.pixels for part in parts]), torch.cat([part.labels for part in parts])
-    )
+    images = Images.joined(parts)
     train, validation = split_validation([part.labels for part in parts], spec)
     digest = hashlib.sha256()
     for tensor in (train, validation, images.pixels, images.labels):

@@ -1,0 +1,108 @@
+"""Saved models: Lightning checkpoints that load without running code."""
+
+import pickle
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from torch import Tensor
+
+from src.config import DataSpec, Hyperparameters
+from src.errors import UserError
+from src.results import Epoch, replacing
+from src.task import CharacterTask
+
+_KEY = "hcr_lightning"
+_FORMAT = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class SavedModel:
+    """A trained network with all that is needed to use and to judge it."""
+
+    hyperparameters: Hyperparameters
+    data_spec: DataSpec
+    """The data set, and which of its training images trained and which validated."""
+    class_names: tuple[str, ...]
+    """What each logit stands for."""
+    weights: dict[str, Tensor]
+    """State of a `CharacterTask` at the end of the best epoch."""
+    history: tuple[Epoch, ...]
+    """Curves of the fit, beyond the best epoch."""
+    best_epoch: int
+    """The epoch whose weights these are, counted from 1."""
+    val_accuracy: float
+    """Validation accuracy of that epoch, 0…1: the highest of the fit, so a hopeful estimate."""
+    validation_confusion: list[list[int]]
+    """Validation images by true class (row) and predicted class (column)."""
+    image_counts: dict[str, int]
+    """How many images trained and validated."""
+    split_hash: str
+    """SHA-256 over the split; see `TrainingData`."""
+    provenance: dict[str, Any]
+    """Where the model comes from."""
+
+    def task(self) -> CharacterTask:
+        """Rebuild the trained task, ready to predict, on the CPU."""
+        task = CharacterTask(**_task_arguments(self))
+        task.load_state_dict(self.weights)
+        return task.eval()
+
+
+def save_model(path: Path, model: SavedModel) -> None:
+    """Write a checkpoint that `CharacterTask.load_from_checkpoint` reads too."""
+    extra = asdict(model)
+    del extra["weights"]
+    content = {
+        "pytorch-lightning_version": pl.__version__,
+        "epoch": model.best_epoch,
+        "state_dict": model.weights,
+        "hyper_parameters": _task_arguments(model),
+        _KEY: {"format": _FORMAT, **extra},
+    }
+    with replacing(path) as temporary:
+        torch.save(content, temporary)
+
+
+def load_model(path: str | Path) -> SavedModel:
+    """Read a checkpoint; nothing in the file is ever executed.
+
+    Raises:
+        UserError: the file is missing, damaged, no checkpoint of this project, or holds a pickle
+            that would run code.
+    """
+    path = Path(path)
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError as error:
+        raise UserError(f"there is no checkpoint {path}; `tune` and `train` make some") from error
+    except pickle.UnpicklingError as error:
+        raise UserError(
+            f"{path} is refused: it holds more than weights and plain values, and loading it "
+            "could run code"
+        ) from error
+    except Exception as error:  # whatever a damaged archive makes torch raise
+        cause = " ".join(str(error).split())[:120]
+        raise UserError(f"{path} is damaged or no checkpoint: {cause}") from error
+    try:
+        extra = dict(content[_KEY])
+        if extra.pop("format") != _FORMAT:
+            raise ValueError("written by another version")
+        extra["hyperparameters"] = Hyperparameters(**extra["hyperparameters"])
+        extra["data_spec"] = DataSpec(**extra["data_spec"])
+        extra["history"] = tuple(Epoch(**epoch) for epoch in extra["history"])
+        extra["class_names"] = tuple(extra["class_names"])
+        model = SavedModel(weights=content["state_dict"], **extra)
+        model.task()
+    except (KeyError, TypeError, ValueError, RuntimeError, UserError) as error:
+        cause = " ".join(str(error).split())[:120]
+        raise UserError(f"{path} is no checkpoint of this project: {cause}") from error
+    return model
+
+
+def _task_arguments(model: SavedModel) -> dict[str, Any]:
+    arguments = asdict(model.hyperparameters)
+    del arguments["batch_size"]
+    return {**arguments, "classes": len(model.class_names)}

@@ -1,0 +1,102 @@
+"""The command line: options from typed fields, errors as one line, exit codes."""
+
+import logging
+import re
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import fields
+from typing import Any, TypeVar
+
+import jsonargparse
+import optuna
+
+from src.errors import UserError
+from src.interrupt import Interrupted
+
+USER_ERROR = 2
+_CTRL_C = 130
+
+_Config = TypeVar("_Config")
+
+
+def make_parser(module: str, description: str, config: type) -> jsonargparse.ArgumentParser:
+    """Build a parser with an option for each field of `config`, --config and --print_config."""
+    jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
+    parser = jsonargparse.ArgumentParser(
+        prog=f"python -m {module}", description=description, exit_on_error=False
+    )
+    parser.add_argument("--config", action="config", help="YAML file with these options.")
+    parser.add_class_arguments(config, as_group=False)
+    return parser
+
+
+def first_line(docstring: str | None) -> str:
+    """Return what a module says it does, to describe its command."""
+    return (docstring or "").split("\n", 1)[0]
+
+
+def make_config(config: type[_Config], options: jsonargparse.Namespace) -> _Config:
+    """Build the dataclass whose fields the parser offered."""
+    values: dict[str, Any] = {f.name: options[f.name] for f in fields(config)}  # type: ignore[arg-type]  # a dataclass, which TypeVar cannot say
+    return config(**values)
+
+
+def run(
+    parser: jsonargparse.ArgumentParser,
+    command: Callable[[jsonargparse.Namespace], int],
+    argv: Sequence[str] | None,
+) -> int:
+    """Parse the arguments, run the command, and return the process's exit code.
+
+    0: done. 2: the user can mend it, and one line on standard error says how. 128 + signal: it was
+    interrupted.
+    """
+    _silence_libraries()
+    try:
+        return command(parser.parse_args(argv))
+    except jsonargparse.ArgumentError as error:
+        return _fail(f"{_plain(str(error))} ({parser.prog} --help lists all options)")
+    except UserError as error:
+        return _fail(str(error))
+    except Interrupted as interrupted:
+        print(interrupted.reason, file=sys.stderr)
+        return interrupted.exit_code
+    except KeyboardInterrupt:
+        print("interrupted by Ctrl-C", file=sys.stderr)
+        return _CTRL_C
+    except OSError as error:
+        if error.filename is None and error.errno is None:
+            raise
+        return _fail(f"{error.filename or 'a file'}: {error.strerror}; nothing there was changed")
+
+
+def _fail(message: str) -> int:
+    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    return USER_ERROR
+
+
+_KINDS = {"int": "a whole number", "float": "a number", "str": "text", "tuple": "a list like [64,208]"}
+
+
+def _plain(message: str) -> str:
+    """Say in plain words what jsonargparse says in Python's."""
+    message = " ".join(message.split())
+    wrong = re.fullmatch(r'Parser key "(.+?)": (.+?)\.? (?:Got|Given) value: (.*)', message)
+    if wrong is None:
+        return message
+    name, expected, value = wrong.groups()
+    if choices := re.search(r"Literal\[([^\]]*)\]", expected):
+        kind = "one of " + choices[1].replace("'", "")
+    else:
+        kinds = dict.fromkeys(re.findall(r"<class '(\w+)'>", expected.split("Errors:")[0]))
+        kind = " or ".join(_KINDS[name] for name in kinds if name in _KINDS) or expected
+    return f"`{name}` (={value}) must be {kind}"
+
+
+def _silence_libraries() -> None:
+    """Drop what Lightning and Optuna say about every fit and every study."""
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    # Lightning 2.6 with torch >= 2.13: about their own internals.
+    warnings.filterwarnings("ignore", message=r".*isinstance\(treespec, LeafSpec\).*")

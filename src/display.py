@@ -1,0 +1,196 @@
+"""What a person sees while something trains: one live display, or a line a trial without one."""
+
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Any
+
+import lightning.pytorch as pl
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    Progress,
+    TaskProgressColumn,
+    TextColumn,
+    TimeElapsedColumn,
+)
+from rich.table import Table
+
+from src.config import Hyperparameters
+from src.hyperband import Plan
+from src.results import TrialRecord
+from src.search import StartedTrial
+
+
+class FitDisplay(pl.Callback):
+    """Shows one fit: a bar over its batches, and its latest validation accuracy.
+
+    Args:
+        progress: the live display to add the bar to.
+        description: what is being fitted.
+        max_epochs: epochs at most.
+        print_epochs: also print a line for every epoch.
+    """
+
+    def __init__(
+        self, progress: Progress, description: str, max_epochs: int, *, print_epochs: bool = False
+    ) -> None:
+        self._progress = progress
+        self._max_epochs = max_epochs
+        self._print_epochs = print_epochs
+        self._bar = progress.add_task(description, total=None, status="")
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Learn how many batches there are."""
+        total = self._max_epochs * trainer.num_training_batches
+        self._progress.update(self._bar, total=total)
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *_: object) -> None:
+        """Advance the bar."""
+        self._progress.advance(self._bar)
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Show the epoch that has just ended."""
+        epoch = f"epoch {trainer.current_epoch + 1}/{self._max_epochs}"
+        figures = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        self._progress.update(
+            self._bar, status=f"{epoch} · validation {figures['val_accuracy']:.4f}"
+        )
+        if self._print_epochs:
+            self._progress.print(
+                f"{epoch}: loss {figures['train_loss']:.4f}, accuracy "
+                f"{figures['train_accuracy']:.4f}; validation loss {figures['val_loss']:.4f}, "
+                f"accuracy {figures['val_accuracy']:.4f}"
+            )
+
+    def remove(self) -> None:
+        """Take the bar off the display."""
+        self._progress.remove_task(self._bar)
+
+
+class SearchDisplay:
+    """Shows a search: a bar over all its trials, one over the running trial, a line for each ended.
+
+    Args:
+        console: where to show it; bars appear on a terminal only.
+        total: trials of the whole search.
+        done: trials that earlier runs have ended.
+    """
+
+    def __init__(self, console: Console, total: int, done: int) -> None:
+        self._progress = live_progress(console)
+        self._total, self._done = total, done
+        self._best = float("-inf")
+        self._fit: FitDisplay | None = None
+
+    def __enter__(self) -> "SearchDisplay":
+        self._progress.start()
+        self._bar = self._progress.add_task(
+            "search", total=self._total, completed=self._done, status=""
+        )
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._remove_fit()
+        self._progress.stop()
+
+    def trial_started(self, trial: StartedTrial) -> Sequence[pl.Callback]:
+        """Show the trial's bar."""
+        self._remove_fit()
+        description = f"batch {trial.hyperparameters.batch_size} trial {trial.number}"
+        self._fit = FitDisplay(self._progress, description, trial.bracket.rungs[-1].epochs)
+        return [self._fit]
+
+    def trial_ended(self, record: TrialRecord) -> None:
+        """Print the trial's line."""
+        self._remove_fit()
+        if record.state != "FAIL":
+            self._done += 1
+        if record.state == "COMPLETE" and record.val_accuracy is not None:
+            self._best = max(self._best, record.val_accuracy)
+        best = f"best {self._best:.6f}" if self._best > 0 else ""
+        self._progress.update(self._bar, completed=self._done, status=best)
+        accuracy = "–" if record.val_accuracy is None else f"{record.val_accuracy:.6f}"
+        self._progress.print(
+            f"batch {record.batch_size} trial {record.trial:3d} bracket {record.bracket} "
+            f"{record.state:8s} {accuracy:8s} {record.epochs:2d} epochs {record.seconds:6.1f} s  "
+            f"{record.conv1}-{record.conv2}-{record.dense_units} dropout {record.dropout_rate} "
+            f"lr {record.learning_rate:.2e}  {record.reason}",
+            soft_wrap=True,
+        )
+
+    def _remove_fit(self) -> None:
+        if self._fit is not None:
+            self._fit.remove()
+            self._fit = None
+
+
+def open_console() -> Console:
+    """Open standard output, wide enough for a table where it is no terminal."""
+    console = Console()
+    return console if console.is_terminal else Console(width=120)
+
+
+def live_progress(console: Console) -> Progress:
+    """Make a live display with bars; without a terminal it only prints."""
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TaskProgressColumn(),
+        TimeElapsedColumn(),
+        TextColumn("{task.fields[status]}"),
+        console=console,
+        disable=not console.is_terminal,
+    )
+
+
+def plan_table(plan: Plan, batch_sizes: Sequence[int]) -> Table:
+    """Lay out a plan: a row for each bracket, a column for each rung's number."""
+    studies = len(batch_sizes)
+    table = Table(
+        title=f"Hyperband: {plan.max_epochs} epochs, factor {plan.reduction_factor}, "
+        f"{_count(plan.iterations, 'iteration')}, {_count(studies, 'batch size')}",
+        caption="Trials on each rung → epochs they have trained there.\n"
+        f"Trials: {plan.trials:,} for each batch size, {studies * plan.trials:,} in all.\n"
+        f"Epochs: {studies * plan.epochs_if_halved:,} if every rung promotes exactly one trial in "
+        f"{plan.reduction_factor}, {studies * plan.epochs_at_most:,} at most.",
+        title_justify="left",
+        caption_justify="left",
+    )
+    table.add_column("bracket", justify="right")
+    for i in range(len(plan.brackets)):
+        table.add_column(f"rung {i}", justify="right")
+    for bracket in plan.brackets:
+        cells = [f"{rung.trials} → {rung.epochs}" for rung in bracket.rungs]
+        table.add_row(str(bracket.s), *cells)
+    return table
+
+
+def ranking_table(records: Sequence[TrialRecord], most: int = 10) -> Table:
+    """Lay out the best finished trials, the best first."""
+    finished = [record for record in records if record.state == "COMPLETE"]
+    finished.sort(key=lambda record: -(record.val_accuracy or 0.0))
+    table = Table(
+        title=f"The best {min(most, len(finished))} of {_count(len(records), 'trial')}",
+        title_justify="left",
+    )
+    columns = ("val_accuracy", *Hyperparameters.__dataclass_fields__, "epochs", "bracket", "trial")
+    for column in columns:
+        table.add_column(column.replace("_", " "), justify="right")
+    for record in finished[:most]:
+        table.add_row(*(_cell(column, getattr(record, column)) for column in columns))
+    return table
+
+
+def _cell(column: str, value: Any) -> str:
+    if column == "val_accuracy":
+        return f"{value:.6f}"
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"

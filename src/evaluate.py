@@ -1,0 +1,115 @@
+"""Test a saved model on its data set's official test split.
+
+    python -m src.evaluate results/mnist/best-model.ckpt
+
+Writes metrics.json and confusion-matrix.png beside the checkpoint. Seconds on a laptop.
+"""
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import jsonargparse
+from rich.table import Table
+
+from src import cli
+from src.checkpoint import load_model
+from src.config import EvaluateConfig
+from src.data import CLASS_NAMES, Images, load_images
+from src.device import choose_compute
+from src.display import open_console
+from src.errors import UserError
+from src.figures import draw_confusion
+from src.inference import confusion_counts
+from src.metrics import ConfusionMatrix, wilson_interval
+from src.provenance import provenance
+from src.results import make_writable, write_json
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; return its exit code."""
+    parser = cli.make_parser("src.evaluate", cli.first_line(__doc__), EvaluateConfig)
+    parser.add_argument("checkpoint", type=str, help="The model, such as best-model.ckpt.")
+    parser.add_argument(
+        "--json", action="store_true", help="Print one JSON object and nothing else."
+    )
+    return cli.run(parser, _evaluate, argv)
+
+
+def _evaluate(options: jsonargparse.Namespace) -> int:
+    config = cli.make_config(EvaluateConfig, options)
+    path = Path(options.checkpoint)
+    compute = choose_compute(config.device, "32")
+    model = load_model(path)
+    own = model.data_spec.dataset
+    dataset = config.dataset or own
+    if CLASS_NAMES[dataset] != model.class_names:
+        raise UserError(
+            f"`dataset` (={dataset}) has other classes than the model, which was trained on {own}"
+        )
+    folder = Path(config.output_dir) if config.output_dir else path.parent
+    make_writable(folder, "--output_dir")
+    images = Images.joined(load_images(dataset, "test", config.data_dir)).to(compute.device)
+    matrix = ConfusionMatrix(confusion_counts(model.task(), images, compute), model.class_names)
+    low, high = wilson_interval(matrix.correct, matrix.images)
+    metrics = {
+        "dataset": dataset,
+        "test_accuracy": matrix.accuracy,
+        "n_test": matrix.images,
+        "ci95": [low, high],
+        "macro_accuracy": matrix.macro_accuracy,
+        "per_class": [asdict(metrics) for metrics in matrix.per_class()],
+        "most_confused": [asdict(confusion) for confusion in matrix.most_confused()],
+        "confusion_matrix": matrix.counts.tolist(),
+        "checkpoint": str(path),
+        "val_accuracy": model.val_accuracy,
+        "provenance": provenance(compute),
+    }
+    suffix = "" if dataset == own else f"-on-{dataset}"
+    metrics_file = folder / f"metrics{suffix}.json"
+    figure_file = folder / f"confusion-matrix{suffix}.png"
+    write_json(metrics_file, metrics)
+    title = f"{dataset}: {matrix.accuracy:.4f} of {matrix.images:,} test images read correctly"
+    draw_confusion(figure_file, title, matrix)
+    if options.json:
+        print(json.dumps(metrics))
+        return 0
+    console = open_console()
+    console.print(
+        f"{dataset}: test accuracy {matrix.accuracy:.4f} "
+        f"(95 % interval {low:.4f} to {high:.4f}, {matrix.images:,} images), "
+        f"macro accuracy {matrix.macro_accuracy:.4f}; validation accuracy was "
+        f"{model.val_accuracy:.4f}",
+        highlight=False,
+        soft_wrap=True,
+    )
+    console.print(_class_table(matrix))
+    console.print(_confusion_table(matrix))
+    console.print(f"Written: {metrics_file}, {figure_file}", highlight=False, soft_wrap=True)
+    return 0
+
+
+def _class_table(matrix: ConfusionMatrix) -> Table:
+    table = Table(title="Classes", title_justify="left")
+    for column in ("class", "precision", "recall", "F1", "images"):
+        table.add_column(column, justify="right")
+    for m in matrix.per_class():
+        table.add_row(
+            m.name, f"{m.precision:.4f}", f"{m.recall:.4f}", f"{m.f1:.4f}", f"{m.support:,}"
+        )
+    return table
+
+
+def _confusion_table(matrix: ConfusionMatrix) -> Table:
+    table = Table(title="Most confused", title_justify="left")
+    for column in ("is", "read as", "images", "share of class"):
+        table.add_column(column, justify="right")
+    for c in matrix.most_confused():
+        table.add_row(c.true, c.predicted, str(c.count), f"{c.share:.2%}")
+    return table
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,53 @@
+"""Where a result comes from: versions, device, commit, command."""
+
+import importlib.metadata
+import platform
+import shlex
+import subprocess
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from src.device import Compute
+
+_PACKAGES = ("torch", "torchvision", "lightning", "optuna", "optuna-integration")
+
+
+def provenance(compute: Compute) -> dict[str, Any]:
+    """Describe this run so that somebody else can repeat it."""
+    return {
+        "command": _command(),
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "git_commit": _git_commit(),
+        "versions": {
+            "python": platform.python_version(),
+            **{package: importlib.metadata.version(package) for package in _PACKAGES},
+        },
+        "device": compute.name,
+        "precision": compute.precision,
+        "platform": platform.platform(),
+    }
+
+
+def _command() -> str:
+    """Return the command line as it would be typed."""
+    main = sys.modules["__main__"].__spec__
+    program = ["python", "-m", main.name] if main is not None else sys.argv[:1]
+    return shlex.join([*program, *sys.argv[1:]])
+
+
+def _git_commit() -> str | None:
+    """Return the checked-out commit, `-dirty` behind it if files differ; None without git."""
+    try:
+        described = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
+            cwd=Path(__file__).parent,
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return described.stdout.strip()

@@ -1,0 +1,130 @@
+"""A search's studies and checkpoints → the files that people read."""
+
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import optuna
+
+from src.checkpoint import SavedModel, load_model
+from src.figures import draw_best, draw_rungs
+from src.config import Hyperparameters
+from src.data import TrainingData
+from src.device import Compute
+from src.fit import SELECTED_ON, Fitted, make_task
+from src.hyperband import Plan
+from src.inference import confusion_counts
+from src.metrics import ConfusionMatrix
+from src.results import ResultsFolder, TrialRecord, replacing, write_json, write_trials
+from src.search import ended_trials
+
+
+def publish_study(folder: ResultsFolder, batch_size: int, study: optuna.Study, plan: Plan) -> None:
+    """Write one batch size's CSV and pictures."""
+    trials = ended_trials(study)
+    write_trials(folder.study_csv(batch_size), [record for record, _ in trials])
+    draw_rungs(
+        folder.rungs_figure(batch_size),
+        f"{folder.path.name}, batch size {batch_size}: {len(trials)} trials",
+        trials,
+        plan,
+    )
+    if folder.study_model(batch_size).exists():
+        draw_model(folder.study_figure(batch_size), load_model(folder.study_model(batch_size)))
+
+
+def publish_search(
+    folder: ResultsFolder, studies: Mapping[int, optuna.Study]
+) -> tuple[list[TrialRecord], SavedModel | None]:
+    """Write all.csv, best.json and best-model.ckpt over all batch sizes.
+
+    Returns:
+        All trials that have ended, and the best model; None while no trial has finished.
+    """
+    records = [record for study in studies.values() for record, _ in ended_trials(study)]
+    write_trials(folder.all_csv, records)
+    models = {
+        batch_size: load_model(folder.study_model(batch_size))
+        for batch_size in studies
+        if folder.study_model(batch_size).exists()
+    }
+    if not models:
+        return records, None
+    batch_size, best = max(models.items(), key=lambda item: item[1].val_accuracy)
+    with replacing(folder.best_model) as temporary:
+        shutil.copyfile(folder.study_model(batch_size), temporary)
+    write_json(folder.best_json, describe_model(best) | {"search": _tally(records)})
+    return records, best
+
+
+def model_of(
+    fitted: Fitted,
+    hyperparameters: Hyperparameters,
+    data: TrainingData,
+    compute: Compute,
+    provenance: dict[str, Any],
+) -> SavedModel:
+    """Make a model to save of a fit that trained at least one epoch."""
+    assert fitted.best is not None and fitted.weights is not None
+    task = make_task(hyperparameters, len(data.class_names))
+    task.load_state_dict(fitted.weights)
+    return SavedModel(
+        hyperparameters=hyperparameters,
+        data_spec=data.spec,
+        class_names=data.class_names,
+        weights=fitted.weights,
+        history=fitted.history,
+        best_epoch=fitted.best.epoch,
+        val_accuracy=fitted.best.val_accuracy,
+        validation_confusion=confusion_counts(task, data.validation, compute).tolist(),
+        image_counts=data.counts,
+        split_hash=data.split_hash,
+        provenance=provenance,
+    )
+
+
+def describe_model(model: SavedModel) -> dict[str, object]:
+    """Return what is worth knowing of a model, for a JSON file."""
+    return {
+        "dataset": model.data_spec.dataset,
+        SELECTED_ON: model.val_accuracy,
+        "selected_on": f"{SELECTED_ON} of the best epoch",
+        "best_epoch": model.best_epoch,
+        "epochs": len(model.history),
+        **asdict(model.hyperparameters),
+        "data": {
+            **asdict(model.data_spec),
+            "images": model.image_counts,
+            "split_hash": model.split_hash,
+        },
+        "provenance": model.provenance,
+    }
+
+
+def draw_model(path: Path, model: SavedModel) -> None:
+    """Draw a model's curves and how it reads the validation images."""
+    hp = model.hyperparameters
+    matrix = ConfusionMatrix(model.validation_confusion, model.class_names)
+    draw_best(
+        path,
+        f"{model.data_spec.dataset}: validation accuracy {model.val_accuracy:.6f} "
+        f"({matrix.images:,} images, epoch {model.best_epoch})\n"
+        f"conv1 {hp.conv1} · conv2 {hp.conv2} · dense_units {hp.dense_units} · "
+        f"dropout_rate {hp.dropout_rate:g} · learning_rate {hp.learning_rate:.3g} · "
+        f"batch_size {hp.batch_size}",
+        model.history,
+        model.best_epoch,
+        matrix,
+    )
+
+
+def _tally(records: Sequence[TrialRecord]) -> dict[str, object]:
+    states = [record.state for record in records]
+    return {
+        "trials": {state: states.count(state) for state in ("COMPLETE", "PRUNED", "FAIL")},
+        "epochs": sum(record.epochs for record in records),
+        "seconds": round(sum(record.seconds or 0.0 for record in records), 1),
+        "batch_sizes": sorted({record.batch_size for record in records}),
+    }

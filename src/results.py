@@ -1,0 +1,153 @@
+"""What a search leaves in its results folder: typed records, written atomically."""
+
+import contextlib
+import json
+import os
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from src.errors import UserError
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrialRecord:
+    """One row of a search's CSV; the published columns come first."""
+
+    val_accuracy: float | None
+    """The best epoch's share of validation images read correctly, 0…1; None before epoch 1."""
+    conv1: int | None
+    conv2: int | None
+    dense_units: int | None
+    dropout_rate: float | None
+    learning_rate: float | None
+    epochs: int
+    """Epochs trained."""
+    batch_size: int
+    trial: int
+    """Optuna's number within the batch size's study."""
+    state: str
+    """Optuna's: COMPLETE, PRUNED (lost on a rung, or diverged) or FAIL (interrupted)."""
+    bracket: int
+    """s of the trial's bracket: how often it halves."""
+    seconds: float | None
+    """Wall time of training."""
+    reason: str
+    """Why the trial ended when it did, if not by training all its epochs."""
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """Means over one epoch; training values are taken while the weights change."""
+
+    epoch: int
+    """Counted from 1."""
+    train_loss: float
+    """Cross-entropy in nats."""
+    train_accuracy: float
+    """Share of the images, 0…1."""
+    val_loss: float
+    """Cross-entropy in nats."""
+    val_accuracy: float
+    """Share of the images, 0…1."""
+
+
+class ResultsFolder:
+    """results/<dataset>/: where a search writes, and what it calls its files.
+
+    Args:
+        results_dir: the folder for all data sets.
+        dataset: name of the data set.
+    """
+
+    def __init__(self, results_dir: str | Path, dataset: str) -> None:
+        self.path = Path(results_dir) / dataset
+        self.journal = self.path / "study.journal"
+        """All studies of the data set: what a rerun goes on from."""
+        self.lock = self.path / ".lock"
+        """Held by the search that is running."""
+        self.all_csv = self.path / "all.csv"
+        self.best_json = self.path / "best.json"
+        self.best_model = self.path / "best-model.ckpt"
+
+    def study_csv(self, batch_size: int) -> Path:
+        """Return the file with a row for every trial of one batch size."""
+        return self.path / f"{batch_size}-all.csv"
+
+    def study_model(self, batch_size: int) -> Path:
+        """Return the checkpoint of one batch size's best trial so far."""
+        return self.path / f"{batch_size}-best.ckpt"
+
+    def study_figure(self, batch_size: int) -> Path:
+        """Return the picture of one batch size's best trial."""
+        return self.path / f"{batch_size}-best.png"
+
+    def published(self, batch_sizes: Sequence[int]) -> list[str]:
+        """Return the names of the files that people read, those that are there."""
+        files = [self.best_json, self.best_model, self.all_csv]
+        for batch_size in batch_sizes:
+            files += [
+                self.study_csv(batch_size),
+                self.study_figure(batch_size),
+                self.rungs_figure(batch_size),
+            ]
+        return [file.name for file in files if file.exists()]
+
+    def rungs_figure(self, batch_size: int) -> Path:
+        """Return the picture of one batch size's learning curves and rungs."""
+        return self.path / f"{batch_size}-rungs.png"
+
+
+def make_writable(path: Path, option: str) -> None:
+    """Make the folder and make sure that files can be written to it.
+
+    Raises:
+        UserError: they cannot; the message names the option that chooses another folder.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path):
+            pass
+    except OSError as error:
+        raise UserError(
+            f"cannot write to {path} ({error.strerror}); "
+            f"make it writable or choose another folder with `{option}`"
+        ) from error
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Give a path to write to; what is there becomes `path` when the block ends well.
+
+    A crash at any moment leaves the old file or the new one, never a part of one.
+    """
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=path.suffix)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        temporary.chmod(0o644)  # mkstemp makes it 0600
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_trials(path: Path, records: Sequence[TrialRecord]) -> None:
+    """Write one row for each trial."""
+    columns = [field.name for field in fields(TrialRecord)]
+    table = pd.DataFrame([[getattr(r, c) for c in columns] for r in records], columns=columns)
+    integers = {name: "Int64" for name in ("conv1", "conv2", "dense_units")}
+    with replacing(path) as temporary:
+        table.astype(integers).to_csv(temporary, index=False)
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Write a JSON object."""
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n")

@@ -1,0 +1,98 @@
+"""Fit one configuration and keep the weights of its best validation epoch.
+
+    python -m src.train --dataset mnist --conv1 256 --conv2 160 --dense_units 256 \
+        --dropout_rate 0.3 --learning_rate 0.000804 --batch_size 208 --max_epochs 15
+
+Writes results/<dataset>/train/<configuration>/ (model.ckpt, model.json, model.png) and curves to
+lightning_logs/<dataset>/. Ctrl-C ends it early and keeps what there is.
+"""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import jsonargparse
+from lightning.pytorch.loggers import TensorBoardLogger
+
+from src import cli
+from src.checkpoint import save_model
+from src.config import TrainConfig
+from src.data import load_training_data
+from src.device import choose_compute
+from src.display import FitDisplay, live_progress, open_console
+from src.errors import UserError
+from src.fit import fit
+from src.interrupt import Interruption
+from src.provenance import provenance
+from src.publish import describe_model, draw_model, model_of
+from src.results import make_writable, write_json
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; return its exit code."""
+    parser = cli.make_parser("src.train", cli.first_line(__doc__), TrainConfig)
+    return cli.run(parser, _train, argv)
+
+
+def _train(options: jsonargparse.Namespace) -> int:
+    config = cli.make_config(TrainConfig, options)
+    hp = config.hyperparameters
+    name = (
+        f"{hp.conv1}-{hp.conv2}-{hp.dense_units}_dropout{hp.dropout_rate:g}"
+        f"_lr{hp.learning_rate:g}_batch{hp.batch_size}_seed{config.seed}"
+    )
+    folder = Path(config.results_dir) / config.dataset / "train" / name
+    console = open_console()
+    compute = choose_compute(config.device, config.precision)
+    make_writable(folder, "--results_dir")
+    make_writable(Path(config.log_dir), "--log_dir")
+    data = load_training_data(config.data_spec, config.data_dir, compute.device)
+    console.print(
+        f"{config.dataset}: {len(data.train):,} images train, {len(data.validation):,} validate. "
+        f"{compute.name}, {compute.precision}.",
+        highlight=False,
+    )
+    with Interruption() as interruption, live_progress(console) as progress:
+        fitted = fit(
+            hp,
+            data,
+            max_epochs=config.max_epochs,
+            patience=config.patience,
+            seed=config.seed,
+            compute=compute,
+            interruption=interruption,
+            logger=TensorBoardLogger(
+                config.log_dir, f"{config.dataset}/train", version=name, default_hp_metric=False
+            ),
+            callbacks=[FitDisplay(progress, "train", config.max_epochs, print_epochs=True)],
+        )
+    if fitted.best is None:
+        if fitted.interrupted:
+            raise fitted.interrupted
+        raise UserError(
+            f"training {fitted.diverged}; lower `learning_rate` (={hp.learning_rate}); "
+            "nothing was written"
+        )
+    model = model_of(fitted, hp, data, compute, provenance(compute))
+    save_model(folder / "model.ckpt", model)
+    write_json(folder / "model.json", describe_model(model))
+    draw_model(folder / "model.png", model)
+    ending = (
+        (fitted.interrupted and fitted.interrupted.reason)
+        or fitted.diverged
+        or (fitted.early_stopped and f"no better epoch in {config.patience}")
+        or "all epochs trained"
+    )
+    console.print(
+        f"Validation accuracy {model.val_accuracy:.6f} at epoch {model.best_epoch} of "
+        f"{len(model.history)} ({ending}), {fitted.seconds:.0f} s.\n"
+        f"Written to {folder}: model.ckpt, model.json, model.png\n"
+        f"Next: python -m src.evaluate {folder / 'model.ckpt'}",
+        highlight=False,
+        soft_wrap=True,
+    )
+    return fitted.interrupted.exit_code if fitted.interrupted else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,133 @@
+"""Search for the best configuration with Hyperband, once for each batch size.
+
+    python -m src.tune --config configs/quickstart.yaml     # minutes on a laptop
+    python -m src.tune --dataset mnist --batch_sizes "[64,208]" --max_epochs 9
+
+Writes results/<dataset>/ (CSV tables, pictures, best.json, best-model.ckpt, the studies) and
+lightning_logs/<dataset>/ (curves for TensorBoard). The same command goes on where it stopped.
+"""
+
+import sys
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+import filelock
+import jsonargparse
+from rich.console import Console
+
+from src import cli
+from src.checkpoint import save_model
+from src.config import TuneConfig, parse_duration
+from src.data import TrainingData, load_training_data
+from src.device import Compute, choose_compute
+from src.display import SearchDisplay, open_console, plan_table, ranking_table
+from src.errors import UserError
+from src.fit import Fitted
+from src.hyperband import Plan, make_plan
+from src.interrupt import Interrupted, Interruption
+from src.provenance import provenance
+from src.publish import model_of, publish_search, publish_study
+from src.results import ResultsFolder, make_writable
+from src.search import Search, StartedTrial, check_settings, load_studies, open_storage
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; return its exit code."""
+    parser = cli.make_parser("src.tune", cli.first_line(__doc__), TuneConfig)
+    parser.add_argument("--plan", action="store_true", help="Print the plan and stop.")
+    return cli.run(parser, _tune, argv)
+
+
+def _tune(options: jsonargparse.Namespace) -> int:
+    config = cli.make_config(TuneConfig, options)
+    interruption = Interruption(parse_duration(config.timeout) if config.timeout else None)
+    console = open_console()
+    plan = make_plan(config.max_epochs, config.reduction_factor, config.iterations)
+    console.print(plan_table(plan, config.batch_sizes))
+    if options.plan:
+        return 0
+
+    compute = choose_compute(config.device, config.precision)
+    folder = ResultsFolder(config.results_dir, config.dataset)
+    make_writable(folder.path, "--results_dir")
+    make_writable(Path(config.log_dir), "--log_dir")
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(filelock.FileLock(folder.lock, timeout=0))
+        except filelock.Timeout as error:
+            raise UserError(
+                f"another search is running in {folder.path}; "
+                "wait for it, or choose another folder with `--results_dir`"
+            ) from error
+        data = load_training_data(config.data_spec, config.data_dir, compute.device)
+        console.print(
+            f"{config.dataset}: {len(data.train):,} images train, {len(data.validation):,} "
+            f"validate. {compute.name}, {compute.precision}.",
+            highlight=False,
+        )
+        stack.enter_context(interruption)
+        return _search(config, plan, data, compute, folder, interruption, console)
+
+
+def _search(
+    config: TuneConfig,
+    plan: Plan,
+    data: TrainingData,
+    compute: Compute,
+    folder: ResultsFolder,
+    interruption: Interruption,
+    console: Console,
+) -> int:
+    """Run what is left of the search at each batch size, and publish what came out."""
+    storage = open_storage(folder)
+    check_settings(storage, config, data)
+    origin = provenance(compute)
+
+    def save_best(trial: StartedTrial, fitted: Fitted) -> None:
+        where = {"trial": trial.number, "bracket": trial.bracket.s}
+        model = model_of(fitted, trial.hyperparameters, data, compute, origin | where)
+        save_model(folder.study_model(trial.hyperparameters.batch_size), model)
+
+    searches = [
+        Search(config, batch_size, plan, storage, data, compute)
+        for batch_size in config.batch_sizes
+    ]
+    total = len(searches) * plan.trials
+    left = sum(len(search.open_slots) for search in searches)
+    interrupted: Interrupted | None = None
+    with SearchDisplay(console, total, total - left) as display:
+        for search in searches:
+            try:
+                search.run(interruption, display, save_best)
+            except Interrupted as caught:
+                interrupted = caught
+            publish_study(folder, search.batch_size, search.study, plan)
+            if interrupted:
+                break
+    records, best = publish_search(folder, load_studies(storage))
+
+    if left == 0:
+        console.print("The budget is spent already; `--iterations` can add to it.")
+    if best is not None:
+        hp = best.hyperparameters
+        console.print(ranking_table(records))
+        console.print(
+            f"Best: conv1 {hp.conv1}, conv2 {hp.conv2}, dense_units {hp.dense_units}, "
+            f"dropout_rate {hp.dropout_rate:g}, learning_rate {hp.learning_rate:.3g}, "
+            f"batch_size {hp.batch_size}: validation accuracy {best.val_accuracy:.6f}\n"
+            f"Written to {folder.path}: {', '.join(folder.published(config.batch_sizes))}\n"
+            "Next:\n"
+            f"  tensorboard --logdir {config.log_dir}\n"
+            f"  python -m src.evaluate {folder.best_model}",
+            highlight=False,
+            soft_wrap=True,
+        )
+    if interrupted:
+        console.print(f"Stopped ({interrupted.reason}): the same command goes on from here.")
+        return interrupted.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
