@@ -1,11 +1,11 @@
 """Saved models: Lightning checkpoints that load without running code."""
 
 import pickle
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import lightning.pytorch as pl
+import lightning
 import torch
 from torch import Tensor
 
@@ -56,7 +56,7 @@ def save_model(path: Path, model: SavedModel) -> None:
     extra = asdict(model)
     del extra["weights"]
     content = {
-        "pytorch-lightning_version": pl.__version__,
+        "pytorch-lightning_version": lightning.__version__,
         "epoch": model.best_epoch,
         "state_dict": model.weights,
         "hyper_parameters": _task_arguments(model),

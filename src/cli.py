@@ -76,7 +76,12 @@ def _fail(message: str) -> int:
     return USER_ERROR
 
 
-_KINDS = {"int": "a whole number", "float": "a number", "str": "text", "tuple": "a list like [64,208]"}
+_KINDS = {
+    "int": "a whole number",
+    "float": "a number",
+    "str": "text",
+    "tuple": "a list like [64,208]",
+}
 
 
 def _plain(message: str) -> str:

@@ -160,13 +160,11 @@ class EvaluateConfig:
 
 def parse_duration(text: str) -> float:
     """Return the seconds that a duration such as 90s, 10m, 1.5h or 1h30m stands for."""
-    parts = re.fullmatch(r"(?:([\d.]+)h)?(?:([\d.]+)m)?(?:([\d.]+)s?)?", text.strip())
-    try:
-        hours, minutes, seconds = (float(part or 0) for part in parts.groups()) if parts else ()
-    except ValueError:
-        hours = minutes = seconds = 0.0
+    number = r"(\d+(?:\.\d+)?)"
+    parts = re.fullmatch(rf"(?:{number}h)?(?:{number}m)?(?:{number}s?)?", text.strip())
+    hours, minutes, seconds = map(float, parts.groups("0")) if parts else (0, 0, 0)
     total = hours * 3600 + minutes * 60 + seconds
-    if not total > 0:
+    if total == 0:
         raise UserError(f"`timeout` (={text}) must be a duration above 0, such as 90s, 10m or 2h")
     return total
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from types import TracebackType
-from typing import Any
 
 import lightning.pytorch as pl
 from rich.console import Console
@@ -15,7 +14,6 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from src.config import Hyperparameters
 from src.hyperband import Plan
 from src.results import TrialRecord
 from src.search import StartedTrial
@@ -115,11 +113,12 @@ class SearchDisplay:
         best = f"best {self._best:.6f}" if self._best > 0 else ""
         self._progress.update(self._bar, completed=self._done, status=best)
         accuracy = "–" if record.val_accuracy is None else f"{record.val_accuracy:.6f}"
+        hp = record.hyperparameters
         self._progress.print(
-            f"batch {record.batch_size} trial {record.trial:3d} bracket {record.bracket} "
+            f"batch {hp.batch_size} trial {record.trial:3d} bracket {record.bracket} "
             f"{record.state:8s} {accuracy:8s} {record.epochs:2d} epochs {record.seconds:6.1f} s  "
-            f"{record.conv1}-{record.conv2}-{record.dense_units} dropout {record.dropout_rate} "
-            f"lr {record.learning_rate:.2e}  {record.reason}",
+            f"{hp.conv1}-{hp.conv2}-{hp.dense_units} dropout {hp.dropout_rate:g} "
+            f"lr {hp.learning_rate:.2e}  {record.reason}",
             soft_wrap=True,
         )
 
@@ -148,48 +147,50 @@ def live_progress(console: Console) -> Progress:
     )
 
 
-def plan_table(plan: Plan, batch_sizes: Sequence[int]) -> Table:
-    """Lay out a plan: a row for each bracket, a column for each rung's number."""
+def print_plan(console: Console, plan: Plan, batch_sizes: Sequence[int]) -> None:
+    """Print a plan: a row for each bracket, a column for each of its rungs."""
     studies = len(batch_sizes)
-    table = Table(
-        title=f"Hyperband: {plan.max_epochs} epochs, factor {plan.reduction_factor}, "
-        f"{_count(plan.iterations, 'iteration')}, {_count(studies, 'batch size')}",
-        caption="Trials on each rung → epochs they have trained there.\n"
-        f"Trials: {plan.trials:,} for each batch size, {studies * plan.trials:,} in all.\n"
-        f"Epochs: {studies * plan.epochs_if_halved:,} if every rung promotes exactly one trial in "
-        f"{plan.reduction_factor}, {studies * plan.epochs_at_most:,} at most.",
-        title_justify="left",
-        caption_justify="left",
-    )
-    table.add_column("bracket", justify="right")
-    for i in range(len(plan.brackets)):
-        table.add_column(f"rung {i}", justify="right")
+    table = Table("bracket", *(f"rung {i}" for i in range(len(plan.brackets))))
     for bracket in plan.brackets:
-        cells = [f"{rung.trials} → {rung.epochs}" for rung in bracket.rungs]
-        table.add_row(str(bracket.s), *cells)
-    return table
+        rungs = (f"{rung.trials} → {rung.epochs}" for rung in bracket.rungs)
+        table.add_row(str(bracket.s), *rungs)
+    _say(
+        console,
+        f"Hyperband: {plan.max_epochs} epochs, factor {plan.reduction_factor}, "
+        f"{_count(plan.iterations, 'iteration')}, {_count(studies, 'batch size')}. "
+        "An iteration, as trials on the rung → epochs they have had there:",
+    )
+    console.print(table)
+    _say(
+        console,
+        f"{plan.trials:,} trials for each batch size, {studies * plan.trials:,} in all. Epochs: "
+        f"{studies * plan.epochs_if_halved:,} if exactly one trial in {plan.reduction_factor} "
+        f"leaves each rung, {studies * plan.epochs_at_most:,} at most.",
+    )
 
 
-def ranking_table(records: Sequence[TrialRecord], most: int = 10) -> Table:
-    """Lay out the best finished trials, the best first."""
+def print_ranking(console: Console, records: Sequence[TrialRecord], most: int = 10) -> None:
+    """Print the best finished trials, the best first."""
     finished = [record for record in records if record.state == "COMPLETE"]
     finished.sort(key=lambda record: -(record.val_accuracy or 0.0))
-    table = Table(
-        title=f"The best {min(most, len(finished))} of {_count(len(records), 'trial')}",
-        title_justify="left",
-    )
-    columns = ("val_accuracy", *Hyperparameters.__dataclass_fields__, "epochs", "bracket", "trial")
-    for column in columns:
-        table.add_column(column.replace("_", " "), justify="right")
+    table = Table()
+    for column in ("val accuracy", "conv1", "conv2", "dense units", "dropout rate"):
+        table.add_column(column, justify="right")
+    for column in ("learning rate", "batch size", "epochs", "bracket", "trial"):
+        table.add_column(column, justify="right")
     for record in finished[:most]:
-        table.add_row(*(_cell(column, getattr(record, column)) for column in columns))
-    return table
+        hp = record.hyperparameters
+        table.add_row(
+            f"{record.val_accuracy:.6f}", str(hp.conv1), str(hp.conv2), str(hp.dense_units),
+            f"{hp.dropout_rate:g}", f"{hp.learning_rate:.3g}", str(hp.batch_size),
+            str(record.epochs), str(record.bracket), str(record.trial),
+        )  # fmt: skip
+    _say(console, f"The best of {_count(len(records), 'trial')}, {len(finished):,} finished:")
+    console.print(table)
 
 
-def _cell(column: str, value: Any) -> str:
-    if column == "val_accuracy":
-        return f"{value:.6f}"
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
+def _say(console: Console, text: str) -> None:
+    console.print(text, highlight=False, soft_wrap=True)
 
 
 def _count(number: int, noun: str) -> str:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -15,9 +16,18 @@ from src.hyperband import Plan
 from src.metrics import ConfusionMatrix
 from src.results import Epoch, TrialRecord, replacing
 
-_OKABE_ITO = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#000000")
+_OKABE_ITO = (
+    "#0072B2",
+    "#E69F00",
+    "#009E73",
+    "#CC79A7",
+    "#56B4E9",
+    "#D55E00",
+    "#F0E442",
+    "#000000",
+)
 _TRAIN, _VALIDATION = _OKABE_ITO[1], _OKABE_ITO[0]
-_STYLE = {"font.size": 10, "axes.spines.top": False, "axes.spines.right": False}
+_STYLE: dict[Any, Any] = {"font.size": 10, "axes.spines.top": False, "axes.spines.right": False}
 _DPI = 110
 
 
@@ -78,10 +88,9 @@ def draw_rungs(
         rungs = sorted({rung.epochs for bracket in plan.brackets for rung in bracket.rungs})
         for rung in rungs:
             axes.axvline(rung, color="0.85", linewidth=1, zorder=0)
-        axes.set(
-            xscale="log", yscale="log", xlabel="epochs trained (grey lines: rungs)",
-            ylabel="validation error", title=title, xticks=rungs, xticklabels=[str(r) for r in rungs],
-        )  # fmt: skip
+        axes.set(xscale="log", yscale="log", title=title)
+        axes.set(xlabel="epochs trained (grey lines: rungs)", ylabel="validation error")
+        axes.set_xticks(rungs, [str(rung) for rung in rungs])
         axes.xaxis.set_minor_formatter(NullFormatter())
         axes.minorticks_off()
         axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))

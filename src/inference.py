@@ -19,9 +19,7 @@ def confusion_counts(task: CharacterTask, images: Images, compute: Compute) -> T
     task = task.to(compute.device).eval()
     classes = task.model.logits.out_features
     counts = torch.zeros(classes**2, dtype=torch.int64)
-    with torch.autocast(
-        compute.device.type, torch.bfloat16, enabled=compute.precision == "bf16"
-    ):
+    with torch.autocast(compute.device.type, torch.bfloat16, enabled=compute.precision == "bf16"):
         for pixels, labels in Batches(images, EVALUATION_BATCH):
             predicted = task(pixels).argmax(dim=1)
             counts += torch.bincount(labels * classes + predicted, minlength=classes**2).cpu()

@@ -34,9 +34,11 @@ class TwoConvNet(nn.Module):
         self.dense = nn.Linear(conv2 * 5 * 5, dense_units)
         self.dropout = nn.Dropout(dropout_rate)
         self.logits = nn.Linear(dense_units, classes)
-        for layer in (self.conv1, self.conv2, self.dense, self.logits):
-            nn.init.xavier_uniform_(layer.weight)
-            nn.init.zeros_(layer.bias)
+        for name, values in self.named_parameters():
+            if name.endswith("weight"):
+                nn.init.xavier_uniform_(values)
+            else:
+                nn.init.zeros_(values)
         self.to(memory_format=torch.channels_last)  # the layout that convolutions are fastest in
 
     def forward(self, inputs: Tensor) -> Tensor:

@@ -1,7 +1,5 @@
 """Hyperband for Optuna and Lightning: the plan's brackets and exact rungs."""
 
-from typing import TYPE_CHECKING
-
 import lightning.pytorch as pl
 import optuna
 from optuna.trial import FrozenTrial, TrialState
@@ -37,12 +35,12 @@ class PlannedHyperbandPruner(optuna.pruners.HyperbandPruner):
         return int(trial.user_attrs[BRACKET_ATTRIBUTE])
 
 
-class _RungPruner(optuna.pruners.BasePruner):
+class _RungPruner(optuna.pruners.SuccessiveHalvingPruner):
     """Asynchronous successive halving in one bracket; reports count epochs from 1."""
 
     def __init__(self, bracket: Bracket, reduction_factor: int) -> None:
+        super().__init__(reduction_factor=reduction_factor)
         self._bracket = bracket
-        self._reduction_factor = reduction_factor
 
     def prune(self, study: optuna.Study, trial: FrozenTrial) -> bool:
         epoch = trial.last_step

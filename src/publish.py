@@ -9,10 +9,10 @@ from typing import Any
 import optuna
 
 from src.checkpoint import SavedModel, load_model
-from src.figures import draw_best, draw_rungs
 from src.config import Hyperparameters
 from src.data import TrainingData
 from src.device import Compute
+from src.figures import draw_best, draw_rungs
 from src.fit import SELECTED_ON, Fitted, make_task
 from src.hyperband import Plan
 from src.inference import confusion_counts
@@ -126,5 +126,5 @@ def _tally(records: Sequence[TrialRecord]) -> dict[str, object]:
         "trials": {state: states.count(state) for state in ("COMPLETE", "PRUNED", "FAIL")},
         "epochs": sum(record.epochs for record in records),
         "seconds": round(sum(record.seconds or 0.0 for record in records), 1),
-        "batch_sizes": sorted({record.batch_size for record in records}),
+        "batch_sizes": sorted({record.hyperparameters.batch_size for record in records}),
     }

@@ -5,29 +5,34 @@ import json
 import os
 import tempfile
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from src.config import Hyperparameters
 from src.errors import UserError
+
+COLUMNS = [
+    # as published
+    *("val_accuracy", "conv1", "conv2", "dense_units", "dropout_rate", "learning_rate"),
+    *("epochs", "batch_size"),
+    # and beyond
+    *("trial", "state", "bracket", "seconds", "reason"),
+]
+"""The columns of a search's CSV."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrialRecord:
-    """One row of a search's CSV; the published columns come first."""
+    """A trial that has ended: one row of a search's CSV."""
 
     val_accuracy: float | None
     """The best epoch's share of validation images read correctly, 0…1; None before epoch 1."""
-    conv1: int | None
-    conv2: int | None
-    dense_units: int | None
-    dropout_rate: float | None
-    learning_rate: float | None
+    hyperparameters: Hyperparameters
     epochs: int
     """Epochs trained."""
-    batch_size: int
     trial: int
     """Optuna's number within the batch size's study."""
     state: str
@@ -140,11 +145,9 @@ def replacing(path: Path) -> Iterator[Path]:
 
 def write_trials(path: Path, records: Sequence[TrialRecord]) -> None:
     """Write one row for each trial."""
-    columns = [field.name for field in fields(TrialRecord)]
-    table = pd.DataFrame([[getattr(r, c) for c in columns] for r in records], columns=columns)
-    integers = {name: "Int64" for name in ("conv1", "conv2", "dense_units")}
+    rows = [asdict(record) | asdict(record.hyperparameters) for record in records]
     with replacing(path) as temporary:
-        table.astype(integers).to_csv(temporary, index=False)
+        pd.DataFrame(rows, columns=COLUMNS).to_csv(temporary, index=False)
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:

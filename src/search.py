@@ -263,14 +263,17 @@ class Search:
 
 
 def ended_trials(study: optuna.Study) -> list[tuple[TrialRecord, list[Epoch]]]:
-    """Return the record and the curves of every trial that has ended, in order of number."""
+    """Return the record and the curves of every trial that has ended, in order of number.
+
+    A trial whose process was killed before it had a configuration is left out.
+    """
     return [
         (
             _record(trial, study.user_attrs[_BATCH_SIZE]),
             [Epoch(*row) for row in trial.user_attrs.get(_OUTCOME, {}).get("history", [])],
         )
         for trial in study.get_trials(deepcopy=False)
-        if trial.state.is_finished()
+        if trial.state.is_finished() and len(trial.params) == len(space.PARAMETERS)
     ]
 
 
@@ -284,21 +287,13 @@ def _outcome(fitted: Fitted, reason: str) -> dict[str, Any]:
 
 def _record(trial: FrozenTrial, batch_size: int) -> TrialRecord:
     outcome = trial.user_attrs.get(_OUTCOME, {"reason": "abandoned: its process was killed"})
-    chosen = None
-    if trial.params:
-        chosen = space.suggest(optuna.trial.FixedTrial(trial.params), batch_size)
     return TrialRecord(
         val_accuracy=outcome.get("val_accuracy"),
-        conv1=chosen and chosen.conv1,
-        conv2=chosen and chosen.conv2,
-        dense_units=chosen and chosen.dense_units,
-        dropout_rate=chosen and chosen.dropout_rate,
-        learning_rate=chosen and chosen.learning_rate,
+        hyperparameters=space.restore(trial.params, batch_size),
         epochs=len(outcome.get("history", trial.intermediate_values)),
-        batch_size=batch_size,
         trial=trial.number,
         state=trial.state.name,
         bracket=trial.user_attrs[BRACKET_ATTRIBUTE],
-        seconds=trial.duration and round(trial.duration.total_seconds(), 3),
+        seconds=round(trial.duration.total_seconds(), 3) if trial.duration else None,
         reason=outcome["reason"],
     )

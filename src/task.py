@@ -4,6 +4,7 @@ import lightning.pytorch as pl
 import torch
 from torch import Tensor
 from torch.nn import functional
+from torchmetrics import Metric
 from torchmetrics.classification import MulticlassAccuracy
 
 from src.model import TwoConvNet, to_inputs
@@ -71,6 +72,6 @@ class CharacterTask(pl.LightningModule):
         logits = self(pixels).float()  # bf16 would lose digits in the loss
         loss = functional.cross_entropy(logits, labels)
         accuracy.update(logits, labels)
-        log = {f"{stage}_loss": loss, f"{stage}_accuracy": accuracy}
+        log: dict[str, Tensor | Metric] = {f"{stage}_loss": loss, f"{stage}_accuracy": accuracy}
         self.log_dict(log, on_step=False, on_epoch=True, logger=False, batch_size=len(labels))
         return loss

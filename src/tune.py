@@ -21,7 +21,7 @@ from src.checkpoint import save_model
 from src.config import TuneConfig, parse_duration
 from src.data import TrainingData, load_training_data
 from src.device import Compute, choose_compute
-from src.display import SearchDisplay, open_console, plan_table, ranking_table
+from src.display import SearchDisplay, open_console, print_plan, print_ranking
 from src.errors import UserError
 from src.fit import Fitted
 from src.hyperband import Plan, make_plan
@@ -44,7 +44,7 @@ def _tune(options: jsonargparse.Namespace) -> int:
     interruption = Interruption(parse_duration(config.timeout) if config.timeout else None)
     console = open_console()
     plan = make_plan(config.max_epochs, config.reduction_factor, config.iterations)
-    console.print(plan_table(plan, config.batch_sizes))
+    print_plan(console, plan, config.batch_sizes)
     if options.plan:
         return 0
 
@@ -111,7 +111,7 @@ def _search(
         console.print("The budget is spent already; `--iterations` can add to it.")
     if best is not None:
         hp = best.hyperparameters
-        console.print(ranking_table(records))
+        print_ranking(console, records)
         console.print(
             f"Best: conv1 {hp.conv1}, conv2 {hp.conv2}, dense_units {hp.dense_units}, "
             f"dropout_rate {hp.dropout_rate:g}, learning_rate {hp.learning_rate:.3g}, "

@@ -36,14 +36,15 @@ class Batches:
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         pixels, labels = self.images.pixels, self.images.labels
         if self.seed is None:
-            yield from zip(
-                pixels.split(self.batch_size), labels.split(self.batch_size), strict=True
-            )
+            for start in range(0, len(labels), self.batch_size):
+                batch = slice(start, start + self.batch_size)
+                yield pixels[batch], labels[batch]
             return
         # Drawn on the CPU, so that every device sees the same order.
         generator = torch.Generator().manual_seed(self.seed)
         order = torch.randperm(len(labels), generator=generator).to(labels.device)
-        for indices in order.split(self.batch_size):
+        for start in range(0, len(labels), self.batch_size):
+            indices = order[start : start + self.batch_size]
             yield pixels[indices], labels[indices]
 
 

@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -77,7 +77,8 @@ class _Source:
     """Added to the file's label to give the position in the class names."""
 
     @property
-    def kind(self) -> type[torchvision.datasets.MNIST]:
+    def kind(self) -> Any:
+        """The torchvision class, whose name is the folder's too."""
         return torchvision.datasets.EMNIST if self.emnist_split else torchvision.datasets.MNIST
 
     def files(self, split: Split) -> tuple[str, str]:
@@ -161,10 +162,9 @@ def _load_part(dataset: Dataset, source: _Source, split: Split, data_dir: Path) 
     classes = len(CLASS_NAMES[dataset])
     if not (labels >= 0).all() or not (labels < classes).all():
         wrong = int(part.targets[(labels < 0) | (labels >= classes)][0])
-        raise UserError(
-            f"{folder / names[1]} is altered: it holds the label {wrong}; {_RESTORE}"
-        )
-    pixels = part.data.transpose(1, 2) if source.emnist_split else part.data  # EMNIST lies on its side
+        raise UserError(f"{folder / names[1]} is altered: it holds the label {wrong}; {_RESTORE}")
+    # EMNIST's images lie on their side.
+    pixels = part.data.transpose(1, 2) if source.emnist_split else part.data
     return Images(pixels.contiguous(), labels)
 
 

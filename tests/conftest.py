@@ -1,0 +1,73 @@
+import csv
+import os
+from pathlib import Path
+
+import pytest
+
+from src import tune
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+REAL_DATA = REPOSITORY / "data"
+
+Rows = list[dict[str, str]]
+
+
+def needs_real_data(*files: str) -> pytest.MarkDecorator:
+    """Skip a test where these files of the real data sets are not in data/."""
+    missing = [file for file in files if not (REAL_DATA / file).exists()]
+    return pytest.mark.skipif(bool(missing), reason=f"not in data/: {', '.join(missing)}")
+
+
+needs_mnist = needs_real_data("MNIST/raw/train-images-idx3-ubyte")
+needs_emnist = needs_real_data(
+    "EMNIST/raw/emnist-digits-train-images-idx3-ubyte",
+    "EMNIST/raw/emnist-letters-train-images-idx3-ubyte",
+)
+
+
+class Workplace:
+    """A folder to run commands in, and what they left there."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.results = folder / "results"
+        self.logs = folder / "logs"
+
+    def options(self, *options: str, max_epochs: int = 3) -> list[str]:
+        """Options of a small search on real images: 8 trials, seconds."""
+        return [
+            "--dataset=mnist_5k",
+            "--limit=200",
+            f"--max_epochs={max_epochs}",
+            "--reduction_factor=3",
+            "--precision=32",
+            f"--results_dir={self.results}",
+            f"--log_dir={self.logs}",
+            *options,
+        ]
+
+    def tune(self, *options: str, max_epochs: int = 3) -> int:
+        return tune.main(self.options(*options, max_epochs=max_epochs))
+
+    def rows(self, name: str = "all.csv", dataset: str = "mnist_5k") -> Rows:
+        with (self.results / dataset / name).open(newline="") as file:
+            return list(csv.DictReader(file))
+
+
+@pytest.fixture
+def workplace(tmp_path: Path) -> Workplace:
+    return Workplace(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def finished_search(tmp_path_factory: pytest.TempPathFactory) -> Workplace:
+    """One small search, run once, for the tests that only look at what it left."""
+    workplace = Workplace(tmp_path_factory.mktemp("finished"))
+    assert workplace.tune("--batch_sizes=[32,64]", max_epochs=9) == 0
+    return workplace
+
+
+@pytest.fixture
+def environment() -> dict[str, str]:
+    """For a command in a process of its own."""
+    return {**os.environ, "PYTHONPATH": str(REPOSITORY), "PYTHONUNBUFFERED": "1"}
