@@ -75,9 +75,7 @@ class FitConfig(DataSpec):
     """What `tune` and `train` share."""
 
     max_epochs: int = 30
-    """Full budget R of one trial, in epochs."""
-    patience: int | None = 3
-    """Stop a trial after this many epochs without a better validation accuracy; null: never."""
+    """Full budget of one fit (Hyperband's R), in epochs."""
     device: Device = "auto"
     """Where to train; auto takes CUDA where there is one."""
     precision: Precision = "auto"
@@ -92,8 +90,6 @@ class FitConfig(DataSpec):
     def __post_init__(self) -> None:
         super().__post_init__()
         _at_least("max_epochs", self.max_epochs, 1)
-        if self.patience is not None:
-            _at_least("patience", self.patience, 1)
 
     @property
     def data_spec(self) -> DataSpec:
@@ -113,6 +109,8 @@ class TuneConfig(FitConfig):
     """Hyperband iterations for each batch size, in all; more than were run before adds to them."""
     sampler: Sampler = "tpe"
     """How configurations are proposed: Tree-structured Parzen Estimator, or uniformly at random."""
+    patience: int | None = 3
+    """Stop a trial after this many epochs without a better validation accuracy; null: never."""
     timeout: str | None = None
     """Stop after this long, such as 90s, 10m or 2h; the same command goes on later."""
 
@@ -126,13 +124,15 @@ class TuneConfig(FitConfig):
             raise UserError(f"`batch_sizes` (={list(self.batch_sizes)}) names one twice")
         _at_least("reduction_factor", self.reduction_factor, 2)
         _at_least("iterations", self.iterations, 1)
+        if self.patience is not None:
+            _at_least("patience", self.patience, 1)
         if self.timeout is not None:
             parse_duration(self.timeout)
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig(FitConfig, Hyperparameters):
-    """One configuration, fitted once."""
+    """One configuration, fitted once, for all its epochs."""
 
     def __post_init__(self) -> None:
         FitConfig.__post_init__(self)

@@ -57,7 +57,7 @@ def _train(options: jsonargparse.Namespace) -> int:
             hp,
             data,
             max_epochs=config.max_epochs,
-            patience=config.patience,
+            patience=None,
             seed=config.seed,
             compute=compute,
             interruption=interruption,
@@ -80,7 +80,6 @@ def _train(options: jsonargparse.Namespace) -> int:
     ending = (
         (fitted.interrupted and fitted.interrupted.reason)
         or fitted.diverged
-        or (fitted.early_stopped and f"no better epoch in {config.patience}")
         or "all epochs trained"
     )
     console.print(

@@ -1,0 +1,329 @@
+import functools
+import gzip
+import hashlib
+import http.server
+import shutil
+import socket
+import struct
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torchvision
+from sklearn.neighbors import KNeighborsClassifier
+
+from src.config import Dataset, DataSpec
+from src.data import CLASS_NAMES, Batches, Images, load_images, load_training_data, split_validation
+from src.errors import UserError
+from tests.conftest import REAL_DATA, needs_emnist, needs_mnist
+
+
+def write_idx(folder: Path, prefix: str, pixels: np.ndarray, labels: np.ndarray) -> None:
+    """Write images, (N, 28, 28), and labels as MNIST's authors describe the format."""
+    folder.mkdir(parents=True, exist_ok=True)
+    images = struct.pack(">IIII", 2051, len(pixels), 28, 28) + pixels.astype(np.uint8).tobytes()
+    (folder / f"{prefix}-images-idx3-ubyte").write_bytes(images)
+    (folder / f"{prefix}-labels-idx1-ubyte").write_bytes(
+        struct.pack(">II", 2049, len(labels)) + labels.astype(np.uint8).tobytes()
+    )
+
+
+@pytest.fixture
+def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError("Network is unreachable")
+
+    monkeypatch.setattr(socket, "create_connection", refuse)
+
+
+# ---- what the images are
+
+
+@pytest.mark.parametrize(
+    ("dataset", "split"),
+    [
+        ("emnist_digits", "digits"),
+        ("emnist_balanced", "balanced"),
+        ("emnist_bymerge", "bymerge"),
+        ("emnist_byclass", "byclass"),
+    ],
+)
+def test_class_names_are_torchvisions(dataset: Dataset, split: str) -> None:
+    names = torchvision.datasets.EMNIST.classes_split_dict[split]
+    assert CLASS_NAMES[dataset] == tuple(names)
+
+
+def test_class_counts() -> None:
+    counts = {dataset: len(names) for dataset, names in CLASS_NAMES.items()}
+    assert counts == {
+        "mnist_5k": 10, "mnist": 10, "emnist_digits": 10, "emnist_letters": 26,
+        "emnist_letters_digits": 36, "emnist_balanced": 47, "emnist_bymerge": 47,
+        "emnist_byclass": 62,
+    }  # fmt: skip
+    assert "".join(CLASS_NAMES["emnist_letters_digits"]) == "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+
+
+def test_sample_has_400_training_and_100_test_images_a_digit() -> None:
+    (train,) = load_images("mnist_5k", "train", "nowhere")
+    (test,) = load_images("mnist_5k", "test", "nowhere")
+    assert torch.bincount(train.labels).tolist() == 10 * [400]
+    assert torch.bincount(test.labels).tolist() == 10 * [100]
+    assert train.pixels.dtype == torch.uint8
+    seen = {image.numpy().tobytes() for image in train.pixels}
+    assert not any(image.numpy().tobytes() in seen for image in test.pixels)
+
+
+@needs_emnist
+def test_emnist_stands_upright_and_its_labels_are_right() -> None:
+    # Read by neighbours among MNIST's digits, of which nobody doubts which way is up.
+    (sample,) = load_images("mnist_5k", "train", "nowhere")
+    neighbours = KNeighborsClassifier(3).fit(sample.pixels.flatten(1), sample.labels)
+    digits, letters = load_images("emnist_letters_digits", "test", REAL_DATA)
+
+    readings = {}
+    for turned in range(4):
+        for mirrored in (False, True):
+            pixels = digits.pixels[:1000].rot90(turned, (1, 2))
+            pixels = pixels.flip(2) if mirrored else pixels
+            score = neighbours.score(pixels.flatten(1), digits.labels[:1000])
+            readings[turned, mirrored] = float(score)
+    upright = readings.pop((0, False))
+    assert upright > 0.6 > 1.5 * max(readings.values())
+    for letter, digit in (("O", 0), ("I", 1), ("Z", 2), ("S", 5)):
+        label = CLASS_NAMES["emnist_letters_digits"].index(letter)
+        read = neighbours.predict(letters.pixels[letters.labels == label].flatten(1))
+        assert np.bincount(read).argmax() == digit, f"most of {letter} look like {digit}"
+    assert letters.labels.min() == 10
+    assert letters.labels.max() == 35
+
+
+@needs_emnist
+def test_letters_alone_are_the_letters_of_letters_and_digits() -> None:
+    (alone,) = load_images("emnist_letters", "test", REAL_DATA)
+    (_, joined) = load_images("emnist_letters_digits", "test", REAL_DATA)
+    assert torch.equal(alone.pixels, joined.pixels)
+    assert torch.equal(alone.labels + 10, joined.labels)
+    assert alone.labels.min() == 0
+
+
+@pytest.mark.parametrize("dataset", ["emnist_balanced", "emnist_bymerge", "emnist_byclass"])
+def test_the_other_emnist_splits_are_read(dataset: Dataset, tmp_path: Path) -> None:
+    # Real digits, in files laid out as these splits have them: every class once, on its side.
+    (sample,) = load_images("mnist_5k", "train", "nowhere")
+    classes = len(CLASS_NAMES[dataset])
+    pixels = sample.pixels[:classes].numpy()
+    split = dataset.removeprefix("emnist_")
+    write_idx(
+        tmp_path / "EMNIST/raw", f"emnist-{split}-train", pixels.swapaxes(1, 2), np.arange(classes)
+    )
+    (images,) = load_images(dataset, "train", tmp_path)
+    assert torch.equal(images.pixels, sample.pixels[:classes])
+    assert images.labels.tolist() == list(range(classes))
+
+
+# ---- which of them validate
+
+
+def test_stratified_split_takes_a_fifth_of_every_class() -> None:
+    data = load_training_data(DataSpec(dataset="mnist_5k"), "nowhere")
+    assert data.counts == {"train": 3200, "validation": 800}
+    assert torch.bincount(data.validation.labels).tolist() == 10 * [80]
+    everything = {image.numpy().tobytes() for image in data.train.pixels}
+    assert not any(image.numpy().tobytes() in everything for image in data.validation.pixels)
+
+
+def test_split_follows_from_the_seed_alone() -> None:
+    labels = [torch.arange(1000) % 10]
+    first, second, other = (
+        split_validation(labels, DataSpec(dataset="mnist", seed=seed)) for seed in (5, 5, 6)
+    )
+    assert torch.equal(first[1], second[1])
+    assert not torch.equal(first[1], other[1])
+    assert sorted(torch.cat(first).tolist()) == list(range(1000))
+
+
+def test_tail_validates_on_the_last_fifth_of_each_file() -> None:
+    parts = [torch.arange(100) % 10, 10 + torch.arange(50) % 26]
+    spec = DataSpec(dataset="emnist_letters_digits", validation="tail")
+    train, validation = split_validation(parts, spec)
+    assert validation.tolist() == [*range(80, 100), *range(140, 150)]
+    assert train.tolist() == [*range(80), *range(100, 140)]
+
+
+@needs_mnist
+def test_tail_of_mnist_is_the_published_validation_set() -> None:
+    data = load_training_data(DataSpec(dataset="mnist", validation="tail"), REAL_DATA)
+    reference = torchvision.datasets.MNIST(REAL_DATA, train=True)
+    assert torch.equal(data.train.pixels, reference.data[:48_000])
+    assert torch.equal(data.validation.labels, reference.targets[48_000:])
+
+
+@pytest.mark.parametrize("validation", ["stratified", "tail"])
+def test_limit_is_the_number_of_images_used(validation: str) -> None:
+    spec = DataSpec(dataset="mnist_5k", limit=500, validation=validation)  # type: ignore[arg-type]
+    data = load_training_data(spec, "nowhere")
+    assert data.counts == {"train": 400, "validation": 100}
+
+
+@pytest.mark.parametrize(("limit", "message"), [(4001, r"=4001\) is more than the 4000"), (20, "")])
+def test_limit_that_does_not_fit_is_refused(limit: int, message: str) -> None:
+    with pytest.raises(UserError, match=message or r"cannot be split with `limit` \(=20\)"):
+        load_training_data(DataSpec(dataset="mnist_5k", limit=limit), "nowhere")
+
+
+def test_split_hash_tells_splits_and_contents_apart() -> None:
+    hashes = {
+        load_training_data(DataSpec(dataset="mnist_5k", seed=s, limit=limit), "nowhere").split_hash
+        for s, limit in ((0, None), (0, None), (1, None), (0, 500))
+    }
+    assert len(hashes) == 3
+
+
+# ---- how they come in batches
+
+
+def test_every_image_comes_once_an_epoch_and_the_last_batch_is_smaller() -> None:
+    images = Images(torch.zeros(10, 28, 28, dtype=torch.uint8), torch.arange(10))
+    for seed in (None, 3):
+        batches = Batches(images, 4, seed)
+        labels = [labels.tolist() for _, labels in batches]
+        assert [len(batch) for batch in labels] == [4, 4, 2]
+        assert len(batches) == 3
+        assert sorted(sum(labels, [])) == list(range(10))
+
+
+def test_images_and_labels_are_shuffled_together() -> None:
+    labels = torch.arange(200)
+    pixels = labels.to(torch.uint8)[:, None, None].expand(200, 28, 28)
+    orders = []
+    for seed in (1, 2, 1):
+        order = []
+        for batch, its_labels in Batches(Images(pixels, labels), 64, seed):
+            assert torch.equal(batch[:, 3, 7], its_labels.to(torch.uint8))
+            order += its_labels.tolist()
+        orders.append(order)
+    assert orders[0] == orders[2] != orders[1]
+
+
+# ---- files that are missing or damaged
+
+
+@pytest.mark.usefixtures("no_network")
+@pytest.mark.parametrize("dataset", ["mnist", "emnist_digits", "emnist_letters_digits"])
+def test_missing_files_without_network_are_one_clear_error(
+    dataset: Dataset, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError) as caught:
+        load_images(dataset, "train", tmp_path)
+    message = str(caught.value)
+    folder = tmp_path / ("MNIST" if dataset == "mnist" else "EMNIST") / "raw"
+    for needed in (str(folder), "train-images-idx3-ubyte", "Put the files there", "mnist_5k"):
+        assert needed in message
+    assert "\n" not in message
+    assert not list(folder.iterdir()), "nothing half-downloaded is left"
+    assert not list(tmp_path.glob(".download-*"))
+
+
+@pytest.fixture
+def mnist_copy(tmp_path: Path) -> Path:
+    shutil.copytree(REAL_DATA / "MNIST", tmp_path / "MNIST")
+    return tmp_path
+
+
+@needs_mnist
+@pytest.mark.parametrize("name", ["train-images-idx3-ubyte", "train-labels-idx1-ubyte"])
+@pytest.mark.parametrize("damage", ["empty", "header only", "truncated", "one bit", "longer"])
+def test_damaged_file_is_refused_by_name(name: str, damage: str, mnist_copy: Path) -> None:
+    path = mnist_copy / "MNIST/raw" / name
+    content = bytearray(path.read_bytes())
+    if damage == "one bit":
+        content[len(content) // 2] ^= 1
+    damaged = {
+        "empty": b"",
+        "header only": content[:8],
+        "truncated": content[:-1],
+        "one bit": content,
+        "longer": content + b"\0",
+    }[damage]
+    path.write_bytes(damaged)
+    with pytest.raises(UserError, match=f"{name} is (truncated or )?altered"):
+        load_images("mnist", "train", mnist_copy)
+    assert path.read_bytes() == damaged
+
+
+@pytest.mark.parametrize(
+    ("label", "count", "message"),
+    [(10, 20, "it holds the label 10"), (3, 19, "holds 20 images and .* 19 labels")],
+)
+def test_labels_that_do_not_fit_are_refused(
+    label: int, count: int, message: str, tmp_path: Path
+) -> None:
+    labels = np.full(count, 3)
+    labels[5] = label
+    write_idx(tmp_path / "EMNIST/raw", "emnist-digits-train", np.zeros((20, 28, 28)), labels)
+    with pytest.raises(UserError, match=message):
+        load_images("emnist_digits", "train", tmp_path)
+
+
+@needs_mnist
+def test_training_images_load_without_the_test_files(mnist_copy: Path) -> None:
+    for file in (mnist_copy / "MNIST/raw").glob("t10k-*"):
+        file.unlink()
+    (images,) = load_images("mnist", "train", mnist_copy)
+    assert len(images) == 60_000
+
+
+# ---- downloading
+
+
+@pytest.fixture
+def mirror(tmp_path: Path) -> Iterator[tuple[str, list[str], Path]]:
+    """A web server on this machine: its address, the paths it was asked for, its folder."""
+    asked: list[str] = []
+    folder = tmp_path / "mirror"
+    folder.mkdir()
+
+    class Handler(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, format: str, *args: object) -> None:
+            asked.append(self.path)
+
+    server = http.server.ThreadingHTTPServer(
+        ("127.0.0.1", 0), functools.partial(Handler, directory=str(folder))
+    )
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}/", asked, folder
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+@needs_mnist
+def test_missing_files_are_downloaded_once(
+    mirror: tuple[str, list[str], Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    address, asked, folder = mirror
+    resources = []
+    for file in sorted((REAL_DATA / "MNIST/raw").iterdir()):
+        packed = gzip.compress(file.read_bytes(), compresslevel=1)
+        (folder / f"{file.name}.gz").write_bytes(packed)
+        resources.append((f"{file.name}.gz", hashlib.md5(packed).hexdigest()))
+    monkeypatch.setattr(torchvision.datasets.MNIST, "mirrors", [address])
+    monkeypatch.setattr(torchvision.datasets.MNIST, "resources", resources)
+
+    (images,) = load_images("mnist", "train", tmp_path / "data")
+    assert len(images) == 60_000
+    assert set(asked) == {f"/{name}" for name, _ in resources}
+    asked.clear()
+    load_images("mnist", "test", tmp_path / "data")
+    assert asked == []
+    captured = capsys.readouterr()
+    assert captured.out == "", "standard output is for results"
+    assert "100%" in captured.err, "a progress bar"
+    assert not list((tmp_path / "data").glob(".download-*"))

@@ -1,0 +1,56 @@
+import numpy as np
+import pytest
+import scipy.stats
+from sklearn.metrics import (
+    balanced_accuracy_score,
+    confusion_matrix,
+    precision_recall_fscore_support,
+)
+
+from src.metrics import ConfusionMatrix, wilson_interval
+
+
+@pytest.fixture
+def readings() -> tuple[np.ndarray, np.ndarray]:
+    """Random labels and readings; class 4 never occurs, class 3 is never read."""
+    generator = np.random.default_rng(0)
+    true = generator.choice([0, 1, 2, 3], size=500, p=[0.4, 0.3, 0.2, 0.1])
+    predicted = np.where(generator.random(500) < 0.7, true, generator.integers(0, 5, 500))
+    predicted[predicted == 3] = 4
+    return true, predicted
+
+
+def test_figures_are_scikit_learns(readings: tuple[np.ndarray, np.ndarray]) -> None:
+    true, predicted = readings
+    labels = range(5)
+    matrix = ConfusionMatrix(confusion_matrix(true, predicted, labels=labels), "abcde")
+    expected = precision_recall_fscore_support(true, predicted, labels=labels, zero_division=0)
+    metrics = matrix.per_class()
+    ours = [[m.precision, m.recall, m.f1, m.support] for m in metrics]
+    np.testing.assert_allclose(ours, np.transpose(expected))
+    assert matrix.accuracy == np.mean(true == predicted)
+    seen = predicted != 4  # scikit-learn warns of classes that are read but do not occur
+    matrix = ConfusionMatrix(confusion_matrix(true[seen], predicted[seen], labels=labels), "abcde")
+    assert matrix.macro_accuracy == pytest.approx(
+        balanced_accuracy_score(true[seen], predicted[seen])
+    )
+
+
+def test_most_confused_pairs_come_commonest_first() -> None:
+    matrix = ConfusionMatrix([[5, 2, 0], [4, 10, 1], [0, 0, 3]], "abc")
+    pairs = [(c.true, c.predicted, c.count) for c in matrix.most_confused()]
+    assert pairs == [("b", "a", 4), ("a", "b", 2), ("b", "c", 1)]
+    assert matrix.most_confused(1)[0].share == pytest.approx(4 / 15)
+
+
+@pytest.mark.parametrize(("successes", "trials"), [(0, 5), (5, 5), (1, 3), (9_945, 10_000)])
+def test_interval_is_scipys_wilson_interval(successes: int, trials: int) -> None:
+    expected = scipy.stats.binomtest(successes, trials).proportion_ci(0.95, method="wilson")
+    assert wilson_interval(successes, trials) == pytest.approx(
+        (expected.low, expected.high), abs=1e-12
+    )
+
+
+def test_matrix_of_the_wrong_size_is_refused() -> None:
+    with pytest.raises(ValueError, match="does not fit 3 classes"):
+        ConfusionMatrix([[1, 0], [0, 1]], "abc")
