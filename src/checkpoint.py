@@ -1,6 +1,7 @@
 """Saved models: Lightning checkpoints that load without running code."""
 
 import pickle
+import warnings
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -75,7 +76,9 @@ def load_model(path: str | Path) -> SavedModel:
     """
     path = Path(path)
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():  # torch warns of foreign pickles before it refuses them
+            warnings.simplefilter("ignore")
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
         raise UserError(f"there is no checkpoint {path}; `tune` and `train` make some") from error
     except pickle.UnpicklingError as error:

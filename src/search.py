@@ -141,14 +141,14 @@ class Search:
         self.plan = plan
         self.data = data
         self.compute = compute
-        self.study = optuna.create_study(
-            study_name=f"{config.dataset}-{batch_size}",
-            storage=storage,
-            direction="maximize",
-            pruner=PlannedHyperbandPruner(plan),
-            load_if_exists=True,
-        )
-        if not self.study.user_attrs:
+        name = f"{config.dataset}-{batch_size}"
+        pruner = PlannedHyperbandPruner(plan)
+        if name in optuna.get_all_study_names(storage):
+            self.study = optuna.load_study(study_name=name, storage=storage, pruner=pruner)
+        else:
+            self.study = optuna.create_study(
+                study_name=name, storage=storage, direction="maximize", pruner=pruner
+            )
             self.study.set_user_attr(_BATCH_SIZE, batch_size)
             self.study.set_user_attr(_SETTINGS, _settings(config, data))
 

@@ -82,9 +82,7 @@ def test_promotion_agrees_with_optunas_successive_halving(factor: int) -> None:
     for _ in range(20):
         study = optuna.create_study(
             direction="maximize",
-            pruner=optuna.pruners.SuccessiveHalvingPruner(
-                min_resource=1, reduction_factor=factor
-            ),
+            pruner=optuna.pruners.SuccessiveHalvingPruner(min_resource=1, reduction_factor=factor),
         )
         values: list[float] = []
         for _ in range(15):

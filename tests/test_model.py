@@ -25,13 +25,15 @@ def test_parameter_count_equals_keras() -> None:
 def convolve(images: Array, kernels: Array, bias: Array) -> Array:
     """Valid cross-correlation: (B, H, W, C) with (3, 3, C, F) → (B, H-2, W-2, F)."""
     windows = np.lib.stride_tricks.sliding_window_view(images, (3, 3), axis=(1, 2))
-    return np.einsum("bhwcij,ijcf->bhwf", windows, kernels) + bias
+    sums: Array = np.einsum("bhwcij,ijcf->bhwf", windows, kernels) + bias
+    return sums
 
 
 def pool(x: Array) -> Array:
     height, width = x.shape[1] // 2, x.shape[2] // 2
     x = x[:, : 2 * height, : 2 * width]
-    return x.reshape(len(x), height, 2, width, 2, -1).max(axis=(2, 4))
+    pooled: Array = x.reshape(len(x), height, 2, width, 2, -1).max(axis=(2, 4))
+    return pooled
 
 
 def test_forward_pass_equals_the_published_layers_in_numpy() -> None:

@@ -1,0 +1,63 @@
+import ast
+from pathlib import Path
+
+from tests.conftest import REPOSITORY
+
+# Rooms from the bottom up: a room may import from the levels below its own, and, within a folder,
+# from its neighbours above it in the list.
+LEVELS = [
+    ["errors", "seeding", "model", "hyperband", "metrics"],
+    ["config", "task"],
+    ["data", "device", "interrupt", "pruning", "results", "space"],
+    ["checkpoint", "figures", "inference", "provenance", "recorder"],
+    ["fit"],
+    ["search"],
+    ["cli", "display", "publish"],
+    ["tune", "train", "evaluate"],
+]
+LEVEL = {room: level for level, rooms in enumerate(LEVELS) for room in rooms}
+
+
+def imports(path: Path) -> set[str]:
+    """Return what a module imports, as dotted names."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def modules() -> dict[Path, str]:
+    """Return every module under src/ with the room it is in."""
+    root = REPOSITORY / "src"
+    return {
+        path: path.relative_to(root).parts[0].removesuffix(".py")
+        for path in root.rglob("*.py")
+        if path != root / "__init__.py"
+    }
+
+
+def test_every_room_has_a_level() -> None:
+    assert set(modules().values()) == set(LEVEL)
+
+
+def test_imports_go_one_way() -> None:
+    for path, room in modules().items():
+        for name in imports(path):
+            parts = name.split(".")
+            if parts[0] == "src" and parts[1] != room:
+                assert LEVEL[parts[1]] < LEVEL[room], f"{path.name} imports {name}"
+
+
+def test_what_draws_and_counts_needs_no_torch_and_no_optuna() -> None:
+    for room in ("figures", "metrics", "results", "hyperband"):
+        for name in imports(REPOSITORY / f"src/{room}.py"):
+            assert name.split(".")[0] not in {"torch", "lightning", "optuna"}
+
+
+def test_contributing_shows_the_same_levels() -> None:
+    text = (REPOSITORY / "CONTRIBUTING.md").read_text()
+    for level, rooms in enumerate(LEVELS):
+        assert f"| {level} | {', '.join(f'`{room}`' for room in rooms)} |" in text

@@ -1,0 +1,113 @@
+import pickle
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from src.checkpoint import load_model, save_model
+from src.config import Hyperparameters
+from src.data import load_images
+from src.errors import UserError
+from src.task import CharacterTask
+from tests.conftest import Workplace
+
+
+@pytest.fixture
+def checkpoint(finished_search: Workplace, tmp_path: Path) -> Path:
+    """A checkpoint that a search left, to be damaged."""
+    copy = tmp_path / "model.ckpt"
+    copy.write_bytes((finished_search.results / "mnist_5k/best-model.ckpt").read_bytes())
+    return copy
+
+
+def test_saving_and_loading_give_the_same_model(checkpoint: Path, tmp_path: Path) -> None:
+    model = load_model(checkpoint)
+    save_model(tmp_path / "again.ckpt", model)
+    again = load_model(tmp_path / "again.ckpt")
+    weights, others = model.weights, again.weights
+    assert weights.keys() == others.keys()
+    assert all(torch.equal(weights[name], others[name]) for name in weights)
+    for field in ("hyperparameters", "data_spec", "class_names", "history", "provenance"):
+        assert getattr(model, field) == getattr(again, field)
+    assert isinstance(model.hyperparameters, Hyperparameters)
+
+
+def test_lightning_loads_the_checkpoint_too(checkpoint: Path) -> None:
+    task = CharacterTask.load_from_checkpoint(
+        checkpoint, map_location="cpu", weights_only=True
+    ).eval()
+    (images,) = load_images("mnist_5k", "test", "nowhere")
+    with torch.no_grad():
+        assert torch.equal(task(images.pixels), load_model(checkpoint).task()(images.pixels))
+
+
+class _Payload:
+    """What a hostile pickle is made of: loading it calls a function of the attacker's choice."""
+
+    def __init__(self, target: Path) -> None:
+        self.target = target
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (self.target,)
+
+
+@pytest.mark.parametrize("way", ["zip archive", "bare pickle", "inside a real checkpoint"])
+def test_a_pickle_that_would_run_code_is_refused(
+    way: str, checkpoint: Path, tmp_path: Path
+) -> None:
+    victim = tmp_path / "executed"
+    content = {"state_dict": _Payload(victim)}
+    if way == "bare pickle":
+        checkpoint.write_bytes(pickle.dumps(content))
+    else:
+        if way == "inside a real checkpoint":
+            content = torch.load(checkpoint, weights_only=True) | content
+        torch.save(content, checkpoint)
+    if way == "bare pickle":
+        pickle.loads(checkpoint.read_bytes())
+    else:
+        torch.load(checkpoint, weights_only=False)
+    assert victim.exists(), "the attack works on a careless loader"
+    victim.unlink()
+    with pytest.raises(UserError, match=r"refused: .* could run code"):
+        load_model(checkpoint)
+    assert not victim.exists()
+
+
+def test_damage_anywhere_is_a_clear_error(checkpoint: Path) -> None:
+    content = checkpoint.read_bytes()
+    generator = random.Random(0)
+    for length in [0, 1, 100, *(generator.randrange(len(content)) for _ in range(20))]:
+        checkpoint.write_bytes(content[:length])
+        with pytest.raises(UserError, match=r"model\.ckpt is"):
+            load_model(checkpoint)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {},
+        {"hcr_lightning": {"format": 99}, "state_dict": {}},
+        {"hcr_lightning": None, "state_dict": {}},
+        [1, 2, 3],
+    ],
+)
+def test_other_peoples_checkpoints_are_refused(content: object, tmp_path: Path) -> None:
+    torch.save(content, tmp_path / "other.ckpt")
+    with pytest.raises(UserError, match="no checkpoint of this project"):
+        load_model(tmp_path / "other.ckpt")
+
+
+def test_weights_that_do_not_fit_the_hyperparameters_are_refused(checkpoint: Path) -> None:
+    content = torch.load(checkpoint, weights_only=True)
+    content["hcr_lightning"]["hyperparameters"]["dense_units"] += 1
+    torch.save(content, checkpoint)
+    with pytest.raises(UserError, match=r"no checkpoint of this project: .*size mismatch"):
+        load_model(checkpoint)
+
+
+def test_missing_checkpoint_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"there is no checkpoint .*nope\.ckpt"):
+        load_model(tmp_path / "nope.ckpt")
