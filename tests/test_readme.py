@@ -1,0 +1,92 @@
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from src import cli, config
+from tests.conftest import REPOSITORY
+
+README = (REPOSITORY / "README.md").read_text()
+BLOCKS = re.findall(r"^```sh\n(.*?)^```", README, flags=re.MULTILINE | re.DOTALL)
+COMMANDS = [line for block in BLOCKS for line in block.splitlines()]
+MODULES = [c for c in COMMANDS for c in re.findall(r"python -m src\.\w+.*", c)]
+CONFIGS = {
+    "tune": config.TuneConfig,
+    "train": config.TrainConfig,
+    "evaluate": config.EvaluateConfig,
+}
+
+
+def test_readme_shows_every_command() -> None:
+    shown = {re.match(r"python -m src\.(\w+)", command)[1] for command in MODULES}  # type: ignore[index]
+    assert shown == CONFIGS.keys()
+
+
+@pytest.mark.parametrize("command", MODULES)
+def test_command_of_the_readme_is_accepted(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(REPOSITORY)
+    module, *arguments = shlex.split(command)[2:]
+    name = module.removeprefix("src.")
+    parser = cli.make_parser(module, "", CONFIGS[name])
+    if name == "evaluate":
+        parser.add_argument("checkpoint")
+    cli.make_config(CONFIGS[name], parser.parse_args(arguments))
+
+
+def test_ci_runs_the_readmes_test_command() -> None:
+    (tests,) = [command for command in COMMANDS if command.endswith("pytest")]
+    assert tests in (REPOSITORY / ".ci/run").read_text().splitlines()
+
+
+def test_readme_names_every_option_and_file_as_it_is() -> None:
+    options = set().union(*(c.__dataclass_fields__ for c in CONFIGS.values()))
+    options |= {"config", "print_config", "plan", "json", "help"}
+    shown = README.replace("tensorboard --logdir", "")
+    for option in re.findall(r"--([a-z]\w+)", shown):
+        assert option in options, f"--{option}"
+    for path in re.findall(r"\b(?:src|configs|docs)/[\w./-]+\w", README):
+        assert (REPOSITORY / path).exists(), path
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """What the quickstart needs of this repository, somewhere else."""
+    for folder in ("src", "configs"):
+        shutil.copytree(REPOSITORY / folder, tmp_path / folder)
+    return tmp_path
+
+
+def test_quickstart_takes_under_three_minutes_and_its_model_is_tested(checkout: Path) -> None:
+    (quickstart,) = [command for command in COMMANDS if "quickstart" in command]
+    search = quickstart.rpartition("&& python ")[2]
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+    started = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, *shlex.split(search)],
+        cwd=checkout,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    assert time.monotonic() - started < 180
+    (following,) = re.findall(r"python (-m src\.evaluate .*)", done.stdout)
+    tested = subprocess.run(
+        [sys.executable, *shlex.split(following)],
+        cwd=checkout,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    assert tested.returncode == 0, tested.stderr
+    accuracy = re.search(r"test accuracy (0\.\d+)", tested.stdout)
+    assert accuracy is not None
+    assert float(accuracy[1]) > 0.94
