@@ -1,4 +1,4 @@
-"""What a person sees while something trains: one live display, or a line a trial without one."""
+"""What a person sees: plan, live progress (a line a trial where there is no terminal), ranking."""
 
 from collections.abc import Sequence
 from types import TracebackType
@@ -74,17 +74,16 @@ class SearchDisplay:
         done: trials that earlier runs have ended.
     """
 
-    def __init__(self, console: Console, total: int, done: int) -> None:
+    def __init__(self, console: Console, total: int, done: Sequence[TrialRecord]) -> None:
         self._progress = live_progress(console)
-        self._total, self._done = total, done
-        self._best = float("-inf")
+        self._bar = self._progress.add_task("search", total=total, status="")
+        self._best = 0.0
         self._fit: FitDisplay | None = None
+        for record in done:
+            self._count(record)
 
     def __enter__(self) -> "SearchDisplay":
         self._progress.start()
-        self._bar = self._progress.add_task(
-            "search", total=self._total, completed=self._done, status=""
-        )
         return self
 
     def __exit__(
@@ -106,12 +105,7 @@ class SearchDisplay:
     def trial_ended(self, record: TrialRecord) -> None:
         """Print the trial's line."""
         self._remove_fit()
-        if record.state != "FAIL":
-            self._done += 1
-        if record.state == "COMPLETE" and record.val_accuracy is not None:
-            self._best = max(self._best, record.val_accuracy)
-        best = f"best {self._best:.6f}" if self._best > 0 else ""
-        self._progress.update(self._bar, completed=self._done, status=best)
+        self._count(record)
         accuracy = "–" if record.val_accuracy is None else f"{record.val_accuracy:.6f}"
         hp = record.hyperparameters
         self._progress.print(
@@ -121,6 +115,14 @@ class SearchDisplay:
             f"lr {hp.learning_rate:.2e}  {record.reason}",
             soft_wrap=True,
         )
+
+    def _count(self, record: TrialRecord) -> None:
+        if record.state == "FAIL":
+            return
+        self._progress.advance(self._bar)
+        if record.state == "COMPLETE" and record.val_accuracy is not None:
+            self._best = max(self._best, record.val_accuracy)
+            self._progress.update(self._bar, status=f"best {self._best:.6f}")
 
     def _remove_fit(self) -> None:
         if self._fit is not None:

@@ -75,7 +75,7 @@ class HyperbandCallback(PyTorchLightningPruningCallback):
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Report the epoch that has just ended and ask the pruner."""
-        self._best = max(self._best, trainer.callback_metrics[self.monitor].item())
+        self._best = max(self._best, round(trainer.callback_metrics[self.monitor].item(), 6))
         self._trial.report(self._best, step=trainer.current_epoch + 1)
         if self._trial.should_prune():
             self.pruned = True

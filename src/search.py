@@ -33,7 +33,6 @@ from src.seeding import SAMPLER, TRIAL, derive_seed
 _SLOT = "slot"
 _OUTCOME = "outcome"
 _SETTINGS = "settings"
-_BATCH_SIZE = "batch_size"
 
 
 @dataclass(frozen=True)
@@ -42,8 +41,6 @@ class StartedTrial:
 
     number: int
     """Optuna's number within the study."""
-    slot: int
-    """Its place in the plan."""
     bracket: Bracket
     hyperparameters: Hyperparameters
 
@@ -81,8 +78,20 @@ def load_studies(storage: BaseStorage) -> dict[int, optuna.Study]:
         optuna.load_study(study_name=name, storage=storage)
         for name in optuna.get_all_study_names(storage)
     ]
-    by_batch_size = {study.user_attrs[_BATCH_SIZE]: study for study in studies}
-    return dict(sorted(by_batch_size.items()))
+    # A study without settings was being made when its process was killed; it has no trials.
+    begun = {_batch_size(study): study for study in studies if _SETTINGS in study.user_attrs}
+    return dict(sorted(begun.items()))
+
+
+def _batch_size(study: optuna.Study) -> int:
+    return int(study.user_attrs[_SETTINGS]["batch_size"])
+
+
+def fail_abandoned(storage: BaseStorage) -> None:
+    """Mark trials FAIL that a killed process has left RUNNING; nobody else may be running any."""
+    for study in load_studies(storage).values():
+        for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+            study.tell(trial.number, state=TrialState.FAIL)
 
 
 def check_settings(storage: BaseStorage, config: TuneConfig, data: TrainingData) -> None:
@@ -91,8 +100,8 @@ def check_settings(storage: BaseStorage, config: TuneConfig, data: TrainingData)
     Raises:
         UserError: one differs; the message shows both values.
     """
-    wanted = _settings(config, data)
-    for study in load_studies(storage).values():
+    for batch_size, study in load_studies(storage).items():
+        wanted = _settings(config, batch_size, data)
         for name, recorded in study.user_attrs[_SETTINGS].items():
             if recorded != wanted[name]:
                 raise UserError(
@@ -102,9 +111,10 @@ def check_settings(storage: BaseStorage, config: TuneConfig, data: TrainingData)
                 )
 
 
-def _settings(config: TuneConfig, data: TrainingData) -> dict[str, Any]:
-    """Return what must not change within a search, or its trials could not be compared."""
+def _settings(config: TuneConfig, batch_size: int, data: TrainingData) -> dict[str, Any]:
+    """Return what must not change within a study, or its trials could not be compared."""
     return {
+        "batch_size": batch_size,
         **asdict(config.data_spec),
         "split_hash": data.split_hash,
         "max_epochs": config.max_epochs,
@@ -149,8 +159,8 @@ class Search:
             self.study = optuna.create_study(
                 study_name=name, storage=storage, direction="maximize", pruner=pruner
             )
-            self.study.set_user_attr(_BATCH_SIZE, batch_size)
-            self.study.set_user_attr(_SETTINGS, _settings(config, data))
+        if _SETTINGS not in self.study.user_attrs:
+            self.study.set_user_attr(_SETTINGS, _settings(config, batch_size, data))
 
     @property
     def open_slots(self) -> list[int]:
@@ -169,9 +179,6 @@ class Search:
             Interrupted: a signal came or the time is up; the running trial is FAIL, and the next
                 run tries its configuration again.
         """
-        for trial in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-            # Whoever ran it is gone: this process holds the lock.
-            self.study.tell(trial.number, state=TrialState.FAIL)
         for slot in self.open_slots:
             interruption.check()
             self._run_trial(slot, interruption, watcher, save_best)
@@ -182,7 +189,7 @@ class Search:
         bracket = self.plan.bracket_of(slot)
         trial = self._ask(slot, bracket)
         hyperparameters = space.suggest(trial, self.batch_size)
-        started = StartedTrial(trial.number, slot, bracket, hyperparameters)
+        started = StartedTrial(trial.number, bracket, hyperparameters)
         hyperband = HyperbandCallback(trial, monitor=SELECTED_ON)
         try:
             fitted = fit(
@@ -253,7 +260,7 @@ class Search:
         if hyperband.pruned:
             return TrialState.PRUNED, f"lost on the rung at epoch {epochs}"
         if fitted.early_stopped:
-            return TrialState.COMPLETE, f"no better epoch in {self.config.patience}"
+            return TrialState.COMPLETE, f"early stopping: no better epoch in {self.config.patience}"
         return TrialState.COMPLETE, ""
 
     def _beats_all(self, fitted: Fitted) -> bool:
@@ -269,7 +276,7 @@ def ended_trials(study: optuna.Study) -> list[tuple[TrialRecord, list[Epoch]]]:
     """
     return [
         (
-            _record(trial, study.user_attrs[_BATCH_SIZE]),
+            _record(trial, _batch_size(study)),
             [Epoch(*row) for row in trial.user_attrs.get(_OUTCOME, {}).get("history", [])],
         )
         for trial in study.get_trials(deepcopy=False)

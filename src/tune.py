@@ -29,7 +29,15 @@ from src.interrupt import Interrupted, Interruption
 from src.provenance import provenance
 from src.publish import model_of, publish_search, publish_study
 from src.results import ResultsFolder, make_writable
-from src.search import Search, StartedTrial, check_settings, load_studies, open_storage
+from src.search import (
+    Search,
+    StartedTrial,
+    check_settings,
+    ended_trials,
+    fail_abandoned,
+    load_studies,
+    open_storage,
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -82,6 +90,7 @@ def _search(
     """Run what is left of the search at each batch size, and publish what came out."""
     storage = open_storage(folder)
     check_settings(storage, config, data)
+    fail_abandoned(storage)
     origin = provenance(compute)
 
     def save_best(trial: StartedTrial, fitted: Fitted) -> None:
@@ -93,10 +102,10 @@ def _search(
         Search(config, batch_size, plan, storage, data, compute)
         for batch_size in config.batch_sizes
     ]
-    total = len(searches) * plan.trials
     left = sum(len(search.open_slots) for search in searches)
+    done = [record for search in searches for record, _ in ended_trials(search.study)]
     interrupted: Interrupted | None = None
-    with SearchDisplay(console, total, total - left) as display:
+    with SearchDisplay(console, len(searches) * plan.trials, done) as display:
         for search in searches:
             try:
                 search.run(interruption, display, save_best)

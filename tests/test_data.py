@@ -6,6 +6,7 @@ import shutil
 import socket
 import struct
 import threading
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -326,3 +327,29 @@ def test_missing_files_are_downloaded_once(
     assert captured.out == "", "standard output is for results"
     assert "100%" in captured.err, "a progress bar"
     assert not list((tmp_path / "data").glob(".download-*"))
+
+
+@needs_emnist
+def test_emnists_one_archive_is_downloaded_once_for_all_its_splits(
+    mirror: tuple[str, list[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    address, asked, folder = mirror
+    archive = folder / "gzip.zip"
+    with zipfile.ZipFile(archive, "w") as packed:
+        for file in (REAL_DATA / "EMNIST/raw").glob("*-test-*"):
+            packed.writestr(f"gzip/{file.name}.gz", gzip.compress(file.read_bytes(), 1))
+    monkeypatch.setattr(torchvision.datasets.EMNIST, "url", f"{address}gzip.zip")
+    monkeypatch.setattr(
+        torchvision.datasets.EMNIST, "md5", hashlib.md5(archive.read_bytes()).hexdigest()
+    )
+    data = tmp_path / "data"
+    mine = data / "EMNIST/raw/emnist-letters-test-labels-idx1-ubyte"
+    mine.parent.mkdir(parents=True)
+    shutil.copy(REAL_DATA / "EMNIST/raw" / mine.name, mine)
+    before = mine.stat()
+    load_images("emnist_digits", "test", data)
+    assert set(asked) == {"/gzip.zip"}
+    asked.clear()
+    load_images("emnist_letters_digits", "test", data)
+    assert asked == []
+    assert mine.stat() == before, "a file that was there is kept"

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,7 +17,7 @@ README = (REPOSITORY / "README.md").read_text()
 BLOCKS = re.findall(r"^```sh\n(.*?)^```", README, flags=re.MULTILINE | re.DOTALL)
 COMMANDS = [line for block in BLOCKS for line in block.splitlines()]
 MODULES = [c for c in COMMANDS for c in re.findall(r"python -m src\.\w+.*", c)]
-CONFIGS = {
+CONFIGS: dict[str, Any] = {
     "tune": config.TuneConfig,
     "train": config.TrainConfig,
     "evaluate": config.EvaluateConfig,

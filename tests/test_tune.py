@@ -49,7 +49,7 @@ def test_rungs_are_exact(finished_search: Workplace) -> None:
             assert row["reason"] == f"lost on the rung at epoch {epochs}"
         else:
             assert row["state"] == "COMPLETE"
-            assert epochs == 9 or row["reason"] == "no better epoch in 3"
+            assert epochs == 9 or row["reason"] == "early stopping: no better epoch in 3"
     for batch_size in ("32", "64"):
         brackets = [row["bracket"] for row in rows if row["batch_size"] == batch_size]
         assert [brackets.count(s) for s in "210"] == [9, 5, 3]
