@@ -108,12 +108,16 @@ class SearchDisplay:
         self._count(record)
         accuracy = "–" if record.val_accuracy is None else f"{record.val_accuracy:.6f}"
         hp = record.hyperparameters
+        on_terminal = self._progress.console.is_terminal  # elsewhere lines may be any length
         self._progress.print(
             f"batch {hp.batch_size} trial {record.trial:3d} bracket {record.bracket} "
-            f"{record.state:8s} {accuracy:8s} {record.epochs:2d} epochs {record.seconds:6.1f} s  "
-            f"{hp.conv1}-{hp.conv2}-{hp.dense_units} dropout {hp.dropout_rate:g} "
-            f"lr {hp.learning_rate:.2e}  {record.reason}",
-            soft_wrap=True,
+            f"{record.state:8s} {accuracy:8s} {record.epochs:3d} epochs {record.seconds:6.1f} s  "
+            f"{hp.conv1}-{hp.conv2}-{hp.dense_units} {hp.dropout_rate:g} {hp.learning_rate:.2e}  "
+            f"{record.reason}",
+            highlight=False,
+            no_wrap=True,
+            overflow="ellipsis" if on_terminal else "ignore",
+            crop=on_terminal,
         )
 
     def _count(self, record: TrialRecord) -> None:

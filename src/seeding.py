@@ -2,7 +2,7 @@
 
 import numpy as np
 
-SPLIT, SAMPLER, TRIAL, INITIALISATION, SHUFFLE, DROPOUT = range(6)
+SAMPLER, TRIAL, INITIALISATION, SHUFFLE, DROPOUT = range(5)
 """What a seed is for: streams with different purposes never share random numbers."""
 
 

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 import torchvision
+from sklearn.model_selection import train_test_split
 from sklearn.neighbors import KNeighborsClassifier
 
 from src.config import Dataset, DataSpec
@@ -144,6 +145,16 @@ def test_split_follows_from_the_seed_alone() -> None:
     assert torch.equal(first[1], second[1])
     assert not torch.equal(first[1], other[1])
     assert sorted(torch.cat(first).tolist()) == list(range(1000))
+
+
+def test_split_is_the_one_that_scikit_learn_makes_in_one_line() -> None:
+    labels = torch.arange(1000) % 10
+    train, validation = train_test_split(
+        range(1000), test_size=0.2, stratify=labels, random_state=7
+    )
+    ours = split_validation([labels[:300], labels[300:]], DataSpec(dataset="mnist", seed=7))
+    assert ours[0].tolist() == sorted(train)
+    assert ours[1].tolist() == sorted(validation)
 
 
 def test_tail_validates_on_the_last_fifth_of_each_file() -> None:

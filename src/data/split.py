@@ -12,7 +12,6 @@ from torch import Tensor
 from src.config import DataSpec
 from src.data.files import CLASS_NAMES, Images, load_images
 from src.errors import UserError
-from src.seeding import SPLIT, derive_seed
 
 VALIDATION_SHARE = 0.2
 
@@ -66,14 +65,15 @@ def split_validation(parts: list[Tensor], spec: DataSpec) -> tuple[Tensor, Tenso
             the tail of digits followed by letters would hold no digit.
 
     Returns:
-        Sorted indices of the training and of the validation images, int64.
+        Sorted indices of the training and of the validation images, int64. Without a limit, the
+        stratified ones are scikit-learn's `train_test_split(range(N), test_size=0.2,
+        stratify=labels, random_state=seed)`, so that anybody can make the same split.
 
     Raises:
         UserError: there are fewer images than the limit, or too few of a class to split.
     """
     labels = torch.cat(parts).numpy()
     indices = np.arange(len(labels))
-    random_state = derive_seed(spec.seed, SPLIT)
     if spec.limit is not None and spec.limit > len(labels):
         raise UserError(
             f"`limit` (={spec.limit}) is more than the {len(labels)} training images "
@@ -82,7 +82,7 @@ def split_validation(parts: list[Tensor], spec: DataSpec) -> tuple[Tensor, Tenso
     try:
         if spec.limit is not None and spec.limit < len(labels):
             indices, _ = train_test_split(
-                indices, train_size=spec.limit, stratify=labels, random_state=random_state
+                indices, train_size=spec.limit, stratify=labels, random_state=spec.seed
             )
             indices.sort()
         if spec.validation == "stratified":
@@ -90,7 +90,7 @@ def split_validation(parts: list[Tensor], spec: DataSpec) -> tuple[Tensor, Tenso
                 indices,
                 test_size=VALIDATION_SHARE,
                 stratify=labels[indices],
-                random_state=random_state,
+                random_state=spec.seed,
             )
         else:
             ends = np.cumsum([len(part) for part in parts])[:-1]
