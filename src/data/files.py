@@ -150,7 +150,7 @@ def _load_part(dataset: Dataset, source: _Source, split: Split, data_dir: Path) 
     names = source.files(split)
     missing = [name for name in names if not (folder / name).is_file()]
     if missing:
-        _download(dataset, source, data_dir, missing)
+        _download(dataset, source, split, data_dir, missing)
     counts = [_check_idx(folder / name) for name in names]
     if counts[0] != counts[1]:
         raise UserError(
@@ -168,12 +168,17 @@ def _load_part(dataset: Dataset, source: _Source, split: Split, data_dir: Path) 
     return Images(pixels.contiguous(), labels)
 
 
-def _open(source: _Source, split: Split, data_dir: Path) -> torchvision.datasets.MNIST:
+def _open(
+    source: _Source, split: Split, root: str | Path, *, download: bool = False
+) -> torchvision.datasets.MNIST:
+    train = split == "train"
     if source.emnist_split:
         return torchvision.datasets.EMNIST(
-            data_dir, split=source.emnist_split, train=split == "train"
+            root, split=source.emnist_split, train=train, download=download
         )
-    return _OneSplitMNIST(data_dir, train=split == "train")
+    if download:
+        return torchvision.datasets.MNIST(root, train=train, download=True)
+    return _OneSplitMNIST(root, train=train)
 
 
 class _OneSplitMNIST(torchvision.datasets.MNIST):
@@ -218,7 +223,9 @@ def _check_idx(path: Path) -> int:
     return count
 
 
-def _download(dataset: Dataset, source: _Source, data_dir: Path, missing: list[str]) -> None:
+def _download(
+    dataset: Dataset, source: _Source, split: Split, data_dir: Path, missing: list[str]
+) -> None:
     """Fetch a whole torchvision data set into `data_dir`, keeping files that are there.
 
     It is unpacked beside its place and moved into it file by file, so that an interrupted
@@ -230,10 +237,7 @@ def _download(dataset: Dataset, source: _Source, data_dir: Path, missing: list[s
         with tempfile.TemporaryDirectory(prefix=".download-", dir=data_dir) as temporary:
             print(f"Downloading {source.kind.__name__} to {folder}", file=sys.stderr)
             with contextlib.redirect_stdout(sys.stderr):
-                if source.emnist_split:
-                    torchvision.datasets.EMNIST(temporary, source.emnist_split, download=True)
-                else:
-                    torchvision.datasets.MNIST(temporary, download=True)
+                _open(source, split, temporary, download=True)
             for file in (Path(temporary) / source.kind.__name__ / "raw").glob("*-ubyte"):
                 if not (folder / file.name).exists():
                     file.replace(folder / file.name)
