@@ -71,7 +71,7 @@ def _evaluate(options: jsonargparse.Namespace) -> int:
     metrics_file = folder / f"metrics{suffix}.json"
     figure_file = folder / f"confusion-matrix{suffix}.png"
     write_json(metrics_file, metrics)
-    title = f"{dataset}: {matrix.accuracy:.4f} of {matrix.images:,} test images read correctly"
+    title = f"{dataset}: {matrix.accuracy:.2%} of {matrix.images:,} test images read correctly"
     draw_confusion(figure_file, title, matrix)
     if options.json:
         print(json.dumps(metrics))

@@ -118,7 +118,9 @@ def _search(
 
     if left == 0:
         console.print("The budget is spent already; `--iterations` can add to it.")
-    if best is not None:
+    if best is None:
+        console.print("No trial has trained to its end yet.")
+    else:
         hp = best.hyperparameters
         print_ranking(console, records)
         console.print(
