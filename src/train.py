@@ -44,6 +44,7 @@ def _train(options: jsonargparse.Namespace) -> int:
     folder = Path(config.results_dir) / config.dataset / "train" / name
     console = open_console()
     compute = choose_compute(config.device, config.precision)
+    origin = provenance(compute)  # of the code that trains, even if it is edited meanwhile
     make_writable(folder, "--results_dir")
     make_writable(Path(config.log_dir), "--log_dir")
     data = load_training_data(config.data_spec, config.data_dir, compute.device)
@@ -73,7 +74,7 @@ def _train(options: jsonargparse.Namespace) -> int:
             f"training {fitted.diverged}; lower `learning_rate` (={hp.learning_rate}); "
             "nothing was written"
         )
-    model = model_of(fitted, hp, data, compute, provenance(compute))
+    model = model_of(fitted, hp, data, compute, origin)
     save_model(folder / "model.ckpt", model)
     write_json(folder / "model.json", describe_model(model))
     draw_model(folder / "model.png", model)
