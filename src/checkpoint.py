@@ -83,8 +83,8 @@ def load_model(path: str | Path) -> SavedModel:
         raise UserError(f"there is no checkpoint {path}; `tune` and `train` make some") from error
     except pickle.UnpicklingError as error:
         raise UserError(
-            f"{path} is refused: it holds more than weights and plain values, and loading it "
-            "could run code"
+            f"{path} is refused: it is damaged, or holds more than weights and plain values, "
+            "which could run code"
         ) from error
     except Exception as error:  # whatever a damaged archive makes torch raise
         cause = " ".join(str(error).split())[:120]

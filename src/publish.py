@@ -12,6 +12,7 @@ from src.checkpoint import SavedModel, load_model
 from src.config import Hyperparameters
 from src.data import TrainingData
 from src.device import Compute
+from src.errors import UserError
 from src.figures import draw_best, draw_rungs
 from src.fit import SELECTED_ON, Fitted, make_task
 from src.hyperband import Plan
@@ -31,8 +32,8 @@ def publish_study(folder: ResultsFolder, batch_size: int, study: optuna.Study, p
         trials,
         plan,
     )
-    if folder.study_model(batch_size).exists():
-        draw_model(folder.study_figure(batch_size), load_model(folder.study_model(batch_size)))
+    for model in load_best_models(folder, {batch_size: study}).values():
+        draw_model(folder.study_figure(batch_size), model)
 
 
 def publish_search(
@@ -45,11 +46,7 @@ def publish_search(
     """
     records = [record for study in studies.values() for record, _ in ended_trials(study)]
     write_trials(folder.all_csv, records)
-    models = {
-        batch_size: load_model(folder.study_model(batch_size))
-        for batch_size in studies
-        if folder.study_model(batch_size).exists()
-    }
+    models = load_best_models(folder, studies)
     if not models:
         return records, None
     batch_size, best = max(models.items(), key=lambda item: item[1].val_accuracy)
@@ -57,6 +54,27 @@ def publish_search(
         shutil.copyfile(folder.study_model(batch_size), temporary)
     write_json(folder.best_json, describe_model(best) | {"search": _tally(records)})
     return records, best
+
+
+def load_best_models(
+    folder: ResultsFolder, studies: Mapping[int, optuna.Study]
+) -> dict[int, SavedModel]:
+    """Load the best model of every study that has a finished trial.
+
+    Raises:
+        UserError: one is missing or damaged; the search cannot be told without it.
+    """
+    models = {}
+    for batch_size, study in studies.items():
+        if any(record.state == "COMPLETE" for record, _ in ended_trials(study)):
+            try:
+                models[batch_size] = load_model(folder.study_model(batch_size))
+            except UserError as error:
+                raise UserError(
+                    f"{error} (the best trial at batch size {batch_size}: restore it, or move "
+                    f"{folder.path} away to search anew)"
+                ) from error
+    return models
 
 
 def model_of(

@@ -60,7 +60,21 @@ SaveBest = Callable[[StartedTrial, Fitted], None]
 
 
 def open_storage(folder: ResultsFolder) -> BaseStorage:
-    """Open the journal that holds all studies of a data set; make it if it is not there."""
+    """Open the journal that holds all studies of a data set; make it if it is not there.
+
+    Nobody else may have it open: a last line that a crash cut short is dropped, as nothing was
+    built on it, and what is written next would be damaged by it.
+    """
+    if folder.journal.exists():
+        lines = folder.journal.read_bytes()
+        if not lines and folder.all_csv.exists():
+            raise UserError(
+                f"{folder.journal} is empty, though {folder.all_csv.name} shows trials; restore "
+                "it, or move the folder away to start the search anew"
+            )
+        if not lines.endswith(b"\n"):
+            with folder.journal.open("r+b") as file:
+                file.truncate(lines.rfind(b"\n") + 1)
     try:
         return JournalStorage(JournalFileBackend(str(folder.journal)))
     except OSError:

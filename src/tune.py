@@ -27,7 +27,7 @@ from src.fit import Fitted
 from src.hyperband import Plan, make_plan
 from src.interrupt import Interrupted, Interruption
 from src.provenance import provenance
-from src.publish import model_of, publish_search, publish_study
+from src.publish import load_best_models, model_of, publish_search, publish_study
 from src.results import ResultsFolder, make_writable
 from src.search import (
     Search,
@@ -91,6 +91,7 @@ def _search(
     storage = open_storage(folder)
     check_settings(storage, config, data)
     fail_abandoned(storage)
+    load_best_models(folder, load_studies(storage))  # better known missing now than after hours
     origin = provenance(compute)
 
     def save_best(trial: StartedTrial, fitted: Fitted) -> None:

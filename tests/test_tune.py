@@ -343,6 +343,46 @@ def test_damaged_journal_is_refused_and_left_alone(
     assert len(workplace.rows()) == 5
 
 
+def test_line_that_a_crash_cut_short_costs_nothing(workplace: Workplace) -> None:
+    assert workplace.tune() == 0
+    before = workplace.rows()
+    journal = workplace.results / "mnist_5k/study.journal"
+    journal.write_bytes(journal.read_bytes() + b'{"op_code": 4, "worker_i')
+    assert workplace.tune("--iterations=2") == 0
+    assert workplace.tune("--iterations=2") == 0
+    assert workplace.rows()[:5] == before
+    assert len(workplace.rows()) == 10
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("study.journal", b"", "is empty, though all.csv shows trials"),
+        ("64-best.ckpt", b"PK", "64-best.ckpt is refused: it is damaged"),
+        ("64-best.ckpt", None, "there is no checkpoint"),
+    ],
+)
+def test_lost_state_is_refused_and_the_results_stay(
+    name: str,
+    content: bytes | None,
+    message: str,
+    workplace: Workplace,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert workplace.tune() == 0
+    folder = workplace.results / "mnist_5k"
+    if content is None:
+        (folder / name).unlink()
+    else:
+        (folder / name).write_bytes(content)
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    assert workplace.tune("--iterations=2") == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert "to search anew" in error or "to start the search anew" in error
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
 @pytest.mark.parametrize("option", ["results_dir", "log_dir"])
 def test_folder_that_cannot_be_written_is_refused_before_training(
     option: str, workplace: Workplace, tmp_path: Path, capsys: pytest.CaptureFixture[str]
