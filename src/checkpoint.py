@@ -1,5 +1,6 @@
 """Saved models: Lightning checkpoints that load without running code."""
 
+import io
 import pickle
 import warnings
 from dataclasses import asdict, dataclass
@@ -11,9 +12,11 @@ import torch
 from torch import Tensor
 
 from src.config import DataSpec, Hyperparameters
+from src.data import CLASS_NAMES
 from src.errors import UserError
+from src.metrics import ConfusionMatrix
 from src.results import Epoch, replacing
-from src.task import CharacterTask
+from src.task import CharacterTask, make_task, task_arguments
 
 _KEY = "hcr_lightning"
 _FORMAT = 1
@@ -47,7 +50,7 @@ class SavedModel:
 
     def task(self) -> CharacterTask:
         """Rebuild the trained task, ready to predict, on the CPU."""
-        task = CharacterTask(**_task_arguments(self))
+        task = make_task(self.hyperparameters, len(self.class_names))
         task.load_state_dict(self.weights)
         return task.eval()
 
@@ -60,11 +63,13 @@ def save_model(path: Path, model: SavedModel) -> None:
         "pytorch-lightning_version": lightning.__version__,
         "epoch": model.best_epoch,
         "state_dict": model.weights,
-        "hyper_parameters": _task_arguments(model),
+        "hyper_parameters": task_arguments(model.hyperparameters, len(model.class_names)),
         _KEY: {"format": _FORMAT, **extra},
     }
+    buffer = io.BytesIO()  # so that a full disk is an OSError like any other
+    torch.save(content, buffer)
     with replacing(path) as temporary:
-        torch.save(content, temporary)
+        temporary.write_bytes(buffer.getbuffer())
 
 
 def load_model(path: str | Path) -> SavedModel:
@@ -90,22 +95,38 @@ def load_model(path: str | Path) -> SavedModel:
         cause = " ".join(str(error).split())[:120]
         raise UserError(f"{path} is damaged or no checkpoint: {cause}") from error
     try:
-        extra = dict(content[_KEY])
-        if extra.pop("format") != _FORMAT:
-            raise ValueError("written by another version")
-        extra["hyperparameters"] = Hyperparameters(**extra["hyperparameters"])
-        extra["data_spec"] = DataSpec(**extra["data_spec"])
-        extra["history"] = tuple(Epoch(**epoch) for epoch in extra["history"])
-        extra["class_names"] = tuple(extra["class_names"])
-        model = SavedModel(weights=content["state_dict"], **extra)
-        model.task()
-    except (KeyError, TypeError, ValueError, RuntimeError, UserError) as error:
+        return _model_of(content)
+    except (
+        AttributeError, IndexError, KeyError, RuntimeError, TypeError, UserError, ValueError,
+    ) as error:  # fmt: skip
         cause = " ".join(str(error).split())[:120]
         raise UserError(f"{path} is no checkpoint of this project: {cause}") from error
+
+
+def _model_of(content: Any) -> SavedModel:
+    """Turn a checkpoint's content into a model, or raise on the first thing that is off."""
+    extra = dict(content[_KEY])
+    if extra.pop("format") != _FORMAT:
+        raise ValueError("written by another version")
+    extra["hyperparameters"] = Hyperparameters(**extra["hyperparameters"])
+    extra["data_spec"] = DataSpec(**extra["data_spec"])
+    extra["history"] = tuple(Epoch(**epoch) for epoch in extra["history"])
+    extra["class_names"] = tuple(extra["class_names"])
+    model = SavedModel(weights=content["state_dict"], **extra)
+    if CLASS_NAMES[model.data_spec.dataset] != model.class_names:
+        raise ValueError(f"its classes are not those of {model.data_spec.dataset}")
+    if not 0 <= model.val_accuracy <= 1:
+        raise ValueError(f"its val_accuracy is {model.val_accuracy}")
+    ConfusionMatrix(model.validation_confusion, model.class_names)
+    with torch.device("meta"):  # takes no memory, however large the network claims to be
+        wanted = make_task(model.hyperparameters, len(model.class_names)).state_dict()
+    if model.weights.keys() != wanted.keys():
+        raise ValueError("its weights are those of another network")
+    for name, value in model.weights.items():
+        if value.shape != wanted[name].shape or value.dtype != wanted[name].dtype:
+            raise ValueError(
+                f"{name} has shape {tuple(value.shape)}, not {tuple(wanted[name].shape)}"
+            )
+        if not torch.isfinite(value).all():
+            raise ValueError(f"{name} holds numbers that are not finite")
     return model
-
-
-def _task_arguments(model: SavedModel) -> dict[str, Any]:
-    arguments = asdict(model.hyperparameters)
-    del arguments["batch_size"]
-    return {**arguments, "classes": len(model.class_names)}

@@ -1,12 +1,13 @@
 """The command line: options from typed fields, errors as one line, exit codes."""
 
+import io
 import logging
 import re
 import sys
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import fields
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args, get_type_hints
 
 import jsonargparse
 import optuna
@@ -37,7 +38,14 @@ def first_line(docstring: str | None) -> str:
 
 
 def make_config(config: type[_Config], options: jsonargparse.Namespace) -> _Config:
-    """Build the dataclass whose fields the parser offered."""
+    """Build the dataclass whose fields the parser offered.
+
+    Raises:
+        UserError: a value is refused, or null where there must be one.
+    """
+    for name, kind in get_type_hints(config).items():
+        if options[name] is None and type(None) not in get_args(kind):
+            raise UserError(f"`{name}` (=null) must have a value")
     values: dict[str, Any] = {f.name: options[f.name] for f in fields(config)}  # type: ignore[arg-type]  # a dataclass, which TypeVar cannot say
     return config(**values)
 
@@ -53,9 +61,12 @@ def run(
     interrupted.
     """
     _silence_libraries()
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # an old terminal gets "?" for what it lacks
     try:
         return command(parser.parse_args(argv))
-    except jsonargparse.ArgumentError as error:
+    except (jsonargparse.ArgumentError, UnicodeDecodeError) as error:
         return _fail(f"{_plain(str(error))} ({parser.prog} --help lists all options)")
     except UserError as error:
         return _fail(str(error))
@@ -66,9 +77,9 @@ def run(
         print("interrupted by Ctrl-C", file=sys.stderr)
         return _CTRL_C
     except OSError as error:
-        if error.filename is None and error.errno is None:
+        if error.strerror is None:
             raise
-        return _fail(f"{error.filename or 'a file'}: {error.strerror}; nothing there was changed")
+        return _fail(f"{error.filename or 'reading or writing'}: {error.strerror}")
 
 
 def _fail(message: str) -> int:
@@ -93,6 +104,8 @@ def _plain(message: str) -> str:
     name, expected, value = wrong.groups()
     if choices := re.search(r"Literal\[([^\]]*)\]", expected):
         kind = "one of " + choices[1].replace("'", "")
+        if f"'{value}'" in choices[1]:
+            kind += ", as text (in a file: in quotes)"
     else:
         kinds = dict.fromkeys(re.findall(r"<class '(\w+)'>", expected.split("Errors:")[0]))
         kind = " or ".join(_KINDS[name] for name in kinds if name in _KINDS) or expected

@@ -66,6 +66,8 @@ class DataSpec:
 
     def __post_init__(self) -> None:
         _at_least("seed", self.seed, 0)
+        if self.seed >= 2**32:  # as far as scikit-learn's seeds go
+            raise UserError(f"`seed` (={self.seed}) must be below 2**32 = {2**32}")
         if self.limit is not None:
             _at_least("limit", self.limit, 10)
 
@@ -111,7 +113,7 @@ class TuneConfig(FitConfig):
     """How configurations are proposed: Tree-structured Parzen Estimator, or uniformly at random."""
     patience: int | None = 3
     """Stop a trial after this many epochs without a better validation accuracy; null: never."""
-    timeout: str | None = None
+    timeout: str | float | None = None
     """Stop after this long, such as 90s, 10m or 2h; the same command goes on later."""
 
     def __post_init__(self) -> None:
@@ -158,8 +160,9 @@ class EvaluateConfig:
     """Folder for metrics.json and confusion-matrix.png; null: beside the checkpoint."""
 
 
-def parse_duration(text: str) -> float:
-    """Return the seconds that a duration such as 90s, 10m, 1.5h or 1h30m stands for."""
+def parse_duration(duration: str | float) -> float:
+    """Return the seconds that a duration such as 90, 90s, 10m, 1.5h or 1h30m stands for."""
+    text = str(duration)
     number = r"(\d+(?:\.\d+)?)"
     parts = re.fullmatch(rf"(?:{number}h)?(?:{number}m)?(?:{number}s?)?", text.strip())
     hours, minutes, seconds = map(float, parts.groups("0")) if parts else (0, 0, 0)

@@ -1,6 +1,9 @@
 """What to compute on, and in which precision."""
 
+import platform
+import re
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import torch
@@ -47,8 +50,16 @@ def choose_compute(device: Device, precision: Precision) -> Compute:
         name = torch.cuda.get_device_name(chosen)
         native_bf16 = torch.cuda.get_device_capability(chosen) >= (8, 0)
     else:
-        name = f"CPU, {torch.get_num_threads()} threads"
+        name = f"{_processor()}, {torch.get_num_threads()} threads"
         native_bf16 = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
     if precision == "auto":
         precision = "bf16" if native_bf16 else "32"
     return Compute(chosen, precision, name)
+
+
+def _processor() -> str:
+    """Return the processor's model, as far as the system tells."""
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists() and (model := re.search(r"model name\s*: (.+)", cpuinfo.read_text())):
+        return model[1].strip()
+    return platform.processor() or platform.machine()

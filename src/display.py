@@ -14,6 +14,8 @@ from rich.progress import (
 )
 from rich.table import Table
 
+from src.data import TrainingData
+from src.device import Compute
 from src.hyperband import Plan
 from src.results import TrialRecord
 from src.search import StartedTrial
@@ -80,7 +82,7 @@ class SearchDisplay:
         self._best = 0.0
         self._fit: FitDisplay | None = None
         for record in done:
-            self._count(record)
+            self._tally(record)
 
     def __enter__(self) -> "SearchDisplay":
         self._progress.start()
@@ -105,7 +107,7 @@ class SearchDisplay:
     def trial_ended(self, record: TrialRecord) -> None:
         """Print the trial's line."""
         self._remove_fit()
-        self._count(record)
+        self._tally(record)
         accuracy = "–" if record.val_accuracy is None else f"{record.val_accuracy:.6f}"
         hp = record.hyperparameters
         on_terminal = self._progress.console.is_terminal  # elsewhere lines may be any length
@@ -115,12 +117,13 @@ class SearchDisplay:
             f"{hp.conv1}-{hp.conv2}-{hp.dense_units} {hp.dropout_rate:g} {hp.learning_rate:.2e}  "
             f"{record.reason}",
             highlight=False,
+            markup=False,
             no_wrap=True,
             overflow="ellipsis" if on_terminal else "ignore",
             crop=on_terminal,
         )
 
-    def _count(self, record: TrialRecord) -> None:
+    def _tally(self, record: TrialRecord) -> None:
         if record.state == "FAIL":
             return
         self._progress.advance(self._bar)
@@ -153,6 +156,15 @@ def live_progress(console: Console) -> Progress:
     )
 
 
+def print_data(console: Console, data: TrainingData, compute: Compute) -> None:
+    """Print how many images there are, and on what they are trained."""
+    say(
+        console,
+        f"{data.spec.dataset}: {len(data.train):,} images train, {len(data.validation):,} "
+        f"validate. {compute.name}, {compute.precision}.",
+    )
+
+
 def print_plan(console: Console, plan: Plan, batch_sizes: Sequence[int]) -> None:
     """Print a plan: a row for each bracket, a column for each of its rungs."""
     studies = len(batch_sizes)
@@ -160,18 +172,18 @@ def print_plan(console: Console, plan: Plan, batch_sizes: Sequence[int]) -> None
     for bracket in plan.brackets:
         rungs = (f"{rung.trials} → {rung.epochs}" for rung in bracket.rungs)
         table.add_row(str(bracket.s), *rungs)
-    _say(
+    say(
         console,
         f"Hyperband: {plan.max_epochs} epochs, factor {plan.reduction_factor}, "
-        f"{_count(plan.iterations, 'iteration')}, {_count(studies, 'batch size')}. "
+        f"{_plural(plan.iterations, 'iteration')}, {_plural(studies, 'batch size')}. "
         "An iteration, as trials on the rung → epochs they have had there:",
     )
     console.print(table)
-    _say(
+    say(
         console,
-        f"{plan.trials:,} trials for each batch size, {studies * plan.trials:,} in all. Epochs: "
-        f"{studies * plan.epochs_if_halved:,} if exactly one trial in {plan.reduction_factor} "
-        f"leaves each rung, {studies * plan.epochs_at_most:,} at most.",
+        f"{_plural(plan.trials, 'trial')} for each batch size, {studies * plan.trials:,} in all. "
+        f"Epochs: {studies * plan.epochs_if_exact:,} if exactly one trial in "
+        f"{plan.reduction_factor} leaves each rung, {studies * plan.epochs_at_most:,} at most.",
     )
 
 
@@ -191,13 +203,14 @@ def print_ranking(console: Console, records: Sequence[TrialRecord], most: int = 
             f"{hp.dropout_rate:g}", f"{hp.learning_rate:.3g}", str(hp.batch_size),
             str(record.epochs), str(record.bracket), str(record.trial),
         )  # fmt: skip
-    _say(console, f"The best of {_count(len(records), 'trial')}, {len(finished):,} finished:")
+    say(console, f"The best of {_plural(len(records), 'trial')}, {len(finished):,} finished:")
     console.print(table)
 
 
-def _say(console: Console, text: str) -> None:
-    console.print(text, highlight=False, soft_wrap=True)
+def say(console: Console, text: str) -> None:
+    """Print text as it is, however long its lines are."""
+    console.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
-def _count(number: int, noun: str) -> str:
+def _plural(number: int, noun: str) -> str:
     return f"{number:,} {noun}{'' if number == 1 else 's'}"

@@ -19,7 +19,7 @@ from src.checkpoint import load_model
 from src.config import EvaluateConfig
 from src.data import CLASS_NAMES, Images, load_images
 from src.device import choose_compute
-from src.display import open_console
+from src.display import open_console, say
 from src.errors import UserError
 from src.figures import draw_confusion
 from src.inference import confusion_counts
@@ -28,14 +28,19 @@ from src.provenance import provenance
 from src.results import make_writable, write_json
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; return its exit code."""
+def make_parser() -> jsonargparse.ArgumentParser:
+    """Build the command's parser."""
     parser = cli.make_parser("src.evaluate", cli.first_line(__doc__), EvaluateConfig)
     parser.add_argument("checkpoint", type=str, help="The model, such as best-model.ckpt.")
     parser.add_argument(
         "--json", action="store_true", help="Print one JSON object and nothing else."
     )
-    return cli.run(parser, _evaluate, argv)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; return its exit code."""
+    return cli.run(make_parser(), _evaluate, argv)
 
 
 def _evaluate(options: jsonargparse.Namespace) -> int:
@@ -49,6 +54,9 @@ def _evaluate(options: jsonargparse.Namespace) -> int:
         raise UserError(
             f"`dataset` (={dataset}) has other classes than the model, which was trained on {own}"
         )
+    caution = _caution(own, dataset)
+    if caution:
+        print(f"caution: {caution}", file=sys.stderr)
     folder = Path(config.output_dir) if config.output_dir else path.parent
     make_writable(folder, "--output_dir")
     images = Images.joined(load_images(dataset, "test", config.data_dir)).to(compute.device)
@@ -63,6 +71,8 @@ def _evaluate(options: jsonargparse.Namespace) -> int:
         "per_class": [asdict(metrics) for metrics in matrix.per_class()],
         "most_confused": [asdict(confusion) for confusion in matrix.most_confused()],
         "confusion_matrix": matrix.counts.tolist(),
+        "test_images_sha256": images.sha256(),
+        "caution": caution,
         "checkpoint": str(path),
         "val_accuracy": model.val_accuracy,
         "provenance": provenance(compute),
@@ -77,18 +87,36 @@ def _evaluate(options: jsonargparse.Namespace) -> int:
         print(json.dumps(metrics))
         return 0
     console = open_console()
-    console.print(
+    say(
+        console,
         f"{dataset}: test accuracy {matrix.accuracy:.4f} "
         f"(95 % interval {low:.4f} to {high:.4f}, {matrix.images:,} images), "
         f"macro accuracy {matrix.macro_accuracy:.4f}; validation accuracy was "
         f"{model.val_accuracy:.4f}",
-        highlight=False,
-        soft_wrap=True,
     )
     console.print(_class_table(matrix))
     console.print(_confusion_table(matrix))
-    console.print(f"Written: {metrics_file}, {figure_file}", highlight=False, soft_wrap=True)
+    say(console, f"Written: {metrics_file}, {figure_file}")
     return 0
+
+
+def _caution(trained_on: str, tested_on: str) -> str | None:
+    """Return why a test accuracy on another data set may flatter the model, if it may.
+
+    Raises:
+        UserError: the test images are training images.
+    """
+    if trained_on == "mnist" and tested_on == "mnist_5k":
+        raise UserError(
+            "`dataset` (=mnist_5k): its images are among MNIST's training images, which the model "
+            "was trained on; use mnist"
+        )
+    if trained_on != tested_on and "emnist_digits" in (trained_on, tested_on):
+        return (
+            "MNIST and EMNIST digits come from the same forms, so the model may have been "
+            "trained on some of these digits"
+        )
+    return None
 
 
 def _class_table(matrix: ConfusionMatrix) -> Table:

@@ -101,15 +101,22 @@ def draw_rungs(
         ]
         handles += [
             Line2D([], [], color="0.3", marker="x", linestyle="none", label="pruned"),
-            Line2D([], [], color="0.3", marker="o", linestyle="none", label="finished"),
+            Line2D(
+                [],
+                [],
+                color="0.3",
+                marker="o",
+                linestyle="none",
+                label="finished, or stopped early",
+            ),
         ]
         figure.legend(handles=handles, loc="outside right upper", frameon=False)
         _save(figure, path)
 
 
 def _describe_bracket(s: int) -> str:
-    halvings = {0: "never halved", 1: "halved once"}.get(s, f"halved {s} times")
-    return f"bracket {s}: {halvings}"
+    cuts = {0: "no cut", 1: "one cut"}.get(s, f"{s} cuts")
+    return f"bracket {s}: {cuts}"
 
 
 def _draw_curves(axes: Axes, what: str, history: Sequence[Epoch], best_epoch: int) -> None:

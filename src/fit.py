@@ -18,7 +18,7 @@ from src.interrupt import Interrupted, Interruption
 from src.recorder import Recorder
 from src.results import Epoch
 from src.seeding import DROPOUT, INITIALISATION, derive_seed
-from src.task import CharacterTask
+from src.task import make_task
 
 SELECTED_ON = "val_accuracy"
 """The metric that early stopping, the search and the choice of the best epoch look at."""
@@ -42,18 +42,6 @@ class Fitted:
     """Why it was given up, if a loss was no number."""
     interrupted: Interrupted | None
     """Why it was stopped from outside, if it was."""
-
-
-def make_task(hyperparameters: Hyperparameters, classes: int) -> CharacterTask:
-    """Build the untrained task of a configuration."""
-    return CharacterTask(
-        conv1=hyperparameters.conv1,
-        conv2=hyperparameters.conv2,
-        dense_units=hyperparameters.dense_units,
-        dropout_rate=hyperparameters.dropout_rate,
-        learning_rate=hyperparameters.learning_rate,
-        classes=classes,
-    )
 
 
 def fit(
@@ -112,10 +100,8 @@ def fit(
     started = time.perf_counter()
     try:
         trainer.fit(task, datamodule=CharacterData(data, hyperparameters.batch_size, seed))
-    except Interrupted as caught:
-        interrupted = caught
-    except SIGTERMException:  # Lightning saw the signal before we were asked
-        interrupted = Interrupted("interrupted by SIGTERM", 143)
+    except (Interrupted, SIGTERMException):  # Lightning's own, where it saw the signal first
+        interrupted = interruption.pending()
     return Fitted(
         history=tuple(recorder.history),
         best=recorder.best,

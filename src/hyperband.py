@@ -25,7 +25,7 @@ class Bracket:
     """One run of successive halving, from many trials with few epochs to few with many."""
 
     s: int
-    """How often this bracket halves; s = 0 trains every trial for the full budget."""
+    """How often this bracket cuts its trials; s = 0 trains all of them for the full budget."""
     rungs: tuple[Rung, ...]
     """From the first decision to the full budget: s + 1 of them."""
 
@@ -68,7 +68,7 @@ class Plan:
         return self.iterations * self.trials_per_iteration
 
     @property
-    def epochs_if_halved(self) -> int:
+    def epochs_if_exact(self) -> int:
         """Epochs of the whole search when exactly one trial in η is promoted at every rung."""
         per_iteration = 0
         for bracket in self.brackets:

@@ -49,13 +49,19 @@ class Interruption(pl.Callback):
         for number, handler in self._handlers.items():
             signal.signal(number, handler)
 
-    def check(self) -> None:
-        """Raise `Interrupted` if a signal has come or the time is up."""
+    def pending(self) -> Interrupted | None:
+        """Return why to stop, if a signal has come or the time is up."""
         if self._received is not None:
             name = "Ctrl-C" if self._received == signal.SIGINT else self._received.name
-            raise Interrupted(f"interrupted by {name}", 128 + self._received)
+            return Interrupted(f"interrupted by {name}", 128 + self._received)
         if self._deadline is not None and time.monotonic() >= self._deadline:
-            raise Interrupted("time is up", 0)
+            return Interrupted("time is up", 0)
+        return None
+
+    def check(self) -> None:
+        """Raise `Interrupted` if there is a reason to stop."""
+        if reason := self.pending():
+            raise reason
 
     def on_train_batch_end(self, *_: object) -> None:
         """Check between two training batches."""

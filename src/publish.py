@@ -14,12 +14,13 @@ from src.data import TrainingData
 from src.device import Compute
 from src.errors import UserError
 from src.figures import draw_best, draw_rungs
-from src.fit import SELECTED_ON, Fitted, make_task
+from src.fit import SELECTED_ON, Fitted
 from src.hyperband import Plan
 from src.inference import confusion_counts
 from src.metrics import ConfusionMatrix
 from src.results import ResultsFolder, TrialRecord, replacing, write_json, write_trials
-from src.search import ended_trials
+from src.search import ended_trials, study_settings
+from src.task import make_task
 
 
 def publish_study(folder: ResultsFolder, batch_size: int, study: optuna.Study, plan: Plan) -> None:
@@ -37,7 +38,7 @@ def publish_study(folder: ResultsFolder, batch_size: int, study: optuna.Study, p
 
 
 def publish_search(
-    folder: ResultsFolder, studies: Mapping[int, optuna.Study]
+    folder: ResultsFolder, studies: Mapping[int, optuna.Study], plan: Plan
 ) -> tuple[list[TrialRecord], SavedModel | None]:
     """Write all.csv, best.json and best-model.ckpt over all batch sizes.
 
@@ -52,7 +53,9 @@ def publish_search(
     batch_size, best = max(models.items(), key=lambda item: item[1].val_accuracy)
     with replacing(folder.best_model) as temporary:
         shutil.copyfile(folder.study_model(batch_size), temporary)
-    write_json(folder.best_json, describe_model(best) | {"search": _tally(records)})
+    settings = study_settings(studies[batch_size]) | {"iterations": plan.iterations}
+    search = {"settings": settings, **_tally(records)}
+    write_json(folder.best_json, describe_model(best) | {"search": search})
     return records, best
 
 
@@ -72,7 +75,7 @@ def load_best_models(
             except UserError as error:
                 raise UserError(
                     f"{error} (the best trial at batch size {batch_size}: restore it, or move "
-                    f"{folder.path} away to search anew)"
+                    f"{folder.path} away to begin a new search)"
                 ) from error
     return models
 

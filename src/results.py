@@ -1,8 +1,10 @@
 """What a search leaves in its results folder: typed records, written atomically."""
 
 import contextlib
+import itertools
 import json
 import os
+import secrets
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -38,7 +40,7 @@ class TrialRecord:
     state: str
     """Optuna's: COMPLETE, PRUNED (lost on a rung, or diverged) or FAIL (interrupted)."""
     bracket: int
-    """s of the trial's bracket: how often it halves."""
+    """s of the trial's bracket: how often it cuts its trials."""
     seconds: float | None
     """Wall time of training."""
     reason: str
@@ -124,18 +126,21 @@ def make_writable(path: Path, option: str) -> None:
         ) from error
 
 
+def free_name(folder: Path, name: str) -> str:
+    """Return `name`, or `name-2`, `name-3`, …: the first that the folder has nothing of."""
+    names = (name if i == 1 else f"{name}-{i}" for i in itertools.count(1))
+    return next(free for free in names if not (folder / free).exists())
+
+
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Give a path to write to; what is there becomes `path` when the block ends well.
 
     A crash at any moment leaves the old file or the new one, never a part of one.
     """
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=path.suffix)
-    os.close(handle)
-    temporary = Path(name)
+    temporary = path.with_name(f".{path.stem}.{secrets.token_hex(4)}{path.suffix}")
     try:
         yield temporary
-        temporary.chmod(0o644)  # mkstemp makes it 0600
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
         temporary.replace(path)

@@ -5,7 +5,6 @@ All that is random in a trial follows from the seed, the batch size and the slot
 trial was interrupted gives, when it is filled again, what it would have given.
 """
 
-import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,7 +14,7 @@ import optuna
 from lightning.pytorch import Callback
 from lightning.pytorch.loggers import TensorBoardLogger
 from optuna.storages import BaseStorage, JournalStorage
-from optuna.storages.journal import JournalFileBackend
+from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
 from optuna.trial import FrozenTrial, TrialState
 
 from src import space
@@ -27,12 +26,14 @@ from src.fit import SELECTED_ON, Fitted, fit
 from src.hyperband import Bracket, Plan
 from src.interrupt import Interruption
 from src.pruning import BRACKET_ATTRIBUTE, HyperbandCallback, PlannedHyperbandPruner
-from src.results import Epoch, ResultsFolder, TrialRecord
+from src.results import Epoch, ResultsFolder, TrialRecord, free_name
 from src.seeding import SAMPLER, TRIAL, derive_seed
 
 _SLOT = "slot"
 _OUTCOME = "outcome"
 _SETTINGS = "settings"
+_BATCH_SIZE = "batch_size"
+_LOG_NAME = "log_name"
 
 
 @dataclass(frozen=True)
@@ -59,30 +60,47 @@ SaveBest = Callable[[StartedTrial, Fitted], None]
 """Keeps a trial that is better than all before it in its study."""
 
 
+class _NoLock(JournalFileSymlinkLock):
+    """Stands for the lock of the results folder, which the search holds already.
+
+    Optuna's own lock is a file that a killed process leaves behind for its successor to wait on.
+    """
+
+    def acquire(self) -> bool:
+        return True
+
+    def release(self) -> None:
+        pass
+
+
 def open_storage(folder: ResultsFolder) -> BaseStorage:
     """Open the journal that holds all studies of a data set; make it if it is not there.
 
     Nobody else may have it open: a last line that a crash cut short is dropped, as nothing was
     built on it, and what is written next would be damaged by it.
+
+    Raises:
+        UserError: the journal is damaged, or lost while its tables are there.
     """
-    if folder.journal.exists():
-        lines = folder.journal.read_bytes()
-        if not lines and folder.all_csv.exists():
-            raise UserError(
-                f"{folder.journal} is empty, though {folder.all_csv.name} shows trials; restore "
-                "it, or move the folder away to start the search anew"
-            )
-        if not lines.endswith(b"\n"):
-            with folder.journal.open("r+b") as file:
-                file.truncate(lines.rfind(b"\n") + 1)
+    begin_anew = f"restore it, or move {folder.path} away to begin a new search"
+    content = folder.journal.read_bytes() if folder.journal.exists() else b""
+    whole = content.rfind(b"\n") + 1
+    if not whole and folder.all_csv.exists():
+        raise UserError(
+            f"{folder.journal} is missing or empty, though {folder.all_csv.name} shows trials; "
+            f"{begin_anew}"
+        )
+    if whole < len(content):
+        with folder.journal.open("r+b") as file:
+            file.truncate(whole)
     try:
-        return JournalStorage(JournalFileBackend(str(folder.journal)))
+        path = str(folder.journal)
+        return JournalStorage(JournalFileBackend(path, lock_obj=_NoLock(path)))
     except OSError:
         raise
     except Exception as error:  # whatever a damaged line makes Optuna raise
         raise UserError(
-            f"{folder.journal} is damaged ({type(error).__name__}: {error}); "
-            "move it away to start the search anew"
+            f"{folder.journal} is damaged ({type(error).__name__}: {error}); {begin_anew}"
         ) from error
 
 
@@ -98,7 +116,7 @@ def load_studies(storage: BaseStorage) -> dict[int, optuna.Study]:
 
 
 def _batch_size(study: optuna.Study) -> int:
-    return int(study.user_attrs[_SETTINGS]["batch_size"])
+    return int(study.user_attrs[_BATCH_SIZE])
 
 
 def fail_abandoned(storage: BaseStorage) -> None:
@@ -108,35 +126,49 @@ def fail_abandoned(storage: BaseStorage) -> None:
             study.tell(trial.number, state=TrialState.FAIL)
 
 
-def check_settings(storage: BaseStorage, config: TuneConfig, data: TrainingData) -> None:
+def check_settings(
+    storage: BaseStorage, config: TuneConfig, data: TrainingData, compute: Compute
+) -> None:
     """Refuse to go on with studies that were begun with other settings.
 
     Raises:
         UserError: one differs; the message shows both values.
     """
-    for batch_size, study in load_studies(storage).items():
-        wanted = _settings(config, batch_size, data)
-        for name, recorded in study.user_attrs[_SETTINGS].items():
-            if recorded != wanted[name]:
+    wanted = make_settings(config, data, compute)
+    where = f"the search begun in {config.results_dir}/{config.dataset}"
+    for study in load_studies(storage).values():
+        for name, recorded in study_settings(study).items():
+            if recorded == wanted.get(name):
+                continue
+            if name == "split_hash":
                 raise UserError(
-                    f"`{name}` (={wanted[name]}) differs from that of the search begun in "
-                    f"{config.results_dir}/{config.dataset} (={recorded}); go on with the old "
-                    "value, or begin another search with another `--results_dir`"
+                    f"the training images in {config.data_dir} are not those of {where}; restore "
+                    "them, or begin another search with another `--results_dir`"
                 )
+            raise UserError(
+                f"`{name}` (={wanted.get(name)}) differs from that of {where} (={recorded}); go "
+                "on with the old value, or begin another search with another `--results_dir`"
+            )
 
 
-def _settings(config: TuneConfig, batch_size: int, data: TrainingData) -> dict[str, Any]:
-    """Return what must not change within a study, or its trials could not be compared."""
+def make_settings(config: TuneConfig, data: TrainingData, compute: Compute) -> dict[str, Any]:
+    """Return what must not change within a search, or its trials could not be compared."""
     return {
-        "batch_size": batch_size,
         **asdict(config.data_spec),
-        "split_hash": data.split_hash,
         "max_epochs": config.max_epochs,
         "reduction_factor": config.reduction_factor,
-        "patience": config.patience,
         "sampler": config.sampler,
+        "patience": config.patience,
+        "precision": compute.precision,
         "search_space": space.describe(),
+        "split_hash": data.split_hash,  # last, as it differs where others do
     }
+
+
+def study_settings(study: optuna.Study) -> dict[str, Any]:
+    """Return the settings that a study was begun with."""
+    settings: dict[str, Any] = study.user_attrs[_SETTINGS]
+    return settings
 
 
 class Search:
@@ -174,7 +206,9 @@ class Search:
                 study_name=name, storage=storage, direction="maximize", pruner=pruner
             )
         if _SETTINGS not in self.study.user_attrs:
-            self.study.set_user_attr(_SETTINGS, _settings(config, batch_size, data))
+            self.study.set_user_attr(_BATCH_SIZE, batch_size)
+            self.study.set_user_attr(_LOG_NAME, self._free_log_name())
+            self.study.set_user_attr(_SETTINGS, make_settings(config, data, compute))
 
     @property
     def open_slots(self) -> list[int]:
@@ -218,7 +252,7 @@ class Search:
                 callbacks=[hyperband, *watcher.trial_started(started)],
             )
             state, reason = self._judge(fitted, hyperband)
-            trial.set_user_attr(_OUTCOME, _outcome(fitted, reason))
+            trial.set_user_attr(_OUTCOME, self._outcome(fitted, reason))
             if state == TrialState.COMPLETE and self._beats_all(fitted):
                 save_best(started, fitted)  # before the trial counts, so that it is never missing
         except BaseException as error:
@@ -255,13 +289,17 @@ class Search:
             seed=seed, n_startup_trials=10, multivariate=True, constant_liar=True
         )
 
+    def _free_log_name(self) -> str:
+        """Return a folder for this study's curves that no other search has put any into."""
+        name = f"{self.config.dataset}/batch_{self.batch_size}"
+        return free_name(Path(self.config.log_dir), name)
+
     def _logger(self, number: int) -> TensorBoardLogger:
-        name = Path(self.config.dataset) / f"batch_{self.batch_size}"
-        version = f"trial_{number:04d}"
-        # What a search that has been deleted left under this name would mix with the new curves.
-        shutil.rmtree(Path(self.config.log_dir) / name / version, ignore_errors=True)
         return TensorBoardLogger(
-            self.config.log_dir, name=str(name), version=version, default_hp_metric=False
+            self.config.log_dir,
+            name=self.study.user_attrs[_LOG_NAME],
+            version=f"trial_{number:04d}",
+            default_hp_metric=False,
         )
 
     def _judge(self, fitted: Fitted, hyperband: HyperbandCallback) -> tuple[TrialState, str]:
@@ -276,6 +314,14 @@ class Search:
         if fitted.early_stopped:
             return TrialState.COMPLETE, f"early stopping: no better epoch in {self.config.patience}"
         return TrialState.COMPLETE, ""
+
+    def _outcome(self, fitted: Fitted, reason: str) -> dict[str, Any]:
+        return {
+            "reason": reason,
+            "val_accuracy": fitted.best and fitted.best.val_accuracy,
+            "history": [list(asdict(epoch).values()) for epoch in fitted.history],
+            "device": self.compute.name,
+        }
 
     def _beats_all(self, fitted: Fitted) -> bool:
         complete = self.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
@@ -296,14 +342,6 @@ def ended_trials(study: optuna.Study) -> list[tuple[TrialRecord, list[Epoch]]]:
         for trial in study.get_trials(deepcopy=False)
         if trial.state.is_finished() and len(trial.params) == len(space.PARAMETERS)
     ]
-
-
-def _outcome(fitted: Fitted, reason: str) -> dict[str, Any]:
-    return {
-        "reason": reason,
-        "val_accuracy": fitted.best and fitted.best.val_accuracy,
-        "history": [list(asdict(epoch).values()) for epoch in fitted.history],
-    }
 
 
 def _record(trial: FrozenTrial, batch_size: int) -> TrialRecord:

@@ -1,5 +1,8 @@
 """The training task: loss, metrics and optimizer around the network."""
 
+from dataclasses import asdict
+from typing import Any
+
 import lightning.pytorch as pl
 import torch
 from torch import Tensor
@@ -7,10 +10,23 @@ from torch.nn import functional
 from torchmetrics import Metric
 from torchmetrics.classification import MulticlassAccuracy
 
+from src.config import Hyperparameters
 from src.model import TwoConvNet, to_inputs
 
 ADAM_EPSILON = 1e-7
 """Keras' default; PyTorch's is 1e-8."""
+
+
+def task_arguments(hyperparameters: Hyperparameters, classes: int) -> dict[str, Any]:
+    """Return the arguments that `CharacterTask` takes for a configuration."""
+    arguments = asdict(hyperparameters)
+    del arguments["batch_size"]  # the data's affair
+    return {**arguments, "classes": classes}
+
+
+def make_task(hyperparameters: Hyperparameters, classes: int) -> "CharacterTask":
+    """Build the untrained task of a configuration."""
+    return CharacterTask(**task_arguments(hyperparameters, classes))
 
 
 class CharacterTask(pl.LightningModule):

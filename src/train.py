@@ -3,10 +3,11 @@
     python -m src.train --dataset mnist --conv1 256 --conv2 160 --dense_units 256 \
         --dropout_rate 0.3 --learning_rate 0.000804 --batch_size 208 --max_epochs 15
 
-Writes results/<dataset>/train/<configuration>/ (model.ckpt, model.json, model.png) and curves to
-lightning_logs/<dataset>/. Ctrl-C ends it early and keeps what there is.
+Writes results/<dataset>/train/<configuration>/ (model.ckpt, model.json, model.png), a new folder
+each time, and curves to lightning_logs/<dataset>/train/. Ctrl-C ends it and keeps the best so far.
 """
 
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,19 +20,24 @@ from src.checkpoint import save_model
 from src.config import TrainConfig
 from src.data import load_training_data
 from src.device import choose_compute
-from src.display import FitDisplay, live_progress, open_console
+from src.display import FitDisplay, live_progress, open_console, print_data, say
 from src.errors import UserError
 from src.fit import fit
 from src.interrupt import Interruption
 from src.provenance import provenance
 from src.publish import describe_model, draw_model, model_of
-from src.results import make_writable, write_json
+from src.results import free_name, make_writable, write_json
+
+
+def make_parser() -> jsonargparse.ArgumentParser:
+    """Build the command's parser."""
+    parser = cli.make_parser("src.train", cli.first_line(__doc__), TrainConfig)
+    return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return its exit code."""
-    parser = cli.make_parser("src.train", cli.first_line(__doc__), TrainConfig)
-    return cli.run(parser, _train, argv)
+    return cli.run(make_parser(), _train, argv)
 
 
 def _train(options: jsonargparse.Namespace) -> int:
@@ -41,18 +47,16 @@ def _train(options: jsonargparse.Namespace) -> int:
         f"{hp.conv1}-{hp.conv2}-{hp.dense_units}_dropout{hp.dropout_rate:g}"
         f"_lr{hp.learning_rate:g}_batch{hp.batch_size}_seed{config.seed}"
     )
-    folder = Path(config.results_dir) / config.dataset / "train" / name
+    models = Path(config.results_dir) / config.dataset / "train"
+    name = free_name(models, name)
+    folder = models / name
     console = open_console()
     compute = choose_compute(config.device, config.precision)
     origin = provenance(compute)  # of the code that trains, even if it is edited meanwhile
-    make_writable(folder, "--results_dir")
+    make_writable(models, "--results_dir")
     make_writable(Path(config.log_dir), "--log_dir")
     data = load_training_data(config.data_spec, config.data_dir, compute.device)
-    console.print(
-        f"{config.dataset}: {len(data.train):,} images train, {len(data.validation):,} validate. "
-        f"{compute.name}, {compute.precision}.",
-        highlight=False,
-    )
+    print_data(console, data, compute)
     with Interruption() as interruption, live_progress(console) as progress:
         fitted = fit(
             hp,
@@ -75,6 +79,7 @@ def _train(options: jsonargparse.Namespace) -> int:
             "nothing was written"
         )
     model = model_of(fitted, hp, data, compute, origin)
+    folder.mkdir()
     save_model(folder / "model.ckpt", model)
     write_json(folder / "model.json", describe_model(model))
     draw_model(folder / "model.png", model)
@@ -83,13 +88,12 @@ def _train(options: jsonargparse.Namespace) -> int:
         or fitted.diverged
         or "all epochs trained"
     )
-    console.print(
+    say(
+        console,
         f"Validation accuracy {model.val_accuracy:.6f} at epoch {model.best_epoch} of "
         f"{len(model.history)} ({ending}), {fitted.seconds:.0f} s.\n"
         f"Written to {folder}: model.ckpt, model.json, model.png\n"
-        f"Next: python -m src.evaluate {folder / 'model.ckpt'}",
-        highlight=False,
-        soft_wrap=True,
+        f"Next: python -m src.evaluate {shlex.quote(str(folder / 'model.ckpt'))}",
     )
     return fitted.interrupted.exit_code if fitted.interrupted else 0
 

@@ -7,6 +7,7 @@ Writes results/<dataset>/ (CSV tables, pictures, best.json, best-model.ckpt, the
 lightning_logs/<dataset>/ (curves for TensorBoard). The same command goes on where it stopped.
 """
 
+import shlex
 import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -21,7 +22,14 @@ from src.checkpoint import save_model
 from src.config import TuneConfig, parse_duration
 from src.data import TrainingData, load_training_data
 from src.device import Compute, choose_compute
-from src.display import SearchDisplay, open_console, print_plan, print_ranking
+from src.display import (
+    SearchDisplay,
+    open_console,
+    print_data,
+    print_plan,
+    print_ranking,
+    say,
+)
 from src.errors import UserError
 from src.fit import Fitted
 from src.hyperband import Plan, make_plan
@@ -40,11 +48,16 @@ from src.search import (
 )
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; return its exit code."""
+def make_parser() -> jsonargparse.ArgumentParser:
+    """Build the command's parser."""
     parser = cli.make_parser("src.tune", cli.first_line(__doc__), TuneConfig)
     parser.add_argument("--plan", action="store_true", help="Print the plan and stop.")
-    return cli.run(parser, _tune, argv)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; return its exit code."""
+    return cli.run(make_parser(), _tune, argv)
 
 
 def _tune(options: jsonargparse.Namespace) -> int:
@@ -69,11 +82,7 @@ def _tune(options: jsonargparse.Namespace) -> int:
                 "wait for it, or choose another folder with `--results_dir`"
             ) from error
         data = load_training_data(config.data_spec, config.data_dir, compute.device)
-        console.print(
-            f"{config.dataset}: {len(data.train):,} images train, {len(data.validation):,} "
-            f"validate. {compute.name}, {compute.precision}.",
-            highlight=False,
-        )
+        print_data(console, data, compute)
         stack.enter_context(interruption)
         return _search(config, plan, data, compute, folder, interruption, console)
 
@@ -89,7 +98,7 @@ def _search(
 ) -> int:
     """Run what is left of the search at each batch size, and publish what came out."""
     storage = open_storage(folder)
-    check_settings(storage, config, data)
+    check_settings(storage, config, data, compute)
     fail_abandoned(storage)
     load_best_models(folder, load_studies(storage))  # better known missing now than after hours
     origin = provenance(compute)
@@ -115,28 +124,27 @@ def _search(
             publish_study(folder, search.batch_size, search.study, plan)
             if interrupted:
                 break
-    records, best = publish_search(folder, load_studies(storage))
+    records, best = publish_search(folder, load_studies(storage), plan)
 
     if left == 0:
-        console.print("The budget is spent already; `--iterations` can add to it.")
+        say(console, "The budget is spent already; `--iterations` can add to it.")
     if best is None:
-        console.print("No trial has trained to its end yet.")
+        say(console, "No trial has trained to its end yet.")
     else:
         hp = best.hyperparameters
         print_ranking(console, records)
-        console.print(
+        say(
+            console,
             f"Best: conv1 {hp.conv1}, conv2 {hp.conv2}, dense_units {hp.dense_units}, "
             f"dropout_rate {hp.dropout_rate:g}, learning_rate {hp.learning_rate:.3g}, "
             f"batch_size {hp.batch_size}: validation accuracy {best.val_accuracy:.6f}\n"
             f"Written to {folder.path}: {', '.join(folder.published(config.batch_sizes))}\n"
             "Next:\n"
-            f"  tensorboard --logdir {config.log_dir}\n"
-            f"  python -m src.evaluate {folder.best_model}",
-            highlight=False,
-            soft_wrap=True,
+            f"  tensorboard --logdir {shlex.quote(config.log_dir)}\n"
+            f"  python -m src.evaluate {shlex.quote(str(folder.best_model))}",
         )
     if interrupted:
-        console.print(f"Stopped ({interrupted.reason}): the same command goes on from here.")
+        say(console, f"Stopped ({interrupted.reason}): the same command goes on from here.")
         return interrupted.exit_code
     return 0
 

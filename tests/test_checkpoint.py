@@ -1,5 +1,6 @@
 import pickle
 import random
+import re
 from pathlib import Path
 from typing import Any
 
@@ -100,11 +101,52 @@ def test_other_peoples_checkpoints_are_refused(content: object, tmp_path: Path) 
         load_model(tmp_path / "other.ckpt")
 
 
-def test_weights_that_do_not_fit_the_hyperparameters_are_refused(checkpoint: Path) -> None:
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        ("hyperparameters.dense_units", 33, "has shape"),
+        ("hyperparameters.dense_units", 10**12, "has shape"),
+        ("hyperparameters.conv1", -1, "`conv1` (=-1) must be >= 1"),
+        ("hyperparameters.extra", 1, "extra"),
+        ("data_spec.dataset", "foo", "foo"),
+        ("data_spec.dataset", [1], "unhashable"),
+        ("data_spec.dataset", "emnist_letters", "its classes are not those of emnist_letters"),
+        ("val_accuracy", float("nan"), "its val_accuracy is nan"),
+        ("val_accuracy", "x", "not supported"),
+        ("validation_confusion", [[1]], "does not fit 10 classes"),
+        ("history", [1], "mapping"),
+        ("format", 2, "written by another version"),
+    ],
+)
+def test_content_that_makes_no_sense_is_refused(
+    path: str, value: object, message: str, checkpoint: Path
+) -> None:
     content = torch.load(checkpoint, weights_only=True)
-    content["hcr_lightning"]["hyperparameters"]["dense_units"] += 1
+    *parents, name = path.split(".")
+    place = content["hcr_lightning"]
+    for parent in parents:
+        place = place[parent]
+    place[name] = value
     torch.save(content, checkpoint)
-    with pytest.raises(UserError, match=r"no checkpoint of this project: .*size mismatch"):
+    with pytest.raises(UserError, match="no checkpoint of this project: .*" + re.escape(message)):
+        load_model(checkpoint)
+
+
+@pytest.mark.parametrize(
+    "weights", [{}, {1: 2}, {"model.conv1.bias": "x"}, torch.zeros(3)], ids=repr
+)
+def test_weights_of_something_else_are_refused(weights: object, checkpoint: Path) -> None:
+    content = torch.load(checkpoint, weights_only=True)
+    torch.save(content | {"state_dict": weights}, checkpoint)
+    with pytest.raises(UserError, match="no checkpoint of this project"):
+        load_model(checkpoint)
+
+
+def test_weights_that_are_no_numbers_are_refused(checkpoint: Path) -> None:
+    content = torch.load(checkpoint, weights_only=True)
+    content["state_dict"]["model.logits.bias"][3] = float("nan")
+    torch.save(content, checkpoint)
+    with pytest.raises(UserError, match=r"model\.logits\.bias holds numbers that are not finite"):
         load_model(checkpoint)
 
 

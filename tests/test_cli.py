@@ -1,3 +1,4 @@
+import os
 import re
 import subprocess
 import sys
@@ -25,6 +26,7 @@ TRAIN = [
         ([], "dataset"),
         (["--dataset=mnist", "--seed=x"], "`seed` (=x) must be a whole number"),
         (["--dataset=mnist", "--seed=-1"], "`seed` (=-1) must be >= 0"),
+        (["--dataset=mnist", "--seed=4294967296"], "`seed` (=4294967296) must be below"),
         (["--dataset=mnist", "--limit=many"], "`limit` (=many) must be a whole number"),
         (["--dataset=mnist", "--limit=3"], "`limit` (=3) must be >= 10"),
         (["--dataset=mnist", "--batch_sizes=64"], "`batch_sizes` (=64) must be a list"),
@@ -73,12 +75,18 @@ def test_wrong_hyperparameters_are_refused(
 
 
 @pytest.mark.parametrize(
-    "content", ["dataset: mnist\nepochs: 3\n", "dataset: [", "3", "", "dataset: {a: b}\n"]
-)
+    "content",
+    [
+        b"dataset: mnist\nepochs: 3\n", b"dataset: [", b"3", b"", b"dataset: {a: b}\n", b"\xff\xfe",
+        b"dataset: mnist\nseed: null\n", b"dataset: mnist\nmax_epochs: null\n",
+        b"dataset: mnist\nresults_dir: null\n", b"dataset: mnist\nprecision: 32\n",
+        b"dataset: mnist\nbatch_sizes: null\n", b"dataset: mnist\nvalidation: null\n",
+    ],
+)  # fmt: skip
 def test_wrong_configuration_file_is_one_line_and_exit_code_2(
-    content: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    content: bytes, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (tmp_path / "wrong.yaml").write_text(content)
+    (tmp_path / "wrong.yaml").write_bytes(content)
     assert tune.main([f"--config={tmp_path}/wrong.yaml", "--plan"]) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ")
@@ -121,6 +129,29 @@ def test_train_keeps_its_best_epoch(
     out = capsys.readouterr().out
     assert "epoch 2/2: loss " in out
     assert evaluate.main([str(folder / "model.ckpt"), "--json"]) == 0
+
+
+def test_training_again_keeps_the_earlier_model(workplace: Workplace) -> None:
+    folders = [f"--results_dir={workplace.results}", f"--log_dir={workplace.logs}"]
+    assert train.main([*TRAIN, *folders]) == 0
+    (first,) = (workplace.results / "mnist_5k/train").iterdir()
+    before = (first / "model.ckpt").read_bytes()
+    assert train.main([*TRAIN, *folders, "--max_epochs=1"]) == 0
+    assert (first / "model.ckpt").read_bytes() == before
+    names = {path.name for path in (workplace.results / "mnist_5k/train").iterdir()}
+    assert names == {first.name, f"{first.name}-2"}
+    assert {path.name for path in (workplace.logs / "mnist_5k/train").iterdir()} == names
+
+
+def test_output_that_cannot_show_an_arrow_is_no_error() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "src.tune", "--dataset=mnist", "--plan"],
+        cwd=REPOSITORY,
+        env={**os.environ, "PYTHONIOENCODING": "ascii"},
+        capture_output=True,
+    )
+    assert done.returncode == 0
+    assert b"43 trials for each batch size" in done.stdout
 
 
 def test_a_command_prints_one_line_when_its_checkpoint_is_missing() -> None:

@@ -9,9 +9,10 @@ from src.config import DataSpec, Hyperparameters
 from src.data import Images, TrainingData, load_training_data
 from src.device import Compute, choose_compute
 from src.errors import UserError
-from src.fit import Fitted, fit, make_task
+from src.fit import Fitted, fit
 from src.inference import confusion_counts
 from src.interrupt import Interruption
+from src.task import make_task
 
 CPU = Compute(torch.device("cpu"), "32", "CPU")
 SMALL = Hyperparameters(

@@ -30,8 +30,8 @@ def test_budget_of_exact_halving_with_resumed_trials() -> None:
         for trials, until in rungs:
             epochs += trials * (until - before)
             before = until
-    assert make_plan(81, 3).epochs_if_halved == epochs
-    assert make_plan(81, 3, iterations=5).epochs_if_halved == 5 * epochs
+    assert make_plan(81, 3).epochs_if_exact == epochs
+    assert make_plan(81, 3, iterations=5).epochs_if_exact == 5 * epochs
     assert make_plan(81, 3).epochs_at_most == 143 * 81
 
 

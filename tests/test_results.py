@@ -47,6 +47,7 @@ def test_a_process_killed_while_writing_leaves_an_old_or_a_new_file(
         assert content.count(",") == 4999
 
 
-def test_written_files_are_readable_by_others(tmp_path: Path) -> None:
+def test_written_files_have_the_permissions_that_the_user_gives_new_files(tmp_path: Path) -> None:
     write_json(tmp_path / "best.json", {})
-    assert (tmp_path / "best.json").stat().st_mode & 0o777 == 0o644
+    (tmp_path / "new").touch()
+    assert (tmp_path / "best.json").stat().st_mode == (tmp_path / "new").stat().st_mode

@@ -1,6 +1,7 @@
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -16,10 +17,11 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from src import evaluate, tune
 from src.checkpoint import load_model
-from src.data import CLASS_NAMES
+from src.data import CLASS_NAMES, load_images
 from src.results import ResultsFolder
 from src.search import load_studies, open_storage
 from tests.conftest import REAL_DATA, REPOSITORY, Rows, Workplace, needs_emnist, needs_mnist
+from tests.test_data import write_idx
 
 PUBLISHED = [
     "val_accuracy", "conv1", "conv2", "dense_units", "dropout_rate", "learning_rate", "epochs",
@@ -87,6 +89,8 @@ def test_best_is_the_first_of_all_trials_and_says_where_it_comes_from(
     assert re.fullmatch("[0-9a-f]{64}", best["data"]["split_hash"])
     assert best["data"]["seed"] == 0
     assert {"command", "date", "git_commit", "versions", "device"} <= best["provenance"].keys()
+    assert best["search"]["settings"]["max_epochs"] == 9
+    assert best["search"]["settings"]["iterations"] == 1
     assert best["search"]["trials"] == {
         state: sum(row["state"] == state for row in rows)
         for state in ("COMPLETE", "PRUNED", "FAIL")
@@ -204,6 +208,7 @@ def test_another_batch_size_joins_the_ranking(workplace: Workplace) -> None:
         ("--max_epochs=9", "`max_epochs` (=9) differs"),
         ("--sampler=random", "`sampler` (=random) differs"),
         ("--limit=300", "`limit` (=300) differs"),
+        ("--precision=bf16", "`precision` (=bf16) differs"),
     ],
 )
 def test_changed_settings_are_refused(
@@ -217,10 +222,14 @@ def test_changed_settings_are_refused(
     assert error.count("\n") == 1
 
 
-def test_samplers_differ_but_start_alike_for_nobody(workplace: Workplace, tmp_path: Path) -> None:
-    assert workplace.tune("--batch_sizes=[32,64]", "--sampler=random") == 0
+@pytest.mark.parametrize("sampler", ["tpe", "random"])
+def test_no_configuration_is_drawn_twice_at_any_batch_size(
+    sampler: str, workplace: Workplace
+) -> None:
+    assert workplace.tune("--batch_sizes=[32,64]", f"--sampler={sampler}") == 0
     rates = [row["learning_rate"] for row in workplace.rows()]
-    assert len(set(rates)) == len(rates), "no configuration is drawn twice, at no batch size"
+    assert len(rates) == 10
+    assert len(set(rates)) == 10
 
 
 def test_diverged_trial_is_pruned_with_its_reason(
@@ -314,7 +323,13 @@ def test_timeout_stops_in_the_middle_and_the_same_command_goes_on(workplace: Wor
     started = time.monotonic()
     assert workplace.tune("--timeout=6s", "--limit=4000", "--patience=null", max_epochs=27) == 0
     assert time.monotonic() - started < 15
-    assert [row["reason"] for row in workplace.rows()][-1] == "time is up"
+    (stopped,) = workplace.rows()
+    assert (stopped["state"], stopped["reason"]) == ("FAIL", "time is up")
+    same = ["--limit=4000", "--patience=null", "--timeout=6s"]
+    assert workplace.tune(*same, max_epochs=27) == 0
+    again = workplace.rows()[1]
+    hyperparameters = ["conv1", "conv2", "dense_units", "dropout_rate", "learning_rate", "bracket"]
+    assert [again[name] for name in hyperparameters] == [stopped[name] for name in hyperparameters]
 
 
 def test_second_search_in_the_same_folder_is_refused(
@@ -357,7 +372,9 @@ def test_line_that_a_crash_cut_short_costs_nothing(workplace: Workplace) -> None
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("study.journal", b"", "is empty, though all.csv shows trials"),
+        ("study.journal", b"", "is missing or empty, though all.csv shows trials"),
+        ("study.journal", None, "is missing or empty, though all.csv shows trials"),
+        ("study.journal", b'{"op_co', "is missing or empty, though all.csv shows trials"),
         ("64-best.ckpt", b"PK", "64-best.ckpt is refused: it is damaged"),
         ("64-best.ckpt", None, "there is no checkpoint"),
     ],
@@ -379,8 +396,45 @@ def test_lost_state_is_refused_and_the_results_stay(
     assert workplace.tune("--iterations=2") == 2
     error = capsys.readouterr().err
     assert message in error
-    assert "to search anew" in error or "to start the search anew" in error
+    assert "to begin a new search" in error
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+def test_lock_that_a_killed_process_left_does_not_hold_up_the_next(
+    workplace: Workplace, environment: dict[str, str]
+) -> None:
+    # Optuna's journal lock is a link named so; with a relative path it leads nowhere.
+    folder = workplace.results / "mnist_5k"
+    folder.mkdir(parents=True)
+    (folder / "study.journal.lock").symlink_to("results/mnist_5k/study.journal")
+    done = subprocess.run(
+        [sys.executable, "-m", "src.tune", *workplace.options("--results_dir=results")],
+        cwd=workplace.folder,
+        env=environment,
+        timeout=60,
+    )
+    assert done.returncode == 0
+    assert len(workplace.rows()) == 5
+
+
+def test_two_searches_keep_their_curves_apart(workplace: Workplace, tmp_path: Path) -> None:
+    assert workplace.tune() == 0
+    curves = workplace.logs / "mnist_5k/batch_64"
+    before = {path: path.read_bytes() for path in curves.rglob("*") if path.is_file()}
+    assert workplace.tune(f"--results_dir={tmp_path}/other", "--seed=1") == 0
+    after = {path: path.read_bytes() for path in curves.rglob("*") if path.is_file()}
+    assert after == before
+    assert len(list((workplace.logs / "mnist_5k/batch_64-2").iterdir())) == 5
+
+
+def test_odd_names_are_printed_so_that_they_can_be_typed(
+    workplace: Workplace, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "[red] é"
+    assert workplace.tune(f"--results_dir={folder}") == 0
+    out = capsys.readouterr().out
+    (following,) = re.findall(r"python -m src\.evaluate (.*)", out)
+    assert shlex.split(following) == [f"{folder}/mnist_5k/best-model.ckpt"]
 
 
 @pytest.mark.parametrize("option", ["results_dir", "log_dir"])
@@ -410,6 +464,20 @@ def opened() -> Iterator[set[str]]:
     sys.addaudithook(note)  # can never be removed
     yield names
     active = False
+
+
+def test_search_needs_no_test_files_and_opens_none(
+    workplace: Workplace, tmp_path: Path, opened: set[str]
+) -> None:
+    # Runs everywhere: real digits, in files laid out as EMNIST's, and no test split at all.
+    (sample,) = load_images("mnist_5k", "train", "nowhere")
+    pixels, labels = sample.pixels.numpy(), sample.labels.numpy()
+    write_idx(tmp_path / "EMNIST/raw", "emnist-digits-train", pixels, labels)
+    assert workplace.tune("--dataset=emnist_digits", f"--data_dir={tmp_path}") == 0
+    assert {name for name in opened if name.endswith("-ubyte")} == {
+        "emnist-digits-train-images-idx3-ubyte",
+        "emnist-digits-train-labels-idx1-ubyte",
+    }
 
 
 @needs_mnist
@@ -449,6 +517,22 @@ def test_model_is_tested_on_another_set_of_the_same_classes_only(
     assert (finished_search.results / "mnist_5k/metrics-on-mnist.json").exists()
     assert evaluate.main([checkpoint, "--dataset=emnist_letters", data]) == 2
     assert "`dataset` (=emnist_letters) has other classes" in capsys.readouterr().err
+
+
+@needs_mnist
+@needs_emnist
+def test_test_images_that_were_trained_on_are_refused_or_pointed_out(
+    workplace: Workplace, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = f"--data_dir={REAL_DATA}"
+    assert workplace.tune("--dataset=mnist", data) == 0
+    checkpoint = str(workplace.results / "mnist/best-model.ckpt")
+    assert evaluate.main([checkpoint, "--dataset=mnist_5k", data]) == 2
+    assert "among MNIST's training images" in capsys.readouterr().err
+    assert evaluate.main([checkpoint, "--dataset=emnist_digits", "--json", data]) == 0
+    captured = capsys.readouterr()
+    assert json.loads(captured.out)["caution"] in captured.err
+    assert "come from the same forms" in captured.err
 
 
 @needs_mnist

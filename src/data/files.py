@@ -62,6 +62,13 @@ class Images:
             torch.cat([part.pixels for part in parts]), torch.cat([part.labels for part in parts])
         )
 
+    def sha256(self) -> str:
+        """Return a digest over all pixels and labels."""
+        digest = hashlib.sha256()
+        for tensor in (self.pixels, self.labels):
+            digest.update(tensor.cpu().numpy().tobytes())
+        return digest.hexdigest()
+
     def to(self, device: torch.device | str) -> "Images":
         """Copy both tensors to the device."""
         return Images(self.pixels.to(device), self.labels.to(device))
