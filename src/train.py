@@ -48,8 +48,6 @@ def _train(options: jsonargparse.Namespace) -> int:
         f"_lr{hp.learning_rate:g}_batch{hp.batch_size}_seed{config.seed}"
     )
     models = Path(config.results_dir) / config.dataset / "train"
-    name = free_name(models, name)
-    folder = models / name
     console = open_console()
     compute = choose_compute(config.device, config.precision)
     origin = provenance(compute)  # of the code that trains, even if it is edited meanwhile
@@ -57,6 +55,9 @@ def _train(options: jsonargparse.Namespace) -> int:
     make_writable(Path(config.log_dir), "--log_dir")
     data = load_training_data(config.data_spec, config.data_dir, compute.device)
     print_data(console, data, compute)
+    name = free_name(models, name)
+    folder = models / name
+    folder.mkdir()  # before training, so that nobody else takes it meanwhile
     with Interruption() as interruption, live_progress(console) as progress:
         fitted = fit(
             hp,
@@ -72,6 +73,7 @@ def _train(options: jsonargparse.Namespace) -> int:
             callbacks=[FitDisplay(progress, "train", config.max_epochs, print_epochs=True)],
         )
     if fitted.best is None:
+        folder.rmdir()
         if fitted.interrupted:
             raise fitted.interrupted
         raise UserError(
@@ -79,7 +81,6 @@ def _train(options: jsonargparse.Namespace) -> int:
             "nothing was written"
         )
     model = model_of(fitted, hp, data, compute, origin)
-    folder.mkdir()
     save_model(folder / "model.ckpt", model)
     write_json(folder / "model.json", describe_model(model))
     draw_model(folder / "model.png", model)
