@@ -19,7 +19,7 @@ from src.hyperband import Plan
 from src.inference import confusion_counts
 from src.metrics import ConfusionMatrix
 from src.results import ResultsFolder, TrialRecord, replacing, write_json, write_trials
-from src.search import ended_trials, study_settings
+from src.studies import ended_trials, study_settings
 from src.task import make_task
 
 

@@ -37,9 +37,8 @@ from src.interrupt import Interrupted, Interruption
 from src.provenance import provenance
 from src.publish import load_best_models, model_of, publish_search, publish_study
 from src.results import ResultsFolder, make_writable
-from src.search import (
-    Search,
-    StartedTrial,
+from src.search import Search, StartedTrial
+from src.studies import (
     check_settings,
     ended_trials,
     fail_abandoned,

@@ -9,7 +9,7 @@ LEVELS = [
     ["errors", "seeding", "model", "hyperband", "metrics"],
     ["config"],
     ["data", "device", "interrupt", "pruning", "results", "space", "task"],
-    ["checkpoint", "figures", "inference", "provenance", "recorder"],
+    ["checkpoint", "figures", "inference", "provenance", "recorder", "studies"],
     ["fit"],
     ["search"],
     ["cli", "display", "publish"],

@@ -19,7 +19,7 @@ from src import evaluate, tune
 from src.checkpoint import load_model
 from src.data import CLASS_NAMES, load_images
 from src.results import ResultsFolder
-from src.search import load_studies, open_storage
+from src.studies import load_studies, open_storage
 from tests.conftest import REAL_DATA, REPOSITORY, Rows, Workplace, needs_emnist, needs_mnist
 from tests.test_data import write_idx
 
