@@ -1,0 +1,222 @@
+import json
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import optuna
+import pytest
+
+from src.results import COLUMNS, ResultsFolder
+from src.studies import load_studies, open_storage
+from tests.conftest import REPOSITORY, Workplace
+
+
+def states(workplace: Workplace) -> list[optuna.trial.TrialState]:
+    storage = open_storage(ResultsFolder(workplace.results, "mnist_5k"))
+    return [t.state for study in load_studies(storage).values() for t in study.trials]
+
+
+def start(
+    workplace: Workplace, environment: dict[str, str], *options: str
+) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "src.tune", *workplace.options(*options)],
+        cwd=REPOSITORY,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def wait_for_trial(process: subprocess.Popen[str], number: int) -> None:
+    assert process.stdout is not None
+    for line in process.stdout:
+        if f"trial {number:3d} " in line:
+            return
+    raise AssertionError("the search ended before that trial")
+
+
+def test_killed_search_ends_like_an_uninterrupted_one(
+    workplace: Workplace, tmp_path: Path, environment: dict[str, str]
+) -> None:
+    for number in (1, 3):
+        process = start(workplace, environment)
+        wait_for_trial(process, number)
+        time.sleep(0.1)  # into the next trial
+        os.kill(process.pid, signal.SIGKILL)
+        process.communicate()
+    assert workplace.tune() == 0
+    whole = Workplace(tmp_path / "whole")
+    assert whole.tune() == 0
+
+    def by_configuration(workplace: Workplace) -> set[tuple[str, ...]]:
+        columns = [*COLUMNS[:8], "state", "bracket"]
+        rows = [row for row in workplace.rows() if row["state"] != "FAIL"]
+        assert len(rows) == 5
+        return {tuple(row[column] for column in columns) for row in rows}
+
+    assert by_configuration(workplace) == by_configuration(whole)
+    assert optuna.trial.TrialState.RUNNING not in states(workplace)
+    one, other = (
+        json.loads((w.results / "mnist_5k/best.json").read_text()) for w in (workplace, whole)
+    )
+    assert one["val_accuracy"] == other["val_accuracy"]
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_signal_stops_within_seconds_and_leaves_no_trial_running(
+    number: signal.Signals, code: int, workplace: Workplace, environment: dict[str, str]
+) -> None:
+    # Long trials, so that the signal comes in the middle of one.
+    process = start(workplace, environment, "--max_epochs=81", "--limit=4000")
+    assert process.stdout is not None
+    while "images train" not in process.stdout.readline():
+        pass
+    time.sleep(2)
+    process.send_signal(number)
+    signalled = time.monotonic()
+    out, err = process.communicate(timeout=30)
+    assert time.monotonic() - signalled < 15
+    assert process.returncode == code, err
+    assert "the same command goes on from here" in out
+    assert "Traceback" not in err
+    found = states(workplace)
+    assert found
+    assert set(found) == {optuna.trial.TrialState.FAIL}
+    (row,) = workplace.rows()
+    assert row["reason"].startswith("interrupted by ")
+
+
+def test_timeout_stops_in_the_middle_and_the_same_command_goes_on(workplace: Workplace) -> None:
+    started = time.monotonic()
+    assert workplace.tune("--timeout=6s", "--limit=4000", "--patience=null", max_epochs=27) == 0
+    assert time.monotonic() - started < 15
+    (stopped,) = workplace.rows()
+    assert (stopped["state"], stopped["reason"]) == ("FAIL", "time is up")
+    same = ["--limit=4000", "--patience=null", "--timeout=6s"]
+    assert workplace.tune(*same, max_epochs=27) == 0
+    again = workplace.rows()[1]
+    hyperparameters = ["conv1", "conv2", "dense_units", "dropout_rate", "learning_rate", "bracket"]
+    assert [again[name] for name in hyperparameters] == [stopped[name] for name in hyperparameters]
+
+
+def test_second_search_in_the_same_folder_is_refused(
+    workplace: Workplace, environment: dict[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    process = start(workplace, environment)
+    wait_for_trial(process, 0)
+    assert workplace.tune() == 2
+    assert "another search is running in" in capsys.readouterr().err
+    process.communicate(timeout=60)
+    assert process.returncode == 0
+    assert len(workplace.rows()) == 5
+
+
+def test_damaged_journal_is_refused_and_left_alone(
+    workplace: Workplace, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert workplace.tune() == 0
+    journal = workplace.results / "mnist_5k/study.journal"
+    lines = journal.read_bytes().splitlines(keepends=True)
+    damaged = b"".join([*lines[:3], b"not json\n", *lines[3:]])
+    journal.write_bytes(damaged)
+    assert workplace.tune() == 2
+    assert "study.journal is damaged" in capsys.readouterr().err
+    assert journal.read_bytes() == damaged
+    assert len(workplace.rows()) == 5
+
+
+def test_line_that_a_crash_cut_short_costs_nothing(workplace: Workplace) -> None:
+    assert workplace.tune() == 0
+    before = workplace.rows()
+    journal = workplace.results / "mnist_5k/study.journal"
+    journal.write_bytes(journal.read_bytes() + b'{"op_code": 4, "worker_i')
+    assert workplace.tune("--iterations=2") == 0
+    assert workplace.tune("--iterations=2") == 0
+    assert workplace.rows()[:5] == before
+    assert len(workplace.rows()) == 10
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("study.journal", b"", "is missing or empty, though all.csv shows trials"),
+        ("study.journal", None, "is missing or empty, though all.csv shows trials"),
+        ("study.journal", b'{"op_co', "is missing or empty, though all.csv shows trials"),
+        ("64-best.ckpt", b"PK", "64-best.ckpt is refused: it is damaged"),
+        ("64-best.ckpt", None, "there is no checkpoint"),
+    ],
+)
+def test_lost_state_is_refused_and_the_results_stay(
+    name: str,
+    content: bytes | None,
+    message: str,
+    workplace: Workplace,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert workplace.tune() == 0
+    folder = workplace.results / "mnist_5k"
+    if content is None:
+        (folder / name).unlink()
+    else:
+        (folder / name).write_bytes(content)
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    assert workplace.tune("--iterations=2") == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert "to begin a new search" in error
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+def test_lock_that_a_killed_process_left_does_not_hold_up_the_next(
+    workplace: Workplace, environment: dict[str, str]
+) -> None:
+    # Optuna's journal lock is a link named so; with a relative path it leads nowhere.
+    folder = workplace.results / "mnist_5k"
+    folder.mkdir(parents=True)
+    (folder / "study.journal.lock").symlink_to("results/mnist_5k/study.journal")
+    done = subprocess.run(
+        [sys.executable, "-m", "src.tune", *workplace.options("--results_dir=results")],
+        cwd=workplace.folder,
+        env=environment,
+        timeout=60,
+    )
+    assert done.returncode == 0
+    assert len(workplace.rows()) == 5
+
+
+def test_two_searches_keep_their_curves_apart(workplace: Workplace, tmp_path: Path) -> None:
+    assert workplace.tune() == 0
+    curves = workplace.logs / "mnist_5k/batch_64"
+    before = {path: path.read_bytes() for path in curves.rglob("*") if path.is_file()}
+    assert workplace.tune(f"--results_dir={tmp_path}/other", "--seed=1") == 0
+    after = {path: path.read_bytes() for path in curves.rglob("*") if path.is_file()}
+    assert after == before
+    assert len(list((workplace.logs / "mnist_5k/batch_64-2").iterdir())) == 5
+
+
+def test_odd_names_are_printed_so_that_they_can_be_typed(
+    workplace: Workplace, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "[red] é"
+    assert workplace.tune(f"--results_dir={folder}") == 0
+    out = capsys.readouterr().out
+    (following,) = re.findall(r"python -m src\.evaluate (.*)", out)
+    assert shlex.split(following) == [f"{folder}/mnist_5k/best-model.ckpt"]
+
+
+@pytest.mark.parametrize("option", ["results_dir", "log_dir"])
+def test_folder_that_cannot_be_written_is_refused_before_training(
+    option: str, workplace: Workplace, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").touch()
+    assert workplace.tune(f"--{option}={tmp_path}/file") == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: cannot write to ")
+    assert f"--{option}" in error
