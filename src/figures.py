@@ -137,12 +137,12 @@ def _draw_report(axes: Axes, matrix: ConfusionMatrix) -> None:
     metrics = matrix.per_class()
     values = np.array([[m.precision, m.recall, m.f1] for m in metrics])
     # The colours spread over what there is to see: the classes that are read worst.
-    axes.imshow(values, aspect="auto", cmap="cividis", vmin=min(values.min(), 0.9), vmax=1)
-    low = (values.min() + 1) / 2
+    darkest = min(values.min(), 0.9)
+    axes.imshow(values, aspect="auto", cmap="cividis", vmin=darkest, vmax=1)
     for (row, column), value in np.ndenumerate(values):
         axes.text(
             column, row, f"{value:.3f}", ha="center", va="center", fontsize=8,
-            color="black" if value > low else "white",
+            color="black" if value > (darkest + 1) / 2 else "white",
         )  # fmt: skip
     axes.set_xticks(range(3), ["precision", "recall", "F1"])
     axes.xaxis.tick_top()

@@ -78,7 +78,7 @@ def test_signal_stops_within_seconds_and_leaves_no_trial_running(
     assert process.stdout is not None
     while "images train" not in process.stdout.readline():
         pass
-    time.sleep(2)
+    time.sleep(2)  # from the loaded data into the first trial, which takes far longer
     process.send_signal(number)
     signalled = time.monotonic()
     out, err = process.communicate(timeout=30)
