@@ -28,10 +28,9 @@ class Compute:
         """The device as Lightning's Trainer names it."""
         return "gpu" if self.device.type == "cuda" else "cpu"
 
-    @property
-    def lightning_precision(self) -> Literal["32-true", "bf16-mixed"]:
-        """The precision as Lightning's Trainer names it."""
-        return "bf16-mixed" if self.precision == "bf16" else "32-true"
+
+PLAIN_CPU = Compute(torch.device("cpu"), "32", "CPU")
+"""What computes in the same way everywhere."""
 
 
 def choose_device(device: Device) -> torch.device:

@@ -60,7 +60,9 @@ def _evaluate(options: jsonargparse.Namespace) -> int:
     folder = Path(config.output_dir) if config.output_dir else path.parent
     make_writable(folder, "--output_dir")
     images = Images.joined(load_images(dataset, "test", config.data_dir)).to(compute.device)
-    matrix = ConfusionMatrix(confusion_counts(model.task(), images, compute), model.class_names)
+    matrix = ConfusionMatrix(
+        confusion_counts(model.task().model, images, compute), model.class_names
+    )
     low, high = wilson_interval(matrix.correct, matrix.images)
     metrics = {
         "dataset": dataset,

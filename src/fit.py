@@ -18,7 +18,7 @@ from src.interrupt import Interrupted, Interruption
 from src.recorder import Recorder
 from src.results import Epoch
 from src.seeding import DROPOUT, INITIALISATION, derive_seed
-from src.task import make_task
+from src.task import CharacterTask, make_task
 
 SELECTED_ON = "val_accuracy"
 """The metric that early stopping, the search and the choice of the best epoch look at."""
@@ -34,6 +34,8 @@ class Fitted:
     """The epoch of the highest validation accuracy; None when the first one did not end well."""
     weights: dict[str, Tensor] | None
     """State of the `CharacterTask` at the end of the best epoch, on the CPU."""
+    confusion: Tensor | None
+    """Validation images by true and predicted class at that epoch, int64 (classes, classes)."""
     seconds: float
     """Wall time."""
     early_stopped: bool
@@ -81,11 +83,10 @@ def fit(
         watching.append(_HyperparameterLog(hyperparameters, recorder))
 
     torch.manual_seed(derive_seed(seed, INITIALISATION))
-    task = make_task(hyperparameters, classes=len(data.class_names))
+    task = make_task(hyperparameters, len(data.class_names), compute)
     trainer = pl.Trainer(
         accelerator=compute.lightning_accelerator,
         devices=1,
-        precision=compute.lightning_precision,
         max_epochs=max_epochs,
         logger=logger or False,
         callbacks=watching,
@@ -107,6 +108,7 @@ def fit(
         best=recorder.best,
         weights=recorder.weights
         and {name: value.to("cpu") for name, value in recorder.weights.items()},
+        confusion=None if recorder.confusion is None else recorder.confusion.cpu(),
         seconds=time.perf_counter() - started,
         early_stopped=(
             early_stopping is not None
@@ -125,7 +127,8 @@ class _DropoutSeed(Callback):
         self._seed = seed
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        torch.manual_seed(derive_seed(self._seed, DROPOUT, trainer.current_epoch))
+        assert isinstance(pl_module, CharacterTask)
+        pl_module.seed_dropout(derive_seed(self._seed, DROPOUT, trainer.current_epoch))
 
 
 class _HyperparameterLog(Callback):

@@ -1,26 +1,41 @@
-"""What a trained model reads in images whose labels are known."""
+"""What a model reads in images whose labels are known."""
 
 import torch
 from torch import Tensor
 
-from src.data import Batches, Images
-from src.data.batches import EVALUATION_BATCH
+from src.data import Images, evaluation_chunks
 from src.device import Compute
-from src.task import CharacterTask
+from src.model import TwoConvNet, to_inputs
+from src.step import autocast
 
 
 @torch.inference_mode()
-def confusion_counts(task: CharacterTask, images: Images, compute: Compute) -> Tensor:
+def confusion_counts(model: TwoConvNet, images: Images, compute: Compute) -> Tensor:
     """Count images, held on the device of `compute`, by true and predicted class.
+
+    It takes the plain path, whatever path trained the model.
 
     Returns:
         int64 (classes, classes): a row for each true, a column for each predicted class.
     """
-    task = task.to(compute.device).eval()
-    classes = task.model.logits.out_features
-    counts = torch.zeros(classes**2, dtype=torch.int64)
-    with torch.autocast(compute.device.type, torch.bfloat16, enabled=compute.precision == "bf16"):
-        for pixels, labels in Batches(images, EVALUATION_BATCH):
-            predicted = task(pixels).argmax(dim=1)
-            counts += torch.bincount(labels * classes + predicted, minlength=classes**2).cpu()
-    return counts.view(classes, classes)
+    model = model.to(compute.device).eval()
+    counts = no_counts(model, compute.device)
+    for chunk in evaluation_chunks(images):
+        for indices in chunk.batches():
+            batch = images[indices]
+            with autocast(compute):
+                logits = model(to_inputs(batch.pixels))
+            add_counts(counts, batch.labels, logits)
+    return counts.cpu()
+
+
+def no_counts(model: TwoConvNet, device: torch.device) -> Tensor:
+    """Return a confusion matrix, int64 (classes, classes), in which nothing is counted yet."""
+    classes = model.logits.out_features
+    return torch.zeros(classes, classes, dtype=torch.int64, device=device)
+
+
+def add_counts(counts: Tensor, labels: Tensor, logits: Tensor) -> None:
+    """Count a batch, labels (B,) and logits (B, classes), without waiting for the device."""
+    cells = labels * len(counts) + logits.argmax(dim=1)
+    counts.view(-1).index_add_(0, cells, torch.ones_like(cells))

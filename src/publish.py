@@ -11,16 +11,13 @@ import optuna
 from src.checkpoint import SavedModel, load_model
 from src.config import Hyperparameters
 from src.data import TrainingData
-from src.device import Compute
 from src.errors import UserError
 from src.figures import draw_best, draw_rungs
 from src.fit import SELECTED_ON, Fitted
 from src.hyperband import Plan
-from src.inference import confusion_counts
 from src.metrics import ConfusionMatrix
 from src.results import ResultsFolder, TrialRecord, replacing, write_json, write_trials
 from src.studies import ended_trials, study_settings
-from src.task import make_task
 
 
 def publish_study(folder: ResultsFolder, batch_size: int, study: optuna.Study, plan: Plan) -> None:
@@ -84,13 +81,12 @@ def model_of(
     fitted: Fitted,
     hyperparameters: Hyperparameters,
     data: TrainingData,
-    compute: Compute,
     provenance: dict[str, Any],
 ) -> SavedModel:
     """Make a model to save of a fit that trained at least one epoch."""
-    assert fitted.best is not None and fitted.weights is not None
-    task = make_task(hyperparameters, len(data.class_names))
-    task.load_state_dict(fitted.weights)
+    assert fitted.best is not None
+    assert fitted.weights is not None
+    assert fitted.confusion is not None
     return SavedModel(
         hyperparameters=hyperparameters,
         data_spec=data.spec,
@@ -99,7 +95,7 @@ def model_of(
         history=fitted.history,
         best_epoch=fitted.best.epoch,
         val_accuracy=fitted.best.val_accuracy,
-        validation_confusion=confusion_counts(task, data.validation, compute).tolist(),
+        validation_confusion=fitted.confusion.tolist(),
         image_counts=data.counts,
         split_hash=data.split_hash,
         provenance=provenance,

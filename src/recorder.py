@@ -6,6 +6,7 @@ import lightning.pytorch as pl
 from torch import Tensor
 
 from src.results import Epoch
+from src.task import CharacterTask
 
 
 class Recorder(pl.Callback):
@@ -20,6 +21,8 @@ class Recorder(pl.Callback):
         """The epoch of the highest validation accuracy, the earliest of equals."""
         self.weights: dict[str, Tensor] | None = None
         """State of the task at the end of the best epoch."""
+        self.confusion: Tensor | None = None
+        """Validation images by true and predicted class at the end of the best epoch."""
         self.diverged: str | None = None
         """Why the fit was given up: a loss that is no number."""
 
@@ -46,8 +49,10 @@ class Recorder(pl.Callback):
                 self.diverged = f"diverged: {name} loss is {loss} in epoch {epoch.epoch}"
                 trainer.should_stop = True
                 return
+        assert isinstance(pl_module, CharacterTask)
         if self.best is None or epoch.val_accuracy > self.best.val_accuracy:
             self.best = epoch
             self.weights = {
                 name: value.detach().clone() for name, value in pl_module.state_dict().items()
             }
+            self.confusion = pl_module.confusion

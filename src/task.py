@@ -1,4 +1,4 @@
-"""The training task: loss, metrics and optimizer around the network."""
+"""The training task around the network, as Lightning runs it: chunks of optimizer steps."""
 
 from dataclasses import asdict
 from typing import Any
@@ -7,14 +7,13 @@ import lightning.pytorch as pl
 import torch
 from torch import Tensor
 from torch.nn import functional
-from torchmetrics import Metric
-from torchmetrics.classification import MulticlassAccuracy
 
 from src.config import Hyperparameters
+from src.data import Chunk
+from src.device import PLAIN_CPU, Compute
+from src.inference import add_counts, no_counts
 from src.model import TwoConvNet, to_inputs
-
-ADAM_EPSILON = 1e-7
-"""Keras' default; PyTorch's is 1e-8."""
+from src.step import PlainStep, autocast, make_optimizer, make_step, read_pixels
 
 
 def task_arguments(hyperparameters: Hyperparameters, classes: int) -> dict[str, Any]:
@@ -24,13 +23,18 @@ def task_arguments(hyperparameters: Hyperparameters, classes: int) -> dict[str, 
     return {**arguments, "classes": classes}
 
 
-def make_task(hyperparameters: Hyperparameters, classes: int) -> "CharacterTask":
+def make_task(
+    hyperparameters: Hyperparameters, classes: int, compute: Compute = PLAIN_CPU
+) -> "CharacterTask":
     """Build the untrained task of a configuration."""
-    return CharacterTask(**task_arguments(hyperparameters, classes))
+    return CharacterTask(**task_arguments(hyperparameters, classes), compute=compute)
 
 
 class CharacterTask(pl.LightningModule):
     """Cross-entropy with Adam; logs train_loss, train_accuracy, val_loss, val_accuracy an epoch.
+
+    What Lightning takes for a batch is a chunk of many: optimization is manual, and the
+    Trainer's `global_step` counts optimizer steps.
 
     Args:
         conv1: filters of the first convolution.
@@ -39,7 +43,11 @@ class CharacterTask(pl.LightningModule):
         dropout_rate: share of the hidden dense layer's outputs dropped in training.
         learning_rate: Adam's step size.
         classes: how many classes there are.
+        compute: device and precision; the Trainer's must be this device and float32, as the task
+            sees to the precision itself.
     """
+
+    automatic_optimization = False
 
     def __init__(
         self,
@@ -50,9 +58,11 @@ class CharacterTask(pl.LightningModule):
         dropout_rate: float,
         learning_rate: float,
         classes: int,
+        compute: Compute = PLAIN_CPU,
     ) -> None:
         super().__init__()
-        self.save_hyperparameters(logger=False)
+        self.save_hyperparameters(logger=False, ignore=["compute"])
+        self.compute = compute
         self.learning_rate = learning_rate
         self.model = TwoConvNet(
             conv1=conv1,
@@ -61,33 +71,67 @@ class CharacterTask(pl.LightningModule):
             dropout_rate=dropout_rate,
             classes=classes,
         )
-        self.train_accuracy = MulticlassAccuracy(classes, average="micro", validate_args=False)
-        self.val_accuracy = MulticlassAccuracy(classes, average="micro", validate_args=False)
+        self.confusion: Tensor
+        """Of the last validation, int64 (classes, classes): true by predicted class."""
+        self._step: PlainStep
+        self._validation_loss: Tensor
 
     def forward(self, images: Tensor) -> Tensor:
         """Compute logits, (B, classes), from pixels, uint8 (B, 28, 28)."""
         logits: Tensor = self.model(to_inputs(images))
         return logits
 
-    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
-        """Return the batch's mean cross-entropy."""
-        return self._loss("train", self.train_accuracy, batch)
-
-    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        """Accumulate loss and accuracy of the validation images."""
-        self._loss("val", self.val_accuracy, batch)
-
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Return Adam as Keras sets it up."""
-        return torch.optim.Adam(self.parameters(), lr=self.learning_rate, eps=ADAM_EPSILON)
+        return make_optimizer(self.model, self.learning_rate)
 
-    def _loss(
-        self, stage: str, accuracy: MulticlassAccuracy, batch: tuple[Tensor, Tensor]
-    ) -> Tensor:
-        pixels, labels = batch
-        logits = self(pixels).float()  # bf16 would lose digits in the loss
-        loss = functional.cross_entropy(logits, labels)
-        accuracy.update(logits, labels)
-        log: dict[str, Tensor | Metric] = {f"{stage}_loss": loss, f"{stage}_accuracy": accuracy}
-        self.log_dict(log, on_step=False, on_epoch=True, logger=False, batch_size=len(labels))
-        return loss
+    def on_fit_start(self) -> None:
+        """Set up the step for this device."""
+        optimizer = self.optimizers(use_pl_optimizer=False)
+        assert isinstance(optimizer, torch.optim.Adam)
+        batch_size = self.trainer.datamodule.batch_size  # type: ignore[attr-defined]  # of CharacterData
+        self._step = make_step(self.model, optimizer, self.compute, batch_size)
+
+    def seed_dropout(self, seed: int) -> None:
+        """Make the dropout that comes follow from this seed."""
+        self._step.generator.manual_seed(seed)
+
+    def on_train_epoch_start(self) -> None:
+        """Begin to count anew."""
+        self._step.totals.zero_()
+
+    def training_step(self, chunk: Chunk, batch_idx: int) -> None:
+        """Take an optimizer step for each batch of the chunk."""
+        batches = chunk.batches()
+        for indices in batches:
+            self._step(chunk.images, indices)
+        # Lightning counts the steps of its own wrapper around the optimizer only.
+        progress = self.trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress
+        for _ in batches:
+            progress.increment_ready()
+            progress.increment_completed()
+
+    def on_validation_epoch_start(self) -> None:
+        """Begin to count anew."""
+        self.confusion = no_counts(self.model, self.compute.device)
+        self._validation_loss = torch.zeros((), dtype=torch.float64, device=self.compute.device)
+
+    def validation_step(self, chunk: Chunk, batch_idx: int) -> None:
+        """Count loss and confusions of validation images."""
+        for indices in chunk.batches():
+            batch = chunk.images[indices]
+            with autocast(self.compute):
+                logits = read_pixels(self.model, batch.pixels).float()
+            loss = functional.cross_entropy(logits, batch.labels, reduction="sum")
+            self._validation_loss += loss
+            add_counts(self.confusion, batch.labels, logits)
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the epoch's figures; this is the one time an epoch that the device is waited for."""
+        read = self.confusion.trace()
+        sums = torch.stack([*self._step.totals, self._validation_loss, read]).cpu()
+        data = self.trainer.datamodule.data  # type: ignore[attr-defined]  # of CharacterData
+        images = torch.tensor([len(data.train)] * 2 + [len(data.validation)] * 2)
+        names = ("train_loss", "train_accuracy", "val_loss", "val_accuracy")
+        figures = dict(zip(names, sums / images, strict=True))
+        self.log_dict(figures, logger=False)

@@ -80,7 +80,7 @@ def _train(options: jsonargparse.Namespace) -> int:
             f"training {fitted.diverged}; lower `learning_rate` (={hp.learning_rate}); "
             "nothing was written"
         )
-    model = model_of(fitted, hp, data, compute, origin)
+    model = model_of(fitted, hp, data, origin)
     save_model(folder / "model.ckpt", model)
     write_json(folder / "model.json", describe_model(model))
     draw_model(folder / "model.png", model)

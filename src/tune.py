@@ -104,7 +104,7 @@ def _search(
 
     def save_best(trial: StartedTrial, fitted: Fitted) -> None:
         where = {"trial": trial.number, "bracket": trial.bracket.s}
-        model = model_of(fitted, trial.hyperparameters, data, compute, origin | where)
+        model = model_of(fitted, trial.hyperparameters, data, origin | where)
         save_model(folder.study_model(trial.hyperparameters.batch_size), model)
 
     searches = [

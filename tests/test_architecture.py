@@ -6,11 +6,15 @@ from tests.conftest import REPOSITORY
 # Rooms from the bottom up: a room may import from the levels below its own. Within a folder, which
 # is one room, modules import each other as they need.
 LEVELS = [
-    ["errors", "seeding", "model", "hyperband", "metrics"],
+    ["errors", "seeding", "model", "fused", "hyperband", "metrics"],
     ["config"],
-    ["data", "device", "interrupt", "pruning", "results", "space", "task"],
-    ["checkpoint", "figures", "inference", "provenance", "recorder", "studies"],
+    ["data", "device", "interrupt", "pruning", "results", "space"],
+    ["figures", "provenance", "step", "studies"],
+    ["inference"],
+    ["task"],
+    ["checkpoint", "recorder"],
     ["fit"],
+    ["workers"],
     ["search"],
     ["cli", "display", "publish"],
     ["tune", "train", "evaluate"],

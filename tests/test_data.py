@@ -18,7 +18,7 @@ from sklearn.model_selection import train_test_split
 from sklearn.neighbors import KNeighborsClassifier
 
 from src.config import Dataset, DataSpec
-from src.data import CLASS_NAMES, Batches, Images, load_images, load_training_data, split_validation
+from src.data import CLASS_NAMES, Chunks, Images, load_images, load_training_data, split_validation
 from src.errors import UserError
 from tests.conftest import REAL_DATA, needs_emnist, needs_mnist
 
@@ -197,27 +197,31 @@ def test_split_hash_tells_splits_and_contents_apart() -> None:
 # ---- how they come in batches
 
 
-def test_every_image_comes_once_an_epoch_and_the_last_batch_is_smaller() -> None:
-    images = Images(torch.zeros(10, 28, 28, dtype=torch.uint8), torch.arange(10))
+def test_every_image_comes_once_a_pass_and_the_last_batch_is_smaller() -> None:
+    images = Images(torch.zeros(2500, 28, 28, dtype=torch.uint8), torch.arange(2500))
     for seed in (None, 3):
-        batches = Batches(images, 4, seed)
-        labels = [labels for _, labels in batches]
-        assert [len(batch) for batch in labels] == [4, 4, 2]
-        assert len(batches) == 3
-        assert sorted(torch.cat(labels).tolist()) == list(range(10))
+        chunks = list(Chunks(images, 300, seed))
+        assert len(Chunks(images, 300, seed)) == len(chunks) > 1
+        batches = [indices for chunk in chunks for indices in chunk.batches()]
+        assert [len(batch) for batch in batches] == [300] * 8 + [100]
+        assert sorted(torch.cat(batches).tolist()) == list(range(2500))
 
 
-def test_images_and_labels_are_shuffled_together() -> None:
-    labels = torch.arange(200)
-    pixels = labels.to(torch.uint8)[:, None, None].expand(200, 28, 28)
-    orders = []
-    for seed in (1, 2, 1):
-        order = []
-        for batch, its_labels in Batches(Images(pixels, labels), 64, seed):
-            assert torch.equal(batch[:, 3, 7], its_labels.to(torch.uint8))
-            order += its_labels.tolist()
-        orders.append(order)
+def test_batch_larger_than_a_chunk_stays_whole() -> None:
+    images = Images(torch.zeros(5000, 28, 28, dtype=torch.uint8), torch.arange(5000))
+    batches = [batch for chunk in Chunks(images, 2000, 0) for batch in chunk.batches()]
+    assert [len(batch) for batch in batches] == [2000, 2000, 1000]
+
+
+def test_order_follows_from_the_seed() -> None:
+    images = Images(torch.zeros(200, 28, 28, dtype=torch.uint8), torch.arange(200))
+    orders = [
+        torch.cat([chunk.indices for chunk in Chunks(images, 64, seed)]).tolist()
+        for seed in (1, 2, 1)
+    ]
     assert orders[0] == orders[2] != orders[1]
+    in_order = torch.cat([chunk.indices for chunk in Chunks(images, 64)])
+    assert in_order.tolist() == list(range(200))
 
 
 # ---- files that are missing or damaged

@@ -6,7 +6,8 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from src.config import DataSpec, Hyperparameters
-from src.data import Images, TrainingData, load_training_data
+from src.data import Chunk, Images, TrainingData, load_training_data
+from src.device import PLAIN_CPU as CPU
 from src.device import Compute, choose_compute
 from src.errors import UserError
 from src.fit import Fitted, fit
@@ -14,7 +15,6 @@ from src.inference import confusion_counts
 from src.interrupt import Interruption
 from src.task import make_task
 
-CPU = Compute(torch.device("cpu"), "32", "CPU")
 SMALL = Hyperparameters(
     conv1=8, conv2=8, dense_units=32, dropout_rate=0.3, learning_rate=3e-3, batch_size=32
 )
@@ -77,7 +77,7 @@ def test_kept_weights_are_the_best_epochs(data: TrainingData, precision: str) ->
     assert fitted.weights is not None
     task = make_task(hyperparameters, classes=10)
     task.load_state_dict(fitted.weights)
-    counts = confusion_counts(task, data.validation, compute)
+    counts = confusion_counts(task.model, data.validation, compute)
     assert counts.sum() == 100
     assert counts.trace().item() / 100 == pytest.approx(fitted.best.val_accuracy)
 
@@ -107,10 +107,10 @@ def test_every_image_is_trained_on_once_an_epoch_in_another_order(data: Training
             self,
             trainer: Trainer,
             pl_module: LightningModule,
-            batch: tuple[torch.Tensor, torch.Tensor],
+            batch: Chunk,
             batch_idx: int,
         ) -> None:
-            self.labels[-1] += batch[1].tolist()
+            self.labels[-1] += batch.images.labels[batch.indices].tolist()
 
     order, again = Order(), Order()
     run(data, callbacks=[order])
@@ -119,6 +119,27 @@ def test_every_image_is_trained_on_once_an_epoch_in_another_order(data: Training
     assert len({tuple(labels) for labels in order.labels}) == 3
     for labels in order.labels:
         assert sorted(labels) == sorted(data.train.labels.tolist())
+
+
+def test_global_step_counts_optimizer_steps(data: TrainingData) -> None:
+    class Steps(Callback):
+        def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+            seen.append((trainer.current_epoch, trainer.global_step))
+
+    seen: list[tuple[int, int]] = []
+    run(data, callbacks=[Steps()])  # 400 images in batches of 32: 13 an epoch
+    assert seen == [(0, 13), (1, 26), (2, 39)]
+
+
+def test_confusions_kept_are_those_of_the_best_epoch(data: TrainingData) -> None:
+    fitted = run(data, max_epochs=4)
+    assert fitted.best is not None
+    assert fitted.weights is not None
+    assert fitted.confusion is not None
+    assert fitted.confusion.trace().item() / 100 == pytest.approx(fitted.best.val_accuracy)
+    task = make_task(SMALL, classes=10)
+    task.load_state_dict(fitted.weights)
+    assert torch.equal(fitted.confusion, confusion_counts(task.model, data.validation, CPU))
 
 
 def test_optimizer_is_keras_adam() -> None:
@@ -168,6 +189,6 @@ def test_gpu_trains_and_agrees_with_the_cpu_on_what_it_learnt(data: TrainingData
     task = make_task(SMALL, classes=10)
     task.load_state_dict(fitted.weights)
     images = Images(data.validation.pixels, data.validation.labels)
-    on_cpu = confusion_counts(task, images, CPU)
+    on_cpu = confusion_counts(task.model, images, CPU)
     assert fitted.best is not None
     assert on_cpu.trace().item() / 100 == pytest.approx(fitted.best.val_accuracy, abs=0.02)

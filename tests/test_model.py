@@ -4,8 +4,9 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
+from torch.nn import functional
 
-from src.model import TwoConvNet, to_inputs
+from src.model import SEEN, TwoConvNet, to_inputs
 
 Array = npt.NDArray[np.float64]
 
@@ -78,9 +79,33 @@ def test_initial_weights_are_keras_glorot_uniform(layer: str, fan_in: int, fan_o
     assert not net.get_parameter(f"{layer}.bias").any()
 
 
-def test_dropout_acts_in_training_only() -> None:
+def test_pixels_that_are_left_out_reach_no_logit_in_the_published_layers() -> None:
+    net = make_net(8, 16, 32)
+    images = torch.rand(16, 1, 28, 28, requires_grad=True)
+    x = functional.max_pool2d(net.conv1(images).relu(), 2)  # all 26×26 sums, pooled to 13×13
+    x = functional.max_pool2d(net.conv2(x).relu(), 2)
+    logits = net.logits(net.dense(x.flatten(1)).relu())
+    torch.testing.assert_close(net(images), logits)
+    (gradient,) = torch.autograd.grad(logits.sum(), images)
+    seen = gradient.abs().sum(dim=(0, 1)) > 0
+    assert seen[:SEEN, :SEEN].all()
+    assert not seen[SEEN:].any()
+    assert not seen[:, SEEN:].any()
+
+
+def test_dropout_drops_its_share_and_keeps_the_expected_sum() -> None:
+    net = make_net(32, 32, 256)  # rate 0.3
+    factors = net.draw_dropout(1000, torch.Generator().manual_seed(0))
+    assert factors.shape == (1000, 256)
+    assert factors.unique().tolist() == [0.0, pytest.approx(1 / 0.7)]
+    share = (factors == 0).float().mean().item()
+    assert share == pytest.approx(0.3, abs=5 * math.sqrt(0.3 * 0.7 / factors.numel()))
+    again = net.draw_dropout(1000, torch.Generator().manual_seed(0))
+    assert torch.equal(factors, again)
+
+
+def test_dropout_acts_on_the_hidden_dense_layer() -> None:
     net = make_net(32, 32, 256)
     inputs = torch.rand(8, 1, 28, 28)
-    assert not torch.equal(net(inputs), net(inputs))
-    net.eval()
-    assert torch.equal(net(inputs), net(inputs))
+    assert torch.equal(net(inputs, torch.zeros(8, 256)), net.logits.bias.expand(8, 10))
+    torch.testing.assert_close(net(inputs, torch.ones(8, 256)), net(inputs))

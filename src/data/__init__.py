@@ -1,15 +1,17 @@
 """Data sets: torchvision's files → one fixed split → batches that live on the device."""
 
-from src.data.batches import Batches, CharacterData
+from src.data.batches import CharacterData, Chunk, Chunks, evaluation_chunks
 from src.data.files import CLASS_NAMES, Images, load_images
 from src.data.split import TrainingData, load_training_data, split_validation
 
 __all__ = [
     "CLASS_NAMES",
-    "Batches",
     "CharacterData",
+    "Chunk",
+    "Chunks",
     "Images",
     "TrainingData",
+    "evaluation_chunks",
     "load_images",
     "load_training_data",
     "split_validation",

@@ -1,6 +1,7 @@
-"""Batches indexed out of tensors that stay on the device: no per-sample Python."""
+"""Batches as indices into images that stay on the device, handed out in chunks of many."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import lightning.pytorch as pl
 import torch
@@ -10,46 +11,62 @@ from src.data.files import Images
 from src.data.split import TrainingData
 from src.seeding import SHUFFLE, derive_seed
 
-EVALUATION_BATCH = 1000
-"""Images a validation or test batch: large, since nothing is kept for a backward pass."""
+CHUNK = {"cpu": 1024, "cuda": 65_536}
+"""Images between two looks at whether to stop: few seconds, yet long beside Lightning's own work
+for a chunk, by type of device."""
+EVALUATION_BATCH = {"cpu": 128, "cuda": 8192}
+"""Images of a validation or test batch, by type of device: on CPU what fits its cache, on CUDA
+what fills it."""
 
 
-class Batches:
-    """The batches of one pass over images; the last one may be smaller.
+@dataclass(frozen=True)
+class Chunk:
+    """Several batches of images, one behind the other; what Lightning takes for a batch."""
+
+    images: Images
+    """All images of the pass, on their device."""
+    indices: Tensor
+    """int64 (N,), on the same device: which of them, in order."""
+    batch_size: int
+    """Images a batch; the last may be smaller."""
+
+    def batches(self) -> tuple[Tensor, ...]:
+        """Return each batch's indices, int64 (B,)."""
+        batches: tuple[Tensor, ...] = self.indices.split(self.batch_size)
+        return batches
+
+
+class Chunks:
+    """One pass over images, chunk by chunk.
 
     Args:
         images: what to iterate over, on any device.
         batch_size: images a batch.
         seed: shuffles the images; without one they keep their order.
-
-    Iterating gives pixels, uint8 (B, 28, 28), and labels, int64 (B,).
     """
 
     def __init__(self, images: Images, batch_size: int, seed: int | None = None) -> None:
         self.images = images
         self.batch_size = batch_size
         self.seed = seed
+        batches = max(1, CHUNK[images.labels.device.type] // batch_size)
+        self._chunk = batches * batch_size
 
     def __len__(self) -> int:
-        return -(-len(self.images) // self.batch_size)
+        return -(-len(self.images) // self._chunk)
 
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        pixels, labels = self.images.pixels, self.images.labels
+    def __iter__(self) -> Iterator[Chunk]:
         if self.seed is None:
-            for start in range(0, len(labels), self.batch_size):
-                batch = slice(start, start + self.batch_size)
-                yield pixels[batch], labels[batch]
-            return
-        # Drawn on the CPU, so that every device sees the same order.
-        generator = torch.Generator().manual_seed(self.seed)
-        order = torch.randperm(len(labels), generator=generator).to(labels.device)
-        for start in range(0, len(labels), self.batch_size):
-            indices = order[start : start + self.batch_size]
-            yield pixels[indices], labels[indices]
+            order = torch.arange(len(self.images))
+        else:  # drawn on the CPU, so that every device sees the same order
+            generator = torch.Generator().manual_seed(self.seed)
+            order = torch.randperm(len(self.images), generator=generator)
+        for indices in order.to(self.images.labels.device).split(self._chunk):
+            yield Chunk(self.images, indices, self.batch_size)
 
 
 class CharacterData(pl.LightningDataModule):
-    """The batches of one fit. Its Trainer must reload the training batches every epoch.
+    """The chunks of one fit. Its Trainer must reload the training chunks every epoch.
 
     Args:
         data: images to train and validate on.
@@ -63,17 +80,22 @@ class CharacterData(pl.LightningDataModule):
         self.batch_size = batch_size
         self.seed = seed
 
-    def train_dataloader(self) -> Batches:
-        """Return the training batches of the current epoch."""
+    def train_dataloader(self) -> Chunks:
+        """Return the training chunks of the current epoch."""
         epoch = self.trainer.current_epoch if self.trainer else 0
-        return Batches(self.data.train, self.batch_size, derive_seed(self.seed, SHUFFLE, epoch))
+        return Chunks(self.data.train, self.batch_size, derive_seed(self.seed, SHUFFLE, epoch))
 
-    def val_dataloader(self) -> Batches:
-        """Return the validation batches."""
-        return Batches(self.data.validation, EVALUATION_BATCH)
+    def val_dataloader(self) -> Chunks:
+        """Return the validation chunks."""
+        return evaluation_chunks(self.data.validation)
 
     def transfer_batch_to_device(
-        self, batch: tuple[Tensor, Tensor], device: torch.device, dataloader_idx: int
-    ) -> tuple[Tensor, Tensor]:
-        """Leave the batch where it is: on the device already."""
+        self, batch: Chunk, device: torch.device, dataloader_idx: int
+    ) -> Chunk:
+        """Leave the chunk where it is: on the device already."""
         return batch
+
+
+def evaluation_chunks(images: Images) -> Chunks:
+    """Return one pass over images in their order, in batches as large as pays."""
+    return Chunks(images, EVALUATION_BATCH[images.labels.device.type])

@@ -1,0 +1,244 @@
+"""Every fast path against the plain one, and the plain one against what it says it is."""
+
+import copy
+import dataclasses
+import warnings
+
+import pytest
+import torch
+from torch.nn import functional
+
+from src.config import DataSpec
+from src.data import Images, load_training_data
+from src.device import PLAIN_CPU, Compute
+from src.fused import first_layer
+from src.inference import add_counts, no_counts
+from src.model import TwoConvNet, to_inputs
+from src.step import (
+    GraphStep,
+    MicroBatchStep,
+    PlainStep,
+    autocast,
+    make_optimizer,
+    make_step,
+    read_pixels,
+)
+
+BF16 = dataclasses.replace(PLAIN_CPU, precision="bf16")
+needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA GPU here")
+
+
+@pytest.fixture(scope="module")
+def images() -> Images:
+    """Real digits: 300, so that batches of 200 leave a smaller last one."""
+    return load_training_data(DataSpec(dataset="mnist_5k", limit=375), "nowhere").train
+
+
+def make_net(conv1: int = 12, conv2: int = 16) -> TwoConvNet:
+    torch.manual_seed(0)
+    return TwoConvNet(conv1=conv1, conv2=conv2, dense_units=32, dropout_rate=0.4, classes=10)
+
+
+def plain(net: TwoConvNet, compute: Compute) -> PlainStep:
+    return PlainStep(net, make_optimizer(net, 1e-3), compute)
+
+
+def take_steps(step: PlainStep, images: Images, number: int = 6, batch_size: int = 200) -> None:
+    step.generator.manual_seed(1)
+    order = torch.arange(len(images), device=images.labels.device)
+    batches = order.split(batch_size)
+    for i in range(number):
+        step(images, batches[i % len(batches)])
+
+
+# ---- the fused first layer
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("filters", [5, 32, 96])
+def test_fused_layer_is_convolution_pooling_and_relu(
+    filters: int, threads: int, images: Images
+) -> None:
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randn(filters, 1, 3, 3, generator=generator).requires_grad_()
+    bias = torch.randn(filters, generator=generator).requires_grad_()
+    pixels = images.pixels[:37]
+    sums = functional.conv2d(to_inputs(pixels)[..., :26, :26], weight, bias)
+    expected = functional.max_pool2d(sums.relu(), 2)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        result = first_layer(pixels, weight, bias, torch.float32)
+        torch.testing.assert_close(result, expected, rtol=1e-5, atol=1e-5)
+        assert result.is_contiguous(memory_format=torch.channels_last)
+        gradient = torch.randn(result.shape, generator=generator)
+        # Rounding may make another of two nearly equal pixels the largest of its window.
+        for ours, theirs in zip(
+            torch.autograd.grad(result, (weight, bias), gradient),
+            torch.autograd.grad(expected, (weight, bias), gradient),
+            strict=True,
+        ):
+            assert (ours - theirs).norm() < 1e-3 * theirs.norm()
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_fused_layer_in_bf16_is_no_less_exact_than_the_plain_one(images: Images) -> None:
+    net = make_net(conv1=64)
+    exact = net.first_layer(to_inputs(images.pixels))
+    with autocast(BF16):
+        rounded = net.first_layer(to_inputs(images.pixels))
+    assert net.conv1.bias is not None
+    fused = first_layer(images.pixels, net.conv1.weight, net.conv1.bias, torch.bfloat16)
+    assert fused.dtype == rounded.dtype == torch.bfloat16
+    # Rounding to bf16's 8 significant bits is off by one in 2^8 at most.
+    torch.testing.assert_close(fused.float(), exact, rtol=2**-8 + 1e-5, atol=1e-6)
+    assert (fused.float() - exact).norm() <= (rounded.float() - exact).norm()
+
+    gradient = torch.randn(exact.shape, generator=torch.Generator().manual_seed(0)).bfloat16()
+    parameters = (net.conv1.weight, net.conv1.bias)
+    for ours, theirs, truth in zip(
+        torch.autograd.grad(fused, parameters, gradient),
+        torch.autograd.grad(rounded, parameters, gradient),
+        torch.autograd.grad(exact, parameters, gradient.float()),
+        strict=True,
+    ):
+        assert (ours - truth).norm() <= 1e-3 * truth.norm()
+        assert (ours - truth).norm() <= (theirs - truth).norm()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_fused_layer_lets_nan_through(dtype: torch.dtype, images: Images) -> None:
+    bias = torch.tensor([0.0, float("nan")])
+    result = first_layer(images.pixels[:3], torch.ones(2, 1, 3, 3), bias, dtype)
+    assert result[:, 1].isnan().all()
+    assert not result[:, 0].isnan().any()
+
+
+# ---- steps
+
+
+def test_plain_step_is_cross_entropy_and_adam_as_the_textbook_has_them(images: Images) -> None:
+    net = make_net()
+    reference = copy.deepcopy(net)
+    step = plain(net, PLAIN_CPU)
+    take_steps(step, images, number=3)
+
+    generator = torch.Generator().manual_seed(1)
+    moments = {name: (0 * p, 0 * p) for name, p in reference.named_parameters()}
+    batches = torch.arange(len(images)).split(200)
+    losses, right = 0.0, 0
+    for t, indices in enumerate((batches[0], batches[1], batches[0]), start=1):
+        kept = torch.rand(len(indices), 32, generator=generator) >= 0.4
+        x = reference.classify(reference.first_layer(to_inputs(images.pixels[indices])), kept / 0.6)
+        log_probabilities = x - x.exp().sum(dim=1, keepdim=True).log()
+        labels = images.labels[indices]
+        loss = -log_probabilities.gather(1, labels[:, None]).mean()
+        gradients = torch.autograd.grad(loss, list(reference.parameters()))
+        with torch.no_grad():
+            for (name, p), g in zip(reference.named_parameters(), gradients, strict=True):
+                # Kingma & Ba 2015, Algorithm 1.
+                m, v = moments[name]
+                m, v = 0.9 * m + 0.1 * g, 0.999 * v + 0.001 * g * g
+                moments[name] = (m, v)
+                p.sub_(1e-3 * (m / (1 - 0.9**t)) / ((v / (1 - 0.999**t)).sqrt() + 1e-7))
+        losses += loss.item() * len(indices)
+        right += int((x.argmax(dim=1) == labels).sum())
+    for name, parameter in net.named_parameters():
+        torch.testing.assert_close(parameter, reference.get_parameter(name), rtol=1e-4, atol=2e-6)
+    assert step.totals.tolist() == [pytest.approx(losses, rel=1e-5), right]
+
+
+def test_parts_of_a_batch_add_up_to_its_gradient(images: Images) -> None:
+    whole, parts = make_net(), make_net()
+    dropout = whole.draw_dropout(300, torch.Generator().manual_seed(0))
+    indices = torch.arange(300)  # cut into 128, 128 and 44
+    for step in (
+        plain(whole, PLAIN_CPU),
+        MicroBatchStep(parts, make_optimizer(parts, 1e-3), PLAIN_CPU),
+    ):
+        step._backward(images, indices, dropout)
+    for name, parameter in whole.named_parameters():
+        ours, theirs = parts.get_parameter(name).grad, parameter.grad
+        assert ours is not None
+        assert theirs is not None
+        assert (ours - theirs).norm() < 1e-4 * theirs.norm(), name
+
+
+def test_steps_on_cpu_are_the_plain_steps(images: Images) -> None:
+    nets = make_net(), make_net()
+    reference = plain(nets[0], PLAIN_CPU)
+    step = make_step(nets[1], make_optimizer(nets[1], 1e-3), PLAIN_CPU, batch_size=200)
+    assert isinstance(step, MicroBatchStep)
+    for each in (reference, step):
+        take_steps(each, images)
+    assert step.totals.tolist() == pytest.approx(reference.totals.tolist(), rel=1e-4)
+    for name, parameter in nets[0].named_parameters():
+        # Adam divides by the gradient's size: where that is next to nothing, rounding shows.
+        difference = (parameter - nets[1].get_parameter(name)).abs()
+        assert difference.mean() < 1e-5, name
+
+
+def test_every_step_in_bf16_uses_the_weights_of_the_step_before(images: Images) -> None:
+    # Autocast keeps copies of the weights; were they kept too long, nothing would be learnt.
+    final = {}
+    for compute in (PLAIN_CPU, BF16):
+        net = make_net()
+        step = make_step(net, make_optimizer(net, 3e-3), compute, batch_size=300)
+        take_steps(step, images, number=40, batch_size=300)
+        counts = no_counts(net, compute.device)
+        with torch.no_grad():
+            add_counts(counts, images.labels, read_pixels(net, images.pixels))
+        assert counts.sum() == 300
+        final[compute.precision] = counts.trace().item() / 300
+    assert final["32"] > 0.8
+    assert final["bf16"] == pytest.approx(final["32"], abs=0.05)
+
+
+def test_step_that_cannot_be_recorded_runs_as_it_is_and_says_why(images: Images) -> None:
+    nets = make_net(), make_net()
+    reference = plain(nets[0], PLAIN_CPU)
+    step = GraphStep(nets[1], make_optimizer(nets[1], 1e-3), PLAIN_CPU, batch_size=200)
+    take_steps(reference, images)
+    with pytest.warns(UserWarning, match="training without a CUDA graph") as caught:
+        take_steps(step, images)
+    assert len(caught) == 1
+    assert step.not_recorded
+    assert torch.equal(step.totals, reference.totals)
+    for name, parameter in nets[0].named_parameters():
+        assert torch.equal(parameter, nets[1].get_parameter(name))
+
+
+@needs_cuda
+@pytest.mark.parametrize("precision", ["32", "bf16"])
+def test_recorded_steps_are_the_plain_steps(precision: str, images: Images) -> None:
+    compute = Compute(torch.device("cuda"), precision, "GPU")  # type: ignore[arg-type]  # of the two literals
+    resident = images.to("cuda")
+    nets = make_net().cuda(), make_net().cuda()
+    reference = plain(nets[0], compute)
+    step = GraphStep(nets[1], make_optimizer(nets[1], 1e-3), compute, batch_size=200)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for each in (reference, step):
+            take_steps(each, resident)
+    assert step.not_recorded is None
+    assert step.totals.tolist() == pytest.approx(reference.totals.tolist(), rel=1e-2)
+    for name, parameter in nets[0].named_parameters():
+        difference = (parameter - nets[1].get_parameter(name)).abs()
+        assert difference.mean() < 1e-4, name
+
+
+@needs_cuda
+def test_dropout_differs_at_every_replay(images: Images) -> None:
+    compute = Compute(torch.device("cuda"), "32", "GPU")
+    net = make_net().cuda()
+    step = GraphStep(
+        net, make_optimizer(net, 1e-12), compute, batch_size=200
+    )  # next to no learning
+    indices = torch.arange(200, device="cuda")
+    losses = []
+    for _ in range(4):
+        step.totals.zero_()
+        step(images.to("cuda"), indices)
+        losses.append(step.totals[0].item())
+    assert len(set(losses)) == 4
