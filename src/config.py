@@ -19,6 +19,7 @@ Dataset = Literal[
 Validation = Literal["stratified", "tail"]
 Sampler = Literal["tpe", "random"]
 Device = Literal["auto", "cpu", "cuda"]
+CurvesLevel = Literal["all", "best", "none"]
 Precision = Literal["auto", "32", "bf16"]
 
 _Part = TypeVar("_Part")
@@ -113,6 +114,12 @@ class TuneConfig(FitConfig):
     """How configurations are proposed: Tree-structured Parzen Estimator, or uniformly at random."""
     patience: int | None = 3
     """Stop a trial after this many epochs without a better validation accuracy; null: never."""
+    workers: int | Literal["auto"] = "auto"
+    """Trials trained at once, each in a process of its own, on CPU in one thread; auto: as many as
+    the CPU has cores, and one on CUDA."""
+    tensorboard: CurvesLevel = "all"
+    """Whose curves TensorBoard gets: those of all trials, while they train; of each that is the
+    best so far, when it ends; or none. A few hundred are as many as TensorBoard shows well."""
     timeout: str | float | None = None
     """Stop after this long, such as 90s, 10m or 2h; the same command goes on later."""
 
@@ -128,6 +135,8 @@ class TuneConfig(FitConfig):
         _at_least("iterations", self.iterations, 1)
         if self.patience is not None:
             _at_least("patience", self.patience, 1)
+        if self.workers != "auto":
+            _at_least("workers", self.workers, 1)
         if self.timeout is not None:
             parse_duration(self.timeout)
 

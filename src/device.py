@@ -42,18 +42,32 @@ def choose_device(device: Device) -> torch.device:
     return torch.device("cuda")
 
 
-def choose_compute(device: Device, precision: Precision) -> Compute:
-    """Decide what `auto` means here: bf16 where the hardware computes it natively."""
+def choose_compute(device: Device, precision: Precision, threads: int | None = None) -> Compute:
+    """Decide what `auto` means here: bf16 where the hardware computes it natively.
+
+    Args:
+        device: what the user wants.
+        precision: what the user wants.
+        threads: CPU threads that will compute; None: as many as PyTorch takes in this process.
+    """
     chosen = choose_device(device)
     if chosen.type == "cuda":
         name = torch.cuda.get_device_name(chosen)
         native_bf16 = torch.cuda.get_device_capability(chosen) >= (8, 0)
     else:
-        name = f"{_processor()}, {torch.get_num_threads()} threads"
+        threads = threads or torch.get_num_threads()
+        name = f"{_processor()}, {threads} thread{'' if threads == 1 else 's'}"
         native_bf16 = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
     if precision == "auto":
         precision = "bf16" if native_bf16 else "32"
     return Compute(chosen, precision, name)
+
+
+def choose_workers(workers: int | Literal["auto"], compute: Compute) -> int:
+    """Decide what `auto` means: one trial for each core that PyTorch would use; one on CUDA."""
+    if workers != "auto":
+        return workers
+    return torch.get_num_threads() if compute.device.type == "cpu" else 1
 
 
 def _processor() -> str:

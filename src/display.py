@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.progress import (
     BarColumn,
     Progress,
+    TaskID,
     TaskProgressColumn,
     TextColumn,
     TimeElapsedColumn,
@@ -22,22 +23,17 @@ from src.search import StartedTrial
 
 
 class FitDisplay(pl.Callback):
-    """Shows one fit: a bar over its batches, and its latest validation accuracy.
+    """Shows one fit: a bar over its batches, and a line for every epoch.
 
     Args:
         progress: the live display to add the bar to.
-        description: what is being fitted.
         max_epochs: epochs at most.
-        print_epochs: also print a line for every epoch.
     """
 
-    def __init__(
-        self, progress: Progress, description: str, max_epochs: int, *, print_epochs: bool = False
-    ) -> None:
+    def __init__(self, progress: Progress, max_epochs: int) -> None:
         self._progress = progress
         self._max_epochs = max_epochs
-        self._print_epochs = print_epochs
-        self._bar = progress.add_task(description, total=None, status="")
+        self._bar = progress.add_task("train", total=None, status="")
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Learn how many batches there are."""
@@ -55,20 +51,15 @@ class FitDisplay(pl.Callback):
         self._progress.update(
             self._bar, status=f"{epoch} · validation {figures['val_accuracy']:.4f}"
         )
-        if self._print_epochs:
-            self._progress.print(
-                f"{epoch}: loss {figures['train_loss']:.4f}, accuracy "
-                f"{figures['train_accuracy']:.4f}; validation loss {figures['val_loss']:.4f}, "
-                f"accuracy {figures['val_accuracy']:.4f}"
-            )
-
-    def remove(self) -> None:
-        """Take the bar off the display."""
-        self._progress.remove_task(self._bar)
+        self._progress.print(
+            f"{epoch}: loss {figures['train_loss']:.4f}, accuracy "
+            f"{figures['train_accuracy']:.4f}; validation loss {figures['val_loss']:.4f}, "
+            f"accuracy {figures['val_accuracy']:.4f}"
+        )
 
 
 class SearchDisplay:
-    """Shows a search: a bar over all its trials, one over the running trial, a line for each ended.
+    """Shows a search: a bar over all its trials, one for each that trains, a line for each ended.
 
     Args:
         console: where to show it; bars appear on a terminal only.
@@ -80,7 +71,7 @@ class SearchDisplay:
         self._progress = live_progress(console)
         self._bar = self._progress.add_task("search", total=total, status="")
         self._best = 0.0
-        self._fit: FitDisplay | None = None
+        self._training: dict[StartedTrial, TaskID] = {}
         for record in done:
             self._tally(record)
 
@@ -94,19 +85,28 @@ class SearchDisplay:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._remove_fit()
+        for bar in self._training.values():
+            self._progress.remove_task(bar)
         self._progress.stop()
 
-    def trial_started(self, trial: StartedTrial) -> Sequence[pl.Callback]:
+    def trial_started(self, trial: StartedTrial) -> None:
         """Show the trial's bar."""
-        self._remove_fit()
         description = f"batch {trial.hyperparameters.batch_size} trial {trial.number}"
-        self._fit = FitDisplay(self._progress, description, trial.bracket.rungs[-1].epochs)
-        return [self._fit]
+        max_epochs = trial.bracket.rungs[-1].epochs
+        self._training[trial] = self._progress.add_task(description, total=max_epochs, status="")
 
-    def trial_ended(self, record: TrialRecord) -> None:
+    def trial_advanced(self, trial: StartedTrial, epochs: float) -> None:
+        """Move the trial's bar."""
+        self._progress.update(self._training[trial], completed=epochs)
+
+    def epoch_ended(self, trial: StartedTrial, epoch: int, val_accuracy: float) -> None:
+        """Show the trial's best validation accuracy."""
+        status = f"epoch {epoch}/{trial.bracket.rungs[-1].epochs} · validation {val_accuracy:.4f}"
+        self._progress.update(self._training[trial], completed=epoch, status=status)
+
+    def trial_ended(self, trial: StartedTrial, record: TrialRecord) -> None:
         """Print the trial's line."""
-        self._remove_fit()
+        self._progress.remove_task(self._training.pop(trial))
         self._tally(record)
         accuracy = "–" if record.val_accuracy is None else f"{record.val_accuracy:.6f}"
         hp = record.hyperparameters
@@ -131,11 +131,6 @@ class SearchDisplay:
             self._best = max(self._best, record.val_accuracy)
             self._progress.update(self._bar, status=f"best {self._best:.6f}")
 
-    def _remove_fit(self) -> None:
-        if self._fit is not None:
-            self._fit.remove()
-            self._fit = None
-
 
 def open_console() -> Console:
     """Open standard output, wide enough for a table where it is no terminal."""
@@ -156,13 +151,13 @@ def live_progress(console: Console) -> Progress:
     )
 
 
-def print_data(console: Console, data: TrainingData, compute: Compute) -> None:
+def print_data(console: Console, data: TrainingData, compute: Compute, workers: int = 1) -> None:
     """Print how many images there are, and on what they are trained."""
-    say(
-        console,
+    text = (
         f"{data.spec.dataset}: {len(data.train):,} images train, {len(data.validation):,} "
-        f"validate. {compute.name}, {compute.precision}.",
+        f"validate. {compute.name}, {compute.precision}"
     )
+    say(console, text + (f", {workers} workers." if workers > 1 else "."))
 
 
 def print_plan(console: Console, plan: Plan, batch_sizes: Sequence[int]) -> None:

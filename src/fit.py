@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import lightning.pytorch as pl
 import torch
@@ -12,16 +12,14 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch import Tensor
 
 from src.config import Hyperparameters
+from src.curves import Curves, log_result
 from src.data import CharacterData, TrainingData
 from src.device import Compute
 from src.interrupt import Interrupted, Interruption
 from src.recorder import Recorder
-from src.results import Epoch
+from src.results import SELECTED_ON, Epoch
 from src.seeding import DROPOUT, INITIALISATION, derive_seed
 from src.task import CharacterTask, make_task
-
-SELECTED_ON = "val_accuracy"
-"""The metric that early stopping, the search and the choice of the best epoch look at."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +53,7 @@ def fit(
     seed: int,
     compute: Compute,
     interruption: Interruption,
-    logger: TensorBoardLogger | None = None,
+    curves: Curves | None = None,
     callbacks: Sequence[Callback] = (),
 ) -> Fitted:
     """Train until `max_epochs`, early stopping, divergence, or a callback or person stops it.
@@ -67,8 +65,8 @@ def fit(
         patience: epochs without a better validation accuracy before stopping; None: never.
         seed: initial weights, shuffling and dropout follow from it alone.
         compute: device and precision.
-        interruption: asked between batches whether to stop.
-        logger: gets the curves and, at the end, the configuration with its result.
+        interruption: asked between chunks of batches whether to stop.
+        curves: where to write the curves and, at the end, the configuration with its result.
         callbacks: what else should watch; they may set `trainer.should_stop`.
     """
     recorder = Recorder()
@@ -79,7 +77,7 @@ def fit(
             SELECTED_ON, mode="max", patience=patience, check_finite=False
         )
         watching.append(early_stopping)
-    if logger is not None:
+    if curves is not None:
         watching.append(_HyperparameterLog(hyperparameters, recorder))
 
     torch.manual_seed(derive_seed(seed, INITIALISATION))
@@ -88,7 +86,7 @@ def fit(
         accelerator=compute.lightning_accelerator,
         devices=1,
         max_epochs=max_epochs,
-        logger=logger or False,
+        logger=curves.open() if curves else False,
         callbacks=watching,
         reload_dataloaders_every_n_epochs=1,  # each epoch has its own shuffle
         num_sanity_val_steps=0,
@@ -140,6 +138,5 @@ class _HyperparameterLog(Callback):
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if self._recorder.best is not None and isinstance(trainer.logger, TensorBoardLogger):
-            trainer.logger.log_hyperparams(
-                asdict(self._hyperparameters), {SELECTED_ON: self._recorder.best.val_accuracy}
-            )
+            val_accuracy = self._recorder.best.val_accuracy
+            log_result(trainer.logger, self._hyperparameters, val_accuracy)

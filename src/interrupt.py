@@ -14,14 +14,35 @@ class Interrupted(Exception):  # noqa: N818  # no error: somebody asked for it
     """Training was stopped from outside, for the reason given."""
 
     def __init__(self, reason: str, exit_code: int) -> None:
-        super().__init__(reason)
+        super().__init__(reason, exit_code)
         self.reason = reason
         self.exit_code = exit_code
         """What the process should exit with: 128 + signal, as shells have it; 0 for a timeout."""
 
 
 class Interruption(pl.Callback):
-    """Turns signals and a deadline into one `Interrupted`, raised between two batches.
+    """Asks between two chunks of batches whether to stop; by itself it never finds a reason."""
+
+    def pending(self) -> Interrupted | None:
+        """Return why to stop, if there is a reason."""
+        return None
+
+    def check(self) -> None:
+        """Raise `Interrupted` if there is a reason to stop."""
+        if reason := self.pending():
+            raise reason
+
+    def on_train_batch_end(self, *_: object) -> None:
+        """Check between two training chunks."""
+        self.check()
+
+    def on_validation_batch_end(self, *_: object, **__: object) -> None:
+        """Check between two validation chunks."""
+        self.check()
+
+
+class Signals(Interruption):
+    """Finds a reason in signals and in a deadline.
 
     Lightning would answer Ctrl-C with `sys.exit`, and leave the trial running for ever. Within
     this context manager a signal is only noted, and acted upon at the next `check`; a second
@@ -36,7 +57,7 @@ class Interruption(pl.Callback):
         self._received: signal.Signals | None = None
         self._handlers: dict[signal.Signals, Any] = {}
 
-    def __enter__(self) -> "Interruption":
+    def __enter__(self) -> "Signals":
         self._handlers = {number: signal.signal(number, self._note) for number in _SIGNALS}
         return self
 
@@ -57,19 +78,6 @@ class Interruption(pl.Callback):
         if self._deadline is not None and time.monotonic() >= self._deadline:
             return Interrupted("time is up", 0)
         return None
-
-    def check(self) -> None:
-        """Raise `Interrupted` if there is a reason to stop."""
-        if reason := self.pending():
-            raise reason
-
-    def on_train_batch_end(self, *_: object) -> None:
-        """Check between two training batches."""
-        self.check()
-
-    def on_validation_batch_end(self, *_: object, **__: object) -> None:
-        """Check between two validation batches."""
-        self.check()
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         if self._received is not None and number == signal.SIGINT:

@@ -13,10 +13,10 @@ from src.config import Hyperparameters
 from src.data import TrainingData
 from src.errors import UserError
 from src.figures import draw_best, draw_rungs
-from src.fit import SELECTED_ON, Fitted
+from src.fit import Fitted
 from src.hyperband import Plan
 from src.metrics import ConfusionMatrix
-from src.results import ResultsFolder, TrialRecord, replacing, write_json, write_trials
+from src.results import SELECTED_ON, ResultsFolder, TrialRecord, replacing, write_json, write_trials
 from src.studies import ended_trials, study_settings
 
 

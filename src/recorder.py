@@ -3,8 +3,10 @@
 import math
 
 import lightning.pytorch as pl
+from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
 
+from src.curves import log_epoch
 from src.results import Epoch
 from src.task import CharacterTask
 
@@ -34,16 +36,8 @@ class Recorder(pl.Callback):
         }
         epoch = Epoch(epoch=trainer.current_epoch + 1, **figures)
         self.history.append(epoch)
-        if trainer.logger is not None:
-            trainer.logger.log_metrics(
-                {
-                    "loss/train": epoch.train_loss,
-                    "loss/validation": epoch.val_loss,
-                    "accuracy/train": epoch.train_accuracy,
-                    "accuracy/validation": epoch.val_accuracy,
-                },
-                step=epoch.epoch,
-            )
+        if isinstance(trainer.logger, TensorBoardLogger):
+            log_epoch(trainer.logger, epoch)
         for name, loss in (("training", epoch.train_loss), ("validation", epoch.val_loss)):
             if not math.isfinite(loss):
                 self.diverged = f"diverged: {name} loss is {loss} in epoch {epoch.epoch}"

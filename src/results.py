@@ -16,6 +16,9 @@ import pandas as pd
 from src.config import Hyperparameters
 from src.errors import UserError
 
+SELECTED_ON = "val_accuracy"
+"""The metric that early stopping, the search and the choice of the best epoch look at."""
+
 COLUMNS = [
     # as published
     *("val_accuracy", "conv1", "conv2", "dense_units", "dropout_rate", "learning_rate"),

@@ -1,39 +1,45 @@
-"""A Hyperband search at one batch size: one Optuna study, trial after trial.
+"""A Hyperband search: one Optuna study for each batch size, its trials trained by workers.
 
 The plan numbers the places that trials take; a trial records its place (slot) and its bracket.
 All that is random in a trial follows from the seed, the batch size and the slot, so a slot whose
-trial was interrupted gives, when it is filled again, what it would have given.
+trial was interrupted gives, when it is filled again, what it would have given, in any worker.
 """
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
 import optuna
-from lightning.pytorch import Callback
-from lightning.pytorch.loggers import TensorBoardLogger
 from optuna.storages import BaseStorage
 from optuna.trial import TrialState
 
 from src import space
 from src.config import Hyperparameters, TuneConfig
+from src.curves import Curves, write_curves
 from src.data import TrainingData
 from src.device import Compute
-from src.fit import SELECTED_ON, Fitted, fit
+from src.errors import UserError
+from src.fit import Fitted
 from src.hyperband import Bracket, Plan
-from src.interrupt import Interruption
-from src.pruning import BRACKET_ATTRIBUTE, HyperbandCallback
+from src.interrupt import Interrupted, Interruption
+from src.pruning import BRACKET_ATTRIBUTE
 from src.results import TrialRecord
 from src.seeding import SAMPLER, TRIAL, derive_seed
 from src.studies import LOG_NAME, OUTCOME, SLOT, open_study, trial_record
+from src.workers import Advanced, Ended, Failed, Job, Reported, Workers
+
+_POLL = 0.2
+"""Seconds between two looks at whether to stop."""
 
 
 @dataclass(frozen=True)
 class StartedTrial:
-    """A trial that is about to train."""
+    """A trial that has begun to train."""
 
     number: int
     """Optuna's number within the study."""
+    slot: int
     bracket: Bracket
     hyperparameters: Hyperparameters
 
@@ -41,15 +47,25 @@ class StartedTrial:
 class Watcher(Protocol):
     """Is told of trials as they come and go."""
 
-    def trial_started(self, trial: StartedTrial) -> Sequence[Callback]:
-        """Return what should watch the trial's fit."""
+    def trial_started(self, trial: StartedTrial) -> None:
+        """See a trial begin."""
 
-    def trial_ended(self, record: TrialRecord) -> None:
+    def trial_advanced(self, trial: StartedTrial, epochs: float) -> None:
+        """See how many epochs a trial has trained, with the part of the current one."""
+
+    def epoch_ended(self, trial: StartedTrial, epoch: int, val_accuracy: float) -> None:
+        """See the best validation accuracy of a trial so far."""
+
+    def trial_ended(self, trial: StartedTrial, record: TrialRecord) -> None:
         """See the trial's row of the CSV."""
 
 
 SaveBest = Callable[[StartedTrial, Fitted], None]
 """Keeps a trial that is better than all before it in its study."""
+
+
+class TrialFailed(Exception):  # noqa: N818  # it is told with the error's own traceback
+    """A trial ended with an error that nobody foresaw; its slot can be filled again."""
 
 
 class Search:
@@ -76,9 +92,9 @@ class Search:
         self.config = config
         self.batch_size = batch_size
         self.plan = plan
-        self.data = data
         self.compute = compute
         self.study = open_study(storage, config, batch_size, plan, data, compute)
+        self._trials: dict[int, optuna.Trial] = {}
 
     @property
     def open_slots(self) -> list[int]:
@@ -90,53 +106,9 @@ class Search:
         }
         return [slot for slot in range(self.plan.trials) if slot not in filled]
 
-    def run(self, interruption: Interruption, watcher: Watcher, save_best: SaveBest) -> None:
-        """Fill the open slots, one after another.
-
-        Raises:
-            Interrupted: a signal came or the time is up; the running trial is FAIL, and the next
-                run tries its configuration again.
-        """
-        for slot in self.open_slots:
-            interruption.check()
-            self._run_trial(slot, interruption, watcher, save_best)
-
-    def _run_trial(
-        self, slot: int, interruption: Interruption, watcher: Watcher, save_best: SaveBest
-    ) -> None:
-        bracket = self.plan.bracket_of(slot)
-        trial = self._ask(slot, bracket)
-        hyperparameters = space.suggest(trial, self.batch_size)
-        started = StartedTrial(trial.number, bracket, hyperparameters)
-        hyperband = HyperbandCallback(trial, monitor=SELECTED_ON)
-        try:
-            fitted = fit(
-                hyperparameters,
-                self.data,
-                max_epochs=self.plan.max_epochs,
-                patience=self.config.patience,
-                seed=derive_seed(self.config.seed, TRIAL, self.batch_size, slot),
-                compute=self.compute,
-                interruption=interruption,
-                logger=self._logger(trial.number),
-                callbacks=[hyperband, *watcher.trial_started(started)],
-            )
-            state, reason = self._judge(fitted, hyperband)
-            trial.set_user_attr(OUTCOME, self._outcome(fitted, reason))
-            if state == TrialState.COMPLETE and self._beats_all(fitted):
-                save_best(started, fitted)  # before the trial counts, so that it is never missing
-        except BaseException as error:
-            trial.set_user_attr(OUTCOME, {"reason": f"{type(error).__name__}: {error}"[:300]})
-            self.study.tell(trial, state=TrialState.FAIL)
-            raise
-        value = fitted.best.val_accuracy if state == TrialState.COMPLETE and fitted.best else None
-        frozen = self.study.tell(trial, value, state=state)
-        watcher.trial_ended(trial_record(frozen, self.batch_size))
-        if fitted.interrupted is not None:
-            raise fitted.interrupted
-
-    def _ask(self, slot: int, bracket: Bracket) -> optuna.Trial:
+    def start(self, slot: int) -> StartedTrial:
         """Start a trial in this slot, with the configuration of one that failed there, if any."""
+        bracket = self.plan.bracket_of(slot)
         self.study.sampler = self._sampler(slot)
         if not self.study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
             failed = [
@@ -148,7 +120,62 @@ class Search:
                 failed[-1] if failed else {},
                 user_attrs={SLOT: slot, BRACKET_ATTRIBUTE: bracket.s},
             )
-        return self.study.ask()
+        trial = self.study.ask()
+        hyperparameters = space.suggest(trial, self.batch_size)
+        self._trials[trial.number] = trial
+        return StartedTrial(trial.number, slot, bracket, hyperparameters)
+
+    def job(self, trial: StartedTrial) -> Job:
+        """Return what a worker must do for a trial."""
+        return Job(
+            hyperparameters=trial.hyperparameters,
+            max_epochs=self.plan.max_epochs,
+            patience=self.config.patience,
+            seed=derive_seed(self.config.seed, TRIAL, self.batch_size, trial.slot),
+            curves=self._curves(trial) if self.config.tensorboard == "all" else None,
+        )
+
+    def report(self, trial: StartedTrial, epoch: int, value: float) -> bool:
+        """Record an epoch of a trial; return whether the trial has lost and is to stop."""
+        running = self._trials[trial.number]
+        running.report(value, step=epoch)
+        return running.should_prune()
+
+    def end(self, trial: StartedTrial, ended: Ended, save_best: SaveBest) -> TrialRecord:
+        """Record a trial whose fit is over."""
+        fitted = ended.fitted
+        state, reason = self._judge(ended)
+        outcome = {
+            "reason": reason,
+            "val_accuracy": fitted.best and fitted.best.val_accuracy,
+            "history": [list(asdict(epoch).values()) for epoch in fitted.history],
+            "device": self.compute.name,
+        }
+        value = None
+        if state == TrialState.COMPLETE and fitted.best is not None:
+            value = fitted.best.val_accuracy
+            if self._beats_all(value):
+                save_best(trial, fitted)  # before the trial counts, so that it is never missing
+                if self.config.tensorboard == "best":
+                    write_curves(self._curves(trial), trial.hyperparameters, fitted.history, value)
+        return self._tell(trial, state, outcome, value)
+
+    def fail(self, trial: StartedTrial, reason: str) -> TrialRecord:
+        """Record a trial that broke off, for a reason in one line."""
+        return self._tell(trial, TrialState.FAIL, {"reason": reason[:300]}, None)
+
+    def _tell(
+        self,
+        trial: StartedTrial,
+        state: TrialState,
+        outcome: dict[str, Any],
+        value: float | None,
+    ) -> TrialRecord:
+        running = self._trials[trial.number]
+        running.set_user_attr(OUTCOME, outcome)
+        frozen = self.study.tell(running, value, state=state)
+        del self._trials[trial.number]
+        return trial_record(frozen, self.batch_size)
 
     def _sampler(self, slot: int) -> optuna.samplers.BaseSampler:
         """Return a sampler whose random numbers follow from the slot, whatever ran before."""
@@ -159,36 +186,134 @@ class Search:
             seed=seed, n_startup_trials=10, multivariate=True, constant_liar=True
         )
 
-    def _logger(self, number: int) -> TensorBoardLogger:
-        return TensorBoardLogger(
-            self.config.log_dir,
-            name=self.study.user_attrs[LOG_NAME],
-            version=f"trial_{number:04d}",
-            default_hp_metric=False,
-        )
+    def _curves(self, trial: StartedTrial) -> Curves:
+        study = self.study.user_attrs[LOG_NAME]
+        return Curves(self.config.log_dir, study, f"trial_{trial.number:04d}")
 
-    def _judge(self, fitted: Fitted, hyperband: HyperbandCallback) -> tuple[TrialState, str]:
+    def _judge(self, ended: Ended) -> tuple[TrialState, str]:
         """Return how the trial ended, and why if it did not train all its epochs."""
-        epochs = len(fitted.history)
+        fitted = ended.fitted
         if fitted.interrupted is not None:
             return TrialState.FAIL, fitted.interrupted.reason
         if fitted.diverged is not None:
             return TrialState.PRUNED, fitted.diverged
-        if hyperband.pruned:
-            return TrialState.PRUNED, f"lost on the rung at epoch {epochs}"
+        if ended.pruned:
+            return TrialState.PRUNED, f"lost on the rung at epoch {len(fitted.history)}"
         if fitted.early_stopped:
             return TrialState.COMPLETE, f"early stopping: no better epoch in {self.config.patience}"
         return TrialState.COMPLETE, ""
 
-    def _outcome(self, fitted: Fitted, reason: str) -> dict[str, Any]:
-        return {
-            "reason": reason,
-            "val_accuracy": fitted.best and fitted.best.val_accuracy,
-            "history": [list(asdict(epoch).values()) for epoch in fitted.history],
-            "device": self.compute.name,
-        }
-
-    def _beats_all(self, fitted: Fitted) -> bool:
+    def _beats_all(self, val_accuracy: float) -> bool:
         complete = self.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-        best = max((trial.value or 0.0 for trial in complete), default=float("-inf"))
-        return fitted.best is not None and fitted.best.val_accuracy > best
+        return val_accuracy > max((trial.value or 0.0 for trial in complete), default=-1.0)
+
+
+class SearchRun:
+    """Several searches, filled by the same workers, one search after another.
+
+    Args:
+        searches: one for each batch size.
+        workers: train the trials.
+        interruption: asked whether to stop.
+        watcher: is told what happens.
+        save_best: keeps what must outlive the run.
+    """
+
+    def __init__(
+        self,
+        searches: Sequence[Search],
+        workers: Workers,
+        interruption: Interruption,
+        watcher: Watcher,
+        save_best: SaveBest,
+    ) -> None:
+        self._workers = workers
+        self._interruption = interruption
+        self._watcher = watcher
+        self._save_best = save_best
+        self._places = [(search, slot) for search in searches for slot in search.open_slots]
+        self._running: dict[int, tuple[Search, StartedTrial]] = {}
+        self._stopping: Interrupted | None = None
+        self._begun: list[Search] = []
+        self._failure: Exception | None = None
+
+    def run(self) -> Iterator[Search]:
+        """Fill the open slots; give each search when the last of its trials has ended.
+
+        Raises:
+            Interrupted: a signal came or the time is up; what was running is FAIL, and the next
+                run tries its configurations again.
+            UserError: a worker died; the other trials that were running are FAIL too.
+            TrialFailed: there was an error in a worker; likewise.
+        """
+        try:
+            while True:
+                self._look_for_reason_to_stop()
+                self._start_trials()
+                busy = {search for search, _ in [*self._running.values(), *self._places]}
+                for search in [search for search in self._begun if search not in busy]:
+                    self._begun.remove(search)
+                    yield search
+                if not self._running:
+                    break
+                for worker, message in self._workers.receive(_POLL):
+                    self._hear(worker, message)
+        except BaseException as error:
+            for search, trial in self._running.values():
+                with contextlib.suppress(Exception):  # the next run finds it abandoned
+                    search.fail(trial, f"{type(error).__name__}: {error}")
+            raise
+        if self._failure is not None:
+            raise self._failure
+        if self._stopping is not None:
+            raise self._stopping
+
+    def _look_for_reason_to_stop(self) -> None:
+        if self._stopping is None and (reason := self._interruption.pending()):
+            self._stop(reason)
+
+    def _stop(self, reason: Interrupted) -> None:
+        self._stopping = reason
+        self._workers.interrupt(reason)
+        self._places.clear()
+
+    def _start_trials(self) -> None:
+        for worker in self._workers.idle:
+            if not self._places:
+                return
+            search, slot = self._places.pop(0)
+            if search not in self._begun:
+                self._begun.append(search)
+            trial = search.start(slot)
+            self._running[worker] = (search, trial)
+            self._watcher.trial_started(trial)
+            self._workers.submit(worker, search.job(trial))
+
+    def _hear(self, worker: int, message: Advanced | Reported | Ended | Failed) -> None:
+        search, trial = self._running[worker]
+        if isinstance(message, Advanced):
+            self._watcher.trial_advanced(trial, message.epochs)
+        elif isinstance(message, Reported):
+            lost = search.report(trial, message.epoch, message.value)
+            self._workers.answer(worker, stop=lost)
+            self._watcher.epoch_ended(trial, message.epoch, message.value)
+        else:
+            if isinstance(message, Ended):
+                record = search.end(trial, message, self._save_best)
+            else:
+                record = search.fail(trial, message.reason)
+                self._fail(trial, message)
+            del self._running[worker]
+            self._watcher.trial_ended(trial, record)
+
+    def _fail(self, trial: StartedTrial, message: Failed) -> None:
+        what = f"trial {trial.number} at batch size {trial.hyperparameters.batch_size}"
+        if self._failure is None:
+            if message.details:
+                self._failure = TrialFailed(f"{what}: {message.details}")
+            else:
+                self._failure = UserError(
+                    f"{what}: {message.reason}; the same command goes on from here, with fewer "
+                    "`--workers` if memory ran out"
+                )
+            self._stop(Interrupted("another trial failed", 1))

@@ -13,17 +13,17 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import jsonargparse
-from lightning.pytorch.loggers import TensorBoardLogger
 
 from src import cli
 from src.checkpoint import save_model
 from src.config import TrainConfig
+from src.curves import Curves
 from src.data import load_training_data
 from src.device import choose_compute
 from src.display import FitDisplay, live_progress, open_console, print_data, say
 from src.errors import UserError
 from src.fit import fit
-from src.interrupt import Interruption
+from src.interrupt import Signals
 from src.provenance import provenance
 from src.publish import describe_model, draw_model, model_of
 from src.results import free_name, make_writable, write_json
@@ -58,7 +58,7 @@ def _train(options: jsonargparse.Namespace) -> int:
     name = free_name(models, name)
     folder = models / name
     folder.mkdir()  # before training, so that nobody else takes it meanwhile
-    with Interruption() as interruption, live_progress(console) as progress:
+    with Signals() as interruption, live_progress(console) as progress:
         fitted = fit(
             hp,
             data,
@@ -67,10 +67,8 @@ def _train(options: jsonargparse.Namespace) -> int:
             seed=config.seed,
             compute=compute,
             interruption=interruption,
-            logger=TensorBoardLogger(
-                config.log_dir, f"{config.dataset}/train", version=name, default_hp_metric=False
-            ),
-            callbacks=[FitDisplay(progress, "train", config.max_epochs, print_epochs=True)],
+            curves=Curves(config.log_dir, f"{config.dataset}/train", name),
+            callbacks=[FitDisplay(progress, config.max_epochs)],
         )
     if fitted.best is None:
         folder.rmdir()

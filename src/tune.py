@@ -7,9 +7,10 @@ Writes results/<dataset>/ (CSV tables, pictures, best.json, best-model.ckpt, the
 lightning_logs/<dataset>/ (curves for TensorBoard). The same command goes on where it stopped.
 """
 
+import functools
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from src import cli
 from src.checkpoint import save_model
 from src.config import TuneConfig, parse_duration
 from src.data import TrainingData, load_training_data
-from src.device import Compute, choose_compute
+from src.device import Compute, choose_compute, choose_workers
 from src.display import (
     SearchDisplay,
     open_console,
@@ -33,11 +34,11 @@ from src.display import (
 from src.errors import UserError
 from src.fit import Fitted
 from src.hyperband import Plan, make_plan
-from src.interrupt import Interrupted, Interruption
+from src.interrupt import Interrupted, Signals
 from src.provenance import provenance
 from src.publish import load_best_models, model_of, publish_search, publish_study
 from src.results import ResultsFolder, make_writable
-from src.search import Search, StartedTrial
+from src.search import Search, SearchRun, StartedTrial, TrialFailed
 from src.studies import (
     check_settings,
     ended_trials,
@@ -45,6 +46,7 @@ from src.studies import (
     load_studies,
     open_storage,
 )
+from src.workers import Workers
 
 
 def make_parser() -> jsonargparse.ArgumentParser:
@@ -61,14 +63,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _tune(options: jsonargparse.Namespace) -> int:
     config = cli.make_config(TuneConfig, options)
-    interruption = Interruption(parse_duration(config.timeout) if config.timeout else None)
+    interruption = Signals(parse_duration(config.timeout) if config.timeout else None)
     console = open_console()
     plan = make_plan(config.max_epochs, config.reduction_factor, config.iterations)
     print_plan(console, plan, config.batch_sizes)
     if options.plan:
         return 0
 
-    compute = choose_compute(config.device, config.precision)
+    compute = choose_compute(config.device, config.precision, threads=1)
     folder = ResultsFolder(config.results_dir, config.dataset)
     make_writable(folder.path, "--results_dir")
     make_writable(Path(config.log_dir), "--log_dir")
@@ -80,8 +82,7 @@ def _tune(options: jsonargparse.Namespace) -> int:
                 f"another search is running in {folder.path}; "
                 "wait for it, or choose another folder with `--results_dir`"
             ) from error
-        data = load_training_data(config.data_spec, config.data_dir, compute.device)
-        print_data(console, data, compute)
+        data = load_training_data(config.data_spec, config.data_dir)
         stack.enter_context(interruption)
         return _search(config, plan, data, compute, folder, interruption, console)
 
@@ -92,7 +93,7 @@ def _search(
     data: TrainingData,
     compute: Compute,
     folder: ResultsFolder,
-    interruption: Interruption,
+    interruption: Signals,
     console: Console,
 ) -> int:
     """Run what is left of the search at each batch size, and publish what came out."""
@@ -111,19 +112,27 @@ def _search(
         Search(config, batch_size, plan, storage, data, compute)
         for batch_size in config.batch_sizes
     ]
-    left = sum(len(search.open_slots) for search in searches)
+    open_slots = {search: len(search.open_slots) for search in searches}
+    left = sum(open_slots.values())
     done = [record for search in searches for record, _ in ended_trials(search.study)]
-    interrupted: Interrupted | None = None
-    with SearchDisplay(console, len(searches) * plan.trials, done) as display:
-        for search in searches:
-            try:
-                search.run(interruption, display, save_best)
-            except Interrupted as caught:
-                interrupted = caught
+    number = min(choose_workers(config.workers, compute), max(1, left))
+    print_data(console, data, compute, number)
+    for search in searches:
+        if not open_slots[search]:
             publish_study(folder, search.batch_size, search.study, plan)
-            if interrupted:
-                break
+    stopped: Exception | None = None
+    with ExitStack() as stack:
+        workers = stack.enter_context(Workers(number, _loader(config, data, compute), compute))
+        display = stack.enter_context(SearchDisplay(console, len(searches) * plan.trials, done))
+        run = SearchRun(searches, workers, interruption, display, save_best)
+        try:
+            for search in run.run():
+                publish_study(folder, search.batch_size, search.study, plan)
+        except (Interrupted, TrialFailed, UserError) as caught:
+            stopped = caught
     records, best = publish_search(folder, load_studies(storage), plan)
+    if stopped is not None and not isinstance(stopped, Interrupted):
+        raise stopped
 
     if left == 0:
         say(console, "The budget is spent already; `--iterations` can add to it.")
@@ -142,10 +151,21 @@ def _search(
             f"  tensorboard --logdir {shlex.quote(config.log_dir)}\n"
             f"  python -m src.evaluate {shlex.quote(str(folder.best_model))}",
         )
-    if interrupted:
-        say(console, f"Stopped ({interrupted.reason}): the same command goes on from here.")
-        return interrupted.exit_code
+    if stopped is not None:
+        say(console, f"Stopped ({stopped.reason}): the same command goes on from here.")
+        return stopped.exit_code
     return 0
+
+
+def _loader(config: TuneConfig, data: TrainingData, compute: Compute) -> Callable[[], TrainingData]:
+    """Return what gives a worker its images: these, or a copy of its own on its GPU."""
+    if compute.device.type == "cpu":
+        return functools.partial(_loaded, data)
+    return functools.partial(load_training_data, config.data_spec, config.data_dir, compute.device)
+
+
+def _loaded(data: TrainingData) -> TrainingData:
+    return data
 
 
 if __name__ == "__main__":

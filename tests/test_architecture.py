@@ -9,7 +9,7 @@ LEVELS = [
     ["errors", "seeding", "model", "fused", "hyperband", "metrics"],
     ["config"],
     ["data", "device", "interrupt", "pruning", "results", "space"],
-    ["figures", "provenance", "step", "studies"],
+    ["curves", "figures", "provenance", "step", "studies"],
     ["inference"],
     ["task"],
     ["checkpoint", "recorder"],

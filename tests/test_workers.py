@@ -1,0 +1,249 @@
+import functools
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import optuna
+import pytest
+import torch
+
+import src.workers
+from src.config import DataSpec, Hyperparameters
+from src.data import TrainingData, load_training_data
+from src.device import PLAIN_CPU
+from src.fit import Fitted, fit
+from src.interrupt import Interrupted, Interruption
+from src.results import ResultsFolder
+from src.search import TrialFailed
+from src.studies import load_studies, open_storage
+from src.workers import Advanced, Ended, Failed, Job, Message, Reported, Workers
+from tests.conftest import REPOSITORY, Rows, Workplace
+
+SPEC = DataSpec(dataset="mnist_5k", limit=300)
+LOAD = functools.partial(load_training_data, SPEC, "nowhere")
+JOB = Job(
+    hyperparameters=Hyperparameters(
+        conv1=8, conv2=8, dense_units=32, dropout_rate=0.3, learning_rate=3e-3, batch_size=32
+    ),
+    max_epochs=3,
+    patience=None,
+    seed=5,
+    curves=None,
+)
+
+
+def next_message(workers: Workers, deadline: float = 60.0) -> Message:
+    """Return what a worker says next, but for its progress."""
+    end = time.monotonic() + deadline
+    while time.monotonic() < end:
+        for _, message in workers.receive(0.2):
+            if not isinstance(message, Advanced):
+                return message
+    raise AssertionError("the workers say nothing")
+
+
+def train(start_method: str | None) -> Fitted:
+    with Workers(1, LOAD, PLAIN_CPU, start_method) as workers:
+        workers.submit(0, JOB)
+        for epoch in (1, 2, 3):
+            report = next_message(workers)
+            assert isinstance(report, Reported)
+            assert report.epoch == epoch
+            workers.answer(0, stop=False)
+        ended = next_message(workers)
+        assert isinstance(ended, Ended)
+        assert not ended.pruned
+        assert workers.idle == [0]
+    return ended.fitted
+
+
+@pytest.fixture(scope="module")
+def in_this_process() -> Fitted:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        return fit(
+            JOB.hyperparameters,
+            LOAD(),
+            max_epochs=JOB.max_epochs,
+            patience=None,
+            seed=JOB.seed,
+            compute=PLAIN_CPU,
+            interruption=Interruption(),
+        )
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("start_method", ["fork", "spawn"])
+def test_worker_gives_what_the_same_fit_gives_here(
+    start_method: str, in_this_process: Fitted
+) -> None:
+    fitted = train(start_method)
+    assert fitted.history == in_this_process.history
+    assert fitted.weights is not None
+    assert in_this_process.weights is not None
+    for name, weight in in_this_process.weights.items():
+        assert torch.equal(fitted.weights[name], weight)
+
+
+def test_trial_that_is_told_to_stop_does() -> None:
+    with Workers(1, LOAD, PLAIN_CPU) as workers:
+        workers.submit(0, JOB)
+        assert isinstance(next_message(workers), Reported)
+        workers.answer(0, stop=True)
+        ended = next_message(workers)
+        assert isinstance(ended, Ended)
+        assert ended.pruned
+        assert len(ended.fitted.history) == 1
+
+
+def test_interrupted_worker_ends_in_the_middle_and_says_why() -> None:
+    long = Job(**{**JOB.__dict__, "max_epochs": 10_000})
+    with Workers(1, LOAD, PLAIN_CPU) as workers:
+        workers.submit(0, long)
+        assert isinstance(next_message(workers), Reported)
+        workers.interrupt(Interrupted("enough", 7))
+        workers.answer(0, stop=False)
+        ended = next_message(workers)
+        assert isinstance(ended, Ended)
+        assert ended.fitted.interrupted is not None
+        assert str(ended.fitted.interrupted.reason) == "enough"
+
+
+def test_worker_that_is_killed_is_a_failure_that_says_so() -> None:
+    with Workers(2, LOAD, PLAIN_CPU) as workers:
+        workers.submit(1, JOB)
+        assert isinstance(next_message(workers), Reported)
+        workers._processes[1].kill()
+        message = next_message(workers)
+        assert isinstance(message, Failed)
+        assert "killed by SIGKILL" in message.reason
+
+
+def children(pid: int) -> list[int]:
+    """Return a process's children, the oldest first."""
+    return [int(p) for p in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def start(
+    workplace: Workplace, environment: dict[str, str], *options: str
+) -> subprocess.Popen[str]:
+    """Start a search of long trials, and wait until its workers train."""
+    process = subprocess.Popen(
+        [
+            *(sys.executable, "-m", "src.tune"),
+            *workplace.options("--max_epochs=81", "--limit=4000", "--workers=2", *options),
+        ],
+        cwd=REPOSITORY,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    while "2 workers" not in process.stdout.readline():
+        pass
+    time.sleep(2)
+    return process
+
+
+def trial_states(workplace: Workplace) -> list[optuna.trial.TrialState]:
+    storage = open_storage(ResultsFolder(workplace.results, "mnist_5k"))
+    return [t.state for study in load_studies(storage).values() for t in study.trials]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_killed_worker_ends_the_search_in_order(
+    workplace: Workplace, environment: dict[str, str]
+) -> None:
+    process = start(workplace, environment)
+    os.kill(children(process.pid)[0], signal.SIGKILL)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 2
+    assert "its worker process ended (killed by SIGKILL); the same command goes on" in err
+    assert optuna.trial.TrialState.RUNNING not in trial_states(workplace)
+    reasons = {row["reason"] for row in workplace.rows() if row["state"] == "FAIL"}
+    assert reasons == {
+        "its worker process ended (killed by SIGKILL)",
+        "another trial failed",
+    }
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_workers_of_a_killed_search_leave_and_the_next_search_can_begin(
+    workplace: Workplace, environment: dict[str, str]
+) -> None:
+    process = start(workplace, environment)
+    workers = children(process.pid)
+    assert len(workers) == 2
+    process.kill()
+    process.communicate()
+    assert workplace.tune("--max_epochs=81", "--limit=4000", "--timeout=1s") == 0  # no lock left
+    deadline = time.monotonic() + 15
+    while any(Path(f"/proc/{pid}").exists() for pid in workers):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+def test_error_in_a_worker_comes_with_its_traceback(
+    workplace: Workplace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object, **__: object) -> Fitted:
+        raise ZeroDivisionError("on purpose")
+
+    monkeypatch.setattr(src.workers, "fit", broken)  # forked workers have it too
+    with pytest.raises(TrialFailed, match=r"in broken\n(.*\n)*ZeroDivisionError: on purpose"):
+        workplace.tune("--workers=1")
+    (row,) = workplace.rows()
+    assert (row["state"], row["reason"]) == ("FAIL", "ZeroDivisionError: on purpose")
+
+
+def test_results_do_not_depend_on_how_many_workers_there_are(tmp_path: Path) -> None:
+    def results(workers: int) -> Rows:
+        workplace = Workplace(tmp_path / str(workers))
+        # No rungs and no learning sampler: what remains is the training itself.
+        options = ("--sampler=random", "--iterations=4", "--batch_sizes=[16,64]")
+        assert workplace.tune(*options, f"--workers={workers}", max_epochs=2) == 0
+        rows = workplace.rows()
+        for row in rows:
+            del row["seconds"]
+        return sorted(rows, key=str)
+
+    one = results(1)
+    assert len(one) == 8
+    assert len({row["val_accuracy"] for row in one}) > 1
+    assert results(2) == results(4) == one
+
+
+@pytest.mark.parametrize("level", ["best", "none"])
+def test_curves_are_kept_of_those_that_were_asked_for(level: str, workplace: Workplace) -> None:
+    assert workplace.tune(f"--tensorboard={level}", "--workers=1") == 0
+    rows = [row for row in workplace.rows() if row["state"] == "COMPLETE"]
+    expected, best = [], -1.0
+    for row in rows:
+        if float(row["val_accuracy"]) > best:
+            best = float(row["val_accuracy"])
+            expected.append(f"trial_{int(row['trial']):04d}")
+    written = sorted(path.parent.name for path in workplace.logs.rglob("events*"))
+    assert sorted(set(written)) == (expected if level == "best" else [])
+
+
+def test_data_is_loaded_once_a_worker(tmp_path: Path) -> None:
+    count = tmp_path / "loaded"
+
+    def load() -> TrainingData:
+        with count.open("a") as file:
+            file.write("x")
+        return LOAD()
+
+    with Workers(1, load, PLAIN_CPU, "fork") as workers:
+        for _ in range(2):
+            workers.submit(0, JOB)
+            assert isinstance(next_message(workers), Reported)
+            workers.answer(0, stop=True)
+            assert isinstance(next_message(workers), Ended)
+    assert count.read_text() == "x"
