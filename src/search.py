@@ -11,8 +11,9 @@ from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
 import optuna
+from optuna.distributions import BaseDistribution
 from optuna.storages import BaseStorage
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 
 from src import space
 from src.config import Hyperparameters, TuneConfig
@@ -182,7 +183,7 @@ class Search:
         seed = derive_seed(self.config.seed, SAMPLER, self.batch_size, slot)
         if self.config.sampler == "random":
             return optuna.samplers.RandomSampler(seed=seed)
-        return optuna.samplers.TPESampler(
+        return _KnownSpaceTPESampler(
             seed=seed, n_startup_trials=10, multivariate=True, constant_liar=True
         )
 
@@ -206,6 +207,15 @@ class Search:
     def _beats_all(self, val_accuracy: float) -> bool:
         complete = self.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
         return val_accuracy > max((trial.value or 0.0 for trial in complete), default=-1.0)
+
+
+class _KnownSpaceTPESampler(optuna.samplers.TPESampler):
+    """TPE that does not look through all trials for what they have in common: all of the space."""
+
+    def infer_relative_search_space(
+        self, study: optuna.Study, trial: FrozenTrial
+    ) -> dict[str, BaseDistribution]:
+        return space.DISTRIBUTIONS
 
 
 class SearchRun:

@@ -6,15 +6,25 @@ import optuna
 
 from src.config import Hyperparameters
 
-PARAMETERS = ("conv1", "conv2", "dense_units", "dropout_rate", "learning_rate")
-"""What is searched; the batch size is fixed in each study."""
-
 UNITS = (32, 256, 32)
 """Lowest, highest and step of conv1, conv2 and dense_units."""
 DROPOUT_RATE = (0.1, 0.9, 0.1)
 """Lowest, highest and step."""
 LEARNING_RATE = (1e-4, 1e-2)
 """Lowest and highest; drawn on a logarithmic scale."""
+
+
+DISTRIBUTIONS: dict[str, optuna.distributions.BaseDistribution] = {
+    **{
+        name: optuna.distributions.IntDistribution(UNITS[0], UNITS[1], step=UNITS[2])
+        for name in ("conv1", "conv2", "dense_units")
+    },
+    "dropout_rate": optuna.distributions.FloatDistribution(
+        DROPOUT_RATE[0], DROPOUT_RATE[1], step=DROPOUT_RATE[2]
+    ),
+    "learning_rate": optuna.distributions.FloatDistribution(*LEARNING_RATE, log=True),
+}
+"""What is searched, as Optuna records it with every trial; the batch size is fixed in a study."""
 
 
 def suggest(trial: optuna.trial.BaseTrial, batch_size: int) -> Hyperparameters:

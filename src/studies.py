@@ -175,7 +175,7 @@ def ended_trials(study: optuna.Study) -> list[tuple[TrialRecord, list[Epoch]]]:
             [Epoch(*row) for row in trial.user_attrs.get(OUTCOME, {}).get("history", [])],
         )
         for trial in study.get_trials(deepcopy=False)
-        if trial.state.is_finished() and len(trial.params) == len(space.PARAMETERS)
+        if trial.state.is_finished() and len(trial.params) == len(space.DISTRIBUTIONS)
     ]
 
 

@@ -1,0 +1,62 @@
+"""Measures this project beside its peers, and prints and keeps what comes out.
+
+    python -m benchmarks                                 # everything, about an hour on two cores
+    python -m benchmarks throughput search --keras .venv-keras/bin/python
+
+One benchmark an argument; each prints a table and writes results/<name>.json beside this file,
+with its provenance. Peers run in processes of their own, one after another. Only ratios within one
+run mean anything on a machine that does other work too. Keras needs an environment of its own
+(README.md); without it, its rows are left out.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks import gpu, overhead, precision, search, throughput, workers
+from benchmarks.tables import print_rows
+from src.device import choose_compute
+from src.provenance import provenance
+
+RESULTS = Path(__file__).parent / "results"
+
+BENCHMARKS: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
+    "throughput": throughput.measure,
+    "search": search.measure,
+    "overhead": overhead.measure,
+    "workers": workers.measure,
+    "precision": precision.measure,
+    "gpu": gpu.measure,
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the benchmarks that are named."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks", description=__doc__.split("\n")[0]
+    )
+    parser.add_argument("names", nargs="*", help=f"of {', '.join(BENCHMARKS)}; none: all")
+    parser.add_argument("--keras", type=Path, help="python of the environment that has Keras Tuner")
+    parser.add_argument("--data_dir", default="data", help="where MNIST is, or is downloaded to")
+    parser.add_argument("--seeds", type=int, default=2, help="searches to compare, one a seed")
+    parser.add_argument("--quick", action="store_true", help="seconds each, to see that it works")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="folder for the JSON files")
+    options = parser.parse_args(argv)
+    if unknown := set(options.names) - set(BENCHMARKS):
+        parser.error(f"there is no benchmark {', '.join(sorted(unknown))}")
+
+    options.results.mkdir(parents=True, exist_ok=True)
+    for name in options.names or BENCHMARKS:
+        origin = provenance(choose_compute("auto", "auto"))
+        report = BENCHMARKS[name](options)
+        print_rows(name, report)
+        text = json.dumps(report | {"provenance": origin}, indent=2, ensure_ascii=False)
+        (options.results / f"{name}.json").write_text(text + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,117 @@
+"""(c) What the search itself costs: 1,000 trials of a second each, in which nothing is computed.
+
+Sampling, pruning, storage, TensorBoard and the messages between the processes, with the storage
+and the sampler that searches have by default; only the training is replaced, by sleeping.
+"""
+
+import argparse
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+from unittest import mock
+
+import torch
+from lightning.pytorch import Callback
+
+import src.workers
+from src import tune
+from src.config import Hyperparameters
+from src.curves import Curves, write_curves
+from src.fit import Fitted
+from src.hyperband import make_plan
+from src.pruning import HyperbandCallback
+from src.results import Epoch, ResultsFolder
+from src.studies import load_studies, open_storage
+from src.task import make_task
+
+SECONDS = 1.0
+"""Of one trial, however many epochs it trains."""
+MAX_EPOCHS, FACTOR, ITERATIONS = 9, 3, 59
+IMAGES = 100
+
+
+def measure(options: argparse.Namespace) -> dict[str, Any]:
+    """Run the search with one worker and with two."""
+    iterations = 2 if options.quick else ITERATIONS
+    return {
+        "rows": [_search(workers, iterations) for workers in (1, 2)],
+        "notes": [
+            "overhead: the share of the workers' time, from the first trial's start to the last "
+            "one's end, in which no trial runs its second"
+        ],
+    }
+
+
+def _search(workers: int, iterations: int) -> dict[str, Any]:
+    trials = make_plan(MAX_EPOCHS, FACTOR, iterations).trials
+    started = time.perf_counter()
+    with tempfile.TemporaryDirectory() as folder:
+        with mock.patch.object(src.workers, "fit", _sleep):  # which forked workers then have too
+            code = tune.main(
+                [
+                    *("--dataset=mnist_5k", f"--limit={IMAGES}", f"--workers={workers}"),
+                    *(f"--max_epochs={MAX_EPOCHS}", f"--reduction_factor={FACTOR}"),
+                    *(f"--iterations={iterations}", "--device=cpu"),
+                    *(f"--results_dir={folder}/results", f"--log_dir={folder}/logs"),
+                ]
+            )
+        if code != 0:
+            raise RuntimeError("the search failed")
+        command_seconds = time.perf_counter() - started
+        storage = open_storage(ResultsFolder(Path(folder) / "results", "mnist_5k"))
+        (study,) = load_studies(storage).values()
+        ended = study.get_trials(deepcopy=False)
+    begin = min(t.datetime_start for t in ended if t.datetime_start)
+    end = max(t.datetime_complete for t in ended if t.datetime_complete)
+    seconds = (end - begin).total_seconds()
+    return {
+        "workers": workers,
+        "trials": len(ended),
+        "reports": sum(len(trial.intermediate_values) for trial in ended),
+        "seconds": round(seconds, 1),
+        "overhead %": round(100 * (1 - trials * SECONDS / workers / seconds), 2),
+        "seconds of the whole command": round(command_seconds, 1),
+    }
+
+
+def _sleep(
+    hyperparameters: Hyperparameters,
+    data: object,
+    *,
+    max_epochs: int,
+    seed: int,
+    curves: Curves | None,
+    callbacks: Sequence[Callback],
+    **_: object,
+) -> Fitted:
+    """Stand for `fit`: sleep, then report a made-up curve until the pruner stops it."""
+    started = time.monotonic()
+    generator = torch.Generator().manual_seed(seed)
+    limit, rate = torch.rand(2, generator=generator).tolist()
+    weights = make_task(hyperparameters, classes=10).state_dict()
+    (hyperband,) = (callback for callback in callbacks if isinstance(callback, HyperbandCallback))
+    time.sleep(SECONDS - (time.monotonic() - started))
+
+    trainer: Any = SimpleNamespace(callback_metrics={}, current_epoch=0, should_stop=False)
+    history: list[Epoch] = []
+    while len(history) < max_epochs and not trainer.should_stop:
+        accuracy = round(limit * (1 - (1 - rate) ** (len(history) + 1)), 6)
+        trainer.current_epoch = len(history)
+        trainer.callback_metrics["val_accuracy"] = torch.tensor(accuracy, dtype=torch.float64)
+        history.append(Epoch(len(history) + 1, 0.1, accuracy, 0.1, accuracy))
+        hyperband.on_validation_end(trainer, trainer)
+    if curves is not None:
+        write_curves(curves, hyperparameters, history, history[-1].val_accuracy)
+    return Fitted(
+        history=tuple(history),
+        best=history[-1],
+        weights=weights,
+        confusion=torch.eye(10, dtype=torch.int64),
+        seconds=time.monotonic() - started,
+        early_stopped=False,
+        diverged=None,
+        interrupted=None,
+    )
