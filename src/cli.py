@@ -1,19 +1,17 @@
 """The command line: options from typed fields, errors as one line, exit codes."""
 
 import io
-import logging
 import re
 import sys
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import fields
 from typing import Any, TypeVar, get_args, get_type_hints
 
 import jsonargparse
-import optuna
 
 from src.errors import UserError
 from src.interrupt import Interrupted
+from src.quiet import silence_libraries
 
 USER_ERROR = 2
 _CTRL_C = 130
@@ -60,7 +58,7 @@ def run(
     0: done. 2: the user can mend it, and one line on standard error says how. 128 + signal: it was
     interrupted.
     """
-    _silence_libraries()
+    silence_libraries()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # an old terminal gets "?" for what it lacks
@@ -110,11 +108,3 @@ def _plain(message: str) -> str:
         kinds = dict.fromkeys(re.findall(r"<class '(\w+)'>", expected.split("Errors:")[0]))
         kind = " or ".join(_KINDS[name] for name in kinds if name in _KINDS) or expected
     return f"`{name}` (={value}) must be {kind}"
-
-
-def _silence_libraries() -> None:
-    """Drop what Lightning and Optuna say about every fit and every study."""
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    # Lightning 2.6 with torch >= 2.13: about their own internals.
-    warnings.filterwarnings("ignore", message=r".*isinstance\(treespec, LeafSpec\).*")

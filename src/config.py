@@ -116,7 +116,7 @@ class TuneConfig(FitConfig):
     """Stop a trial after this many epochs without a better validation accuracy; null: never."""
     workers: int | Literal["auto"] = "auto"
     """Trials trained at once, each in a process of its own, on CPU in one thread; auto: as many as
-    the CPU has cores, and one on CUDA."""
+    there are CPU cores to use, and one on CUDA."""
     tensorboard: CurvesLevel = "all"
     """Whose curves TensorBoard gets: those of all trials, while they train; of each that is the
     best so far, when it ends; or none. A few hundred are as many as TensorBoard shows well."""

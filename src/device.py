@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import joblib
 import torch
 
 from src.config import Device, Precision
@@ -19,7 +20,8 @@ class Compute:
     device: torch.device
     """Where images, weights and arithmetic are."""
     precision: Literal["32", "bf16"]
-    """Arithmetic of convolutions and dense layers; weights and loss are always float32."""
+    """Arithmetic of convolutions and dense layers; weights and loss are always float32. On CUDA
+    PyTorch computes convolutions of float32 in TF32."""
     name: str
     """The device for people: the GPU's model, or how many CPU threads."""
 
@@ -64,10 +66,10 @@ def choose_compute(device: Device, precision: Precision, threads: int | None = N
 
 
 def choose_workers(workers: int | Literal["auto"], compute: Compute) -> int:
-    """Decide what `auto` means: one trial for each core that PyTorch would use; one on CUDA."""
+    """Decide what `auto` means: a trial for each core that this process may use; one on CUDA."""
     if workers != "auto":
         return workers
-    return torch.get_num_threads() if compute.device.type == "cpu" else 1
+    return joblib.cpu_count(only_physical_cores=True) if compute.device.type == "cpu" else 1
 
 
 def _processor() -> str:

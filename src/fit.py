@@ -99,8 +99,10 @@ def fit(
     started = time.perf_counter()
     try:
         trainer.fit(task, datamodule=CharacterData(data, hyperparameters.batch_size, seed))
-    except (Interrupted, SIGTERMException):  # Lightning's own, where it saw the signal first
-        interrupted = interruption.pending()
+    except Interrupted as caught:
+        interrupted = caught
+    except SIGTERMException:  # Lightning's own, where it saw the signal first
+        interrupted = interruption.pending() or Interrupted("interrupted by SIGTERM", 143)
     return Fitted(
         history=tuple(recorder.history),
         best=recorder.best,

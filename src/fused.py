@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 SIDE = 12
 """Rows and columns of what comes out: pooling windows of the 24×24 sums."""
@@ -65,6 +66,7 @@ class _FirstLayer(torch.autograd.Function):
         return outputs.permute(0, 3, 1, 2)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[None, Tensor, Tensor, None]:
         pixels, winners = ctx.saved_tensors
         filters = winners.shape[3]

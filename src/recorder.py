@@ -31,7 +31,7 @@ class Recorder(pl.Callback):
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Record the epoch that has just ended, validation included."""
         figures = {
-            name: round(trainer.callback_metrics[name].item(), 6)  # all that float32 carries
+            name: round(trainer.callback_metrics[name].item(), 6)  # what the CSV shows
             for name in ("train_loss", "train_accuracy", "val_loss", "val_accuracy")
         }
         epoch = Epoch(epoch=trainer.current_epoch + 1, **figures)

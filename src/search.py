@@ -111,19 +111,17 @@ class Search:
         """Start a trial in this slot, with the configuration of one that failed there, if any."""
         bracket = self.plan.bracket_of(slot)
         self.study.sampler = self._sampler(slot)
-        if not self.study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
-            failed = [
-                trial.params
-                for trial in self.study.get_trials(deepcopy=False, states=(TrialState.FAIL,))
-                if trial.user_attrs[SLOT] == slot
-            ]
-            self.study.enqueue_trial(
-                failed[-1] if failed else {},
-                user_attrs={SLOT: slot, BRACKET_ATTRIBUTE: bracket.s},
-            )
+        failed = [
+            trial.params
+            for trial in self.study.get_trials(deepcopy=False, states=(TrialState.FAIL,))
+            if trial.user_attrs[SLOT] == slot and trial.params.keys() == space.DISTRIBUTIONS.keys()
+        ]
+        self.study.enqueue_trial(  # the sampler must know the bracket before it is asked
+            failed[-1] if failed else {}, user_attrs={SLOT: slot, BRACKET_ATTRIBUTE: bracket.s}
+        )
         trial = self.study.ask()
-        hyperparameters = space.suggest(trial, self.batch_size)
         self._trials[trial.number] = trial
+        hyperparameters = space.suggest(trial, self.batch_size)
         return StartedTrial(trial.number, slot, bracket, hyperparameters)
 
     def job(self, trial: StartedTrial) -> Job:
@@ -153,29 +151,32 @@ class Search:
             "device": self.compute.name,
         }
         value = None
-        if state == TrialState.COMPLETE and fitted.best is not None:
+        if state == TrialState.COMPLETE:
+            assert fitted.best is not None
             value = fitted.best.val_accuracy
             if self._beats_all(value):
                 save_best(trial, fitted)  # before the trial counts, so that it is never missing
                 if self.config.tensorboard == "best":
                     write_curves(self._curves(trial), trial.hyperparameters, fitted.history, value)
-        return self._tell(trial, state, outcome, value)
+        return self._tell(trial.number, state, outcome, value)
 
-    def fail(self, trial: StartedTrial, reason: str) -> TrialRecord:
+    def fail(self, number: int, reason: str) -> TrialRecord:
         """Record a trial that broke off, for a reason in one line."""
-        return self._tell(trial, TrialState.FAIL, {"reason": reason[:300]}, None)
+        return self._tell(number, TrialState.FAIL, {"reason": reason[:300]}, None)
+
+    def fail_all(self, reason: str) -> None:
+        """Record as much as possible that all running trials broke off."""
+        for number in list(self._trials):
+            with contextlib.suppress(Exception):  # the next run finds it abandoned
+                self.fail(number, reason)
 
     def _tell(
-        self,
-        trial: StartedTrial,
-        state: TrialState,
-        outcome: dict[str, Any],
-        value: float | None,
+        self, number: int, state: TrialState, outcome: dict[str, Any], value: float | None
     ) -> TrialRecord:
-        running = self._trials[trial.number]
+        running = self._trials[number]
         running.set_user_attr(OUTCOME, outcome)
         frozen = self.study.tell(running, value, state=state)
-        del self._trials[trial.number]
+        del self._trials[number]
         return trial_record(frozen, self.batch_size)
 
     def _sampler(self, slot: int) -> optuna.samplers.BaseSampler:
@@ -198,6 +199,8 @@ class Search:
             return TrialState.FAIL, fitted.interrupted.reason
         if fitted.diverged is not None:
             return TrialState.PRUNED, fitted.diverged
+        if fitted.best is None:
+            return TrialState.FAIL, "ended before its first epoch"
         if ended.pruned:
             return TrialState.PRUNED, f"lost on the rung at epoch {len(fitted.history)}"
         if fitted.early_stopped:
@@ -241,6 +244,7 @@ class SearchRun:
         self._interruption = interruption
         self._watcher = watcher
         self._save_best = save_best
+        self._searches = searches
         self._places = [(search, slot) for search in searches for slot in search.open_slots]
         self._running: dict[int, tuple[Search, StartedTrial]] = {}
         self._stopping: Interrupted | None = None
@@ -269,9 +273,11 @@ class SearchRun:
                 for worker, message in self._workers.receive(_POLL):
                     self._hear(worker, message)
         except BaseException as error:
-            for search, trial in self._running.values():
-                with contextlib.suppress(Exception):  # the next run finds it abandoned
-                    search.fail(trial, f"{type(error).__name__}: {error}")
+            broke_off = isinstance(error, GeneratorExit)  # whoever publishes the searches failed
+            for search in self._searches:
+                search.fail_all(
+                    "the search broke off" if broke_off else f"{type(error).__name__}: {error}"
+                )
             raise
         if self._failure is not None:
             raise self._failure
@@ -311,14 +317,14 @@ class SearchRun:
             if isinstance(message, Ended):
                 record = search.end(trial, message, self._save_best)
             else:
-                record = search.fail(trial, message.reason)
+                record = search.fail(trial.number, message.reason)
                 self._fail(trial, message)
             del self._running[worker]
             self._watcher.trial_ended(trial, record)
 
     def _fail(self, trial: StartedTrial, message: Failed) -> None:
         what = f"trial {trial.number} at batch size {trial.hyperparameters.batch_size}"
-        if self._failure is None:
+        if self._stopping is None:
             if message.details:
                 self._failure = TrialFailed(f"{what}: {message.details}")
             else:

@@ -128,6 +128,7 @@ class GraphStep(PlainStep):
         self._batch_size = batch_size
         self._indices = torch.zeros(batch_size, dtype=torch.int64, device=compute.device)
         self._graph: torch.cuda.CUDAGraph | None = None
+        self._images: Images | None = None  # those that the graph reads
         self.not_recorded: str | None = None
         """Why recording failed, if it did."""
 
@@ -138,6 +139,7 @@ class GraphStep(PlainStep):
         if len(indices) < self._batch_size or self._graph is None:
             super().__call__(images, indices)
             return
+        assert images is self._images
         self._indices.copy_(indices)
         self._graph.replay()
 
@@ -146,24 +148,17 @@ class GraphStep(PlainStep):
         weights = [parameter.detach().clone() for parameter in self.model.parameters()]
         totals, dropout_state = self.totals.clone(), self.generator.get_state()
         try:
-            graph = torch.cuda.CUDAGraph()
-            stream = torch.cuda.Stream()
-            stream.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(stream):  # libraries set themselves up outside of the graph
-                for _ in range(3):
-                    super().__call__(images, self._indices)
-            torch.cuda.current_stream().wait_stream(stream)
-            self.optimizer.zero_grad()
-            graph.register_generator_state(self.generator)
-            with torch.cuda.graph(graph):
-                super().__call__(images, self._indices)
-            self._graph = graph
-        except RuntimeError as error:
-            self.not_recorded = str(error).splitlines()[0]
+            with torch.cuda.stream(torch.cuda.current_stream()):  # restored even if it breaks off
+                self._graph = self._record(images)
+            self._images = images
+        except (RuntimeError, AssertionError) as error:  # AssertionError: PyTorch without CUDA
+            cause = error.__context__ or error  # ending a broken recording raises again
+            self.not_recorded = str(cause).split("\n", 1)[0]
             warnings.warn(
                 f"training without a CUDA graph, which is slower: {self.not_recorded}",
-                stacklevel=2,
+                stacklevel=3,
             )
+            self.generator = torch.Generator(self.compute.device)  # the old one may be unusable
         # Undo the steps taken on the way.
         self.totals.copy_(totals)
         self.generator.set_state(dropout_state)
@@ -173,6 +168,21 @@ class GraphStep(PlainStep):
         for state in self.optimizer.state.values():  # Adam's moments and step count start at zero
             for value in state.values():
                 value.zero_()
+
+    def _record(self, images: Images) -> torch.cuda.CUDAGraph:
+        """Record a step on the batch that `_indices` names at the time of a replay."""
+        graph = torch.cuda.CUDAGraph()
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):  # libraries set themselves up outside of the graph
+            for _ in range(3):
+                super().__call__(images, self._indices)
+        torch.cuda.current_stream().wait_stream(stream)
+        self.optimizer.zero_grad()
+        graph.register_generator_state(self.generator)
+        with torch.cuda.graph(graph):
+            super().__call__(images, self._indices)
+        return graph
 
 
 def make_step(

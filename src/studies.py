@@ -88,10 +88,11 @@ def _batch_size(study: optuna.Study) -> int:
 
 
 def fail_abandoned(storage: BaseStorage) -> None:
-    """Mark trials FAIL that a killed process has left RUNNING; nobody else may be running any."""
+    """Mark trials FAIL that a killed process has left unfinished; nobody else may run any."""
     for study in load_studies(storage).values():
-        for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-            study.tell(trial.number, state=TrialState.FAIL)
+        unfinished = (TrialState.RUNNING, TrialState.WAITING)
+        for trial in study.get_trials(deepcopy=False, states=unfinished):
+            storage.set_trial_state_values(trial._trial_id, state=TrialState.FAIL)
 
 
 def check_settings(

@@ -11,7 +11,7 @@ import functools
 import shlex
 import sys
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 import filelock
@@ -115,7 +115,7 @@ def _search(
     open_slots = {search: len(search.open_slots) for search in searches}
     left = sum(open_slots.values())
     done = [record for search in searches for record, _ in ended_trials(search.study)]
-    number = min(choose_workers(config.workers, compute), max(1, left))
+    number = min(choose_workers(config.workers, compute), left)
     print_data(console, data, compute, number)
     for search in searches:
         if not open_slots[search]:
@@ -126,7 +126,7 @@ def _search(
         display = stack.enter_context(SearchDisplay(console, len(searches) * plan.trials, done))
         run = SearchRun(searches, workers, interruption, display, save_best)
         try:
-            for search in run.run():
+            for search in stack.enter_context(closing(run.run())):
                 publish_study(folder, search.batch_size, search.study, plan)
         except (Interrupted, TrialFailed, UserError) as caught:
             stopped = caught

@@ -8,6 +8,8 @@ depend on how many there are.
 
 import contextlib
 import dataclasses
+import functools
+import gc
 import multiprocessing
 import os
 import pickle
@@ -16,7 +18,7 @@ import sys
 import time
 import traceback
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
@@ -33,6 +35,7 @@ from src.device import Compute
 from src.fit import Fitted, fit
 from src.interrupt import Interrupted, Interruption
 from src.pruning import HyperbandCallback
+from src.quiet import silence_libraries
 from src.results import SELECTED_ON
 
 _PROGRESS_INTERVAL = 0.2
@@ -103,10 +106,12 @@ class Workers:
 
     Args:
         number: how many.
-        load: gives the images, on the device of `compute`; called once in every worker.
+        load: gives the images, on the device of `compute`; called once in every worker, for its
+            first trial.
         compute: device and precision.
         start_method: how processes start, as `multiprocessing` names it; None: what suits the
-            device. Forked ones share the images' memory and start at once; CUDA needs fresh ones.
+            machine. Forked ones share the images' memory and start at once; where there is a GPU,
+            they must be fresh ones.
     """
 
     def __init__(
@@ -117,7 +122,8 @@ class Workers:
         start_method: str | None = None,
     ) -> None:
         if start_method is None:
-            forkable = compute.device.type == "cpu" and sys.platform == "linux"
+            # A process that has seen a GPU must not be forked.
+            forkable = sys.platform == "linux" and not torch.cuda.is_available()
             start_method = "fork" if forkable else "spawn"
         self._context: Any = multiprocessing.get_context(start_method)
         self._number = number
@@ -128,20 +134,28 @@ class Workers:
         self._busy: set[int] = set()
 
     def __enter__(self) -> "Workers":
-        for _ in range(self._number):
-            ours, theirs = self._context.Pipe()
-            process = self._context.Process(
-                target=_work, args=(theirs, os.getpid(), self._load, self._compute), daemon=True
-            )
-            with warnings.catch_warnings():
-                # Python >= 3.12 warns of forking beside threads: NumPy's, which wait for work, and
-                # know of forks.
-                warnings.filterwarnings("ignore", ".*fork.*", DeprecationWarning)
-                process.start()
-            theirs.close()
-            self._processes.append(process)
-            self._connections.append(ours)
+        try:
+            with _signals_held():
+                for _ in range(self._number):
+                    self._start_one()
+        except BaseException:
+            self.__exit__(*sys.exc_info())
+            raise
         return self
+
+    def _start_one(self) -> None:
+        ours, theirs = self._context.Pipe()
+        process = self._context.Process(
+            target=_work, args=(theirs, os.getpid(), self._load, self._compute), daemon=True
+        )
+        with warnings.catch_warnings():
+            # Python >= 3.12 warns of forking beside threads: NumPy's, which wait for work, and
+            # know of forks.
+            warnings.filterwarnings("ignore", ".*fork.*", DeprecationWarning)
+            process.start()
+        theirs.close()
+        self._processes.append(process)
+        self._connections.append(ours)
 
     def __exit__(
         self,
@@ -210,6 +224,23 @@ class Workers:
             _send(self._connections[worker], message)
 
 
+@contextlib.contextmanager
+def _signals_held() -> Iterator[None]:
+    """Keep Ctrl-C and SIGTERM from the processes that are started meanwhile, for good.
+
+    A terminal sends Ctrl-C to all of them, and Lightning would answer either in its own way; it is
+    for the process of the search, which gets them a little later, to say what happens.
+    """
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _send(connection: Connection, message: object) -> None:
     # Plain pickle: torch.multiprocessing would pass tensors through shared memory, which the
     # receiver could only open while the sender lives.
@@ -227,23 +258,26 @@ def _work(
     connection: Connection, parent: int, load: Callable[[], TrainingData], compute: Compute
 ) -> None:
     """Train what comes until nothing more does."""
-    for number in (signal.SIGINT, signal.SIGTERM):  # the search gets them too, and tells us
-        signal.signal(number, signal.SIG_IGN)
+    if not hasattr(signal, "pthread_sigmask"):
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
     if compute.device.type == "cpu":
         torch.set_num_threads(1)
+    silence_libraries()
+    load = functools.cache(load)
     search = _SearchProcess(connection, parent)
-    try:
-        data = load()
+    gc.freeze()  # what is imported will not be looked at after every trial
+    with contextlib.suppress(_Orphaned):
         while (job := search.receive()) is not None:
             if isinstance(job, Job):  # anything else came too late for the trial before
-                search.send(_train(job, data, compute, search))
-    except _Orphaned:
-        pass
+                search.send(_train(job, load, compute, search))
+                gc.collect()  # a fit is full of cycles, and on CUDA keeps its graph's memory
+    gc.unfreeze()
 
 
 def _train(
-    job: Job, data: TrainingData, compute: Compute, search: "_SearchProcess"
+    job: Job, load: Callable[[], TrainingData], compute: Compute, search: "_SearchProcess"
 ) -> Ended | Failed:
+    search.forget_interruption()
     hyperband = HyperbandCallback(
         _RemoteTrial(search),  # type: ignore[arg-type]  # has what the callback asks of a trial
         monitor=SELECTED_ON,
@@ -251,7 +285,7 @@ def _train(
     try:
         fitted = fit(
             job.hyperparameters,
-            data,
+            load(),
             max_epochs=job.max_epochs,
             patience=job.patience,
             seed=job.seed,
@@ -288,9 +322,9 @@ class _SearchProcess:
             raise _Orphaned from error
 
     def receive(self) -> Any:
-        while not self._connection.poll(_PATIENCE):
-            self._check_alive()
         try:
+            while not self._connection.poll(_PATIENCE):
+                self._check_alive()
             return _receive(self._connection)
         except (EOFError, OSError) as error:
             raise _Orphaned from error
@@ -305,9 +339,16 @@ class _SearchProcess:
     def interrupted(self) -> Interrupted | None:
         """Return why to end the trial, if it was asked for."""
         self._check_alive()
-        if self._interrupted is None and self._connection.poll():
-            self._interrupted = self.receive()
+        try:
+            if self._interrupted is None and self._connection.poll():
+                self._interrupted = self.receive()
+        except OSError as error:
+            raise _Orphaned from error
         return self._interrupted
+
+    def forget_interruption(self) -> None:
+        """Begin another trial, for which nothing has been asked yet."""
+        self._interrupted = None
 
     def _check_alive(self) -> None:
         # The connection does not tell: processes forked later hold its other end too.

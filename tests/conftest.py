@@ -34,12 +34,13 @@ class Workplace:
         self.logs = folder / "logs"
 
     def options(self, *options: str, max_epochs: int = 3) -> list[str]:
-        """Options of a small search on real images: 8 trials, seconds."""
+        """Options of a small search on real images: 5 trials, seconds."""
         return [
             "--dataset=mnist_5k",
             "--limit=200",
             f"--max_epochs={max_epochs}",
             "--reduction_factor=3",
+            "--device=cpu",
             "--precision=32",
             f"--results_dir={self.results}",
             f"--log_dir={self.logs}",

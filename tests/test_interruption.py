@@ -71,9 +71,14 @@ def test_killed_search_ends_like_an_uninterrupted_one(
     assert one["val_accuracy"] == other["val_accuracy"]
 
 
+@pytest.mark.parametrize("to", ["process", "group"])  # a terminal sends Ctrl-C to the workers too
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_signal_stops_within_seconds_and_leaves_no_trial_running(
-    number: signal.Signals, code: int, workplace: Workplace, environment: dict[str, str]
+    number: signal.Signals,
+    code: int,
+    to: str,
+    workplace: Workplace,
+    environment: dict[str, str],
 ) -> None:
     # Long trials, so that the signal comes in the middle of them.
     process = start(workplace, environment, "--max_epochs=81", "--limit=4000", "--workers=2")
@@ -81,10 +86,7 @@ def test_signal_stops_within_seconds_and_leaves_no_trial_running(
     while "images train" not in process.stdout.readline():
         pass
     time.sleep(3)  # from the loaded data into the first trials, which take far longer
-    if number == signal.SIGINT:  # a terminal sends Ctrl-C to the workers too
-        os.killpg(process.pid, number)
-    else:
-        process.send_signal(number)
+    (os.killpg if to == "group" else os.kill)(process.pid, number)
     signalled = time.monotonic()
     out, err = process.communicate(timeout=30)
     assert time.monotonic() - signalled < 15
@@ -110,6 +112,53 @@ def test_timeout_stops_in_the_middle_and_the_same_command_goes_on(workplace: Wor
     again = workplace.rows()[1]
     hyperparameters = ["conv1", "conv2", "dense_units", "dropout_rate", "learning_rate", "bracket"]
     assert [again[name] for name in hyperparameters] == [stopped[name] for name in hyperparameters]
+
+
+def test_trial_that_was_planned_when_the_search_was_killed_is_not_taken_for_another(
+    workplace: Workplace,
+) -> None:
+    # Between planning and starting a trial are milliseconds: what a kill there leaves is made here.
+    assert workplace.tune("--timeout=1s", "--limit=4000", max_epochs=9) == 0
+    storage = open_storage(ResultsFolder(workplace.results, "mnist_5k"))
+    (study,) = load_studies(storage).values()
+    study.enqueue_trial({}, user_attrs={"slot": 16, "bracket": 0})
+    assert workplace.tune("--limit=4000", "--workers=2", max_epochs=9) == 0
+    done = [t for t in study.get_trials() if t.state.name in ("COMPLETE", "PRUNED")]
+    assert sorted(t.user_attrs["slot"] for t in done) == list(range(17))
+    assert optuna.trial.TrialState.WAITING not in states(workplace)
+
+
+def test_second_ctrl_c_ends_it_at_once(workplace: Workplace, environment: dict[str, str]) -> None:
+    # Chunks of 1,024 images at batch size 1 take their time, so that the first has no effect yet.
+    slow = ("--max_epochs=81", "--limit=4000", "--workers=2", "--batch_sizes=[1]")
+    process = start(workplace, environment, *slow)
+    assert process.stdout is not None
+    while "images train" not in process.stdout.readline():
+        pass
+    time.sleep(2)
+    for _ in range(2):
+        os.killpg(process.pid, signal.SIGINT)
+        time.sleep(0.1)
+    process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert set(states(workplace)) == {optuna.trial.TrialState.FAIL}
+    with pytest.raises(ProcessLookupError):  # none of its processes is left
+        os.killpg(process.pid, 0)
+
+
+def test_results_that_cannot_be_written_end_the_search_in_order(
+    workplace: Workplace, capsys: pytest.CaptureFixture[str]
+) -> None:
+    in_the_way = workplace.results / "mnist_5k/32-rungs.png"
+    in_the_way.mkdir(parents=True)
+    # When the first batch size is published, trials of the second are being trained.
+    assert workplace.tune("--batch_sizes=[32,64]", "--workers=2") == 2
+    assert "32-rungs.png: Is a directory" in capsys.readouterr().err
+    assert optuna.trial.TrialState.RUNNING not in states(workplace)
+    in_the_way.rmdir()
+    assert workplace.tune("--batch_sizes=[32,64]", "--workers=2") == 0
+    done = [row for row in workplace.rows() if row["state"] != "FAIL"]
+    assert [row["batch_size"] for row in done] == ["32"] * 5 + ["64"] * 5
 
 
 def test_second_search_in_the_same_folder_is_refused(

@@ -235,10 +235,31 @@ def test_dropout_differs_at_every_replay(images: Images) -> None:
     step = GraphStep(
         net, make_optimizer(net, 1e-12), compute, batch_size=200
     )  # next to no learning
-    indices = torch.arange(200, device="cuda")
+    resident, indices = images.to("cuda"), torch.arange(200, device="cuda")
     losses = []
     for _ in range(4):
         step.totals.zero_()
-        step(images.to("cuda"), indices)
+        step(resident, indices)
         losses.append(step.totals[0].item())
     assert len(set(losses)) == 4
+
+
+@needs_cuda
+def test_step_that_breaks_while_it_is_recorded_runs_as_it_is(images: Images) -> None:
+    class Waits(GraphStep):
+        def _mean_loss(
+            self, logits: torch.Tensor, labels: torch.Tensor, batch: int
+        ) -> torch.Tensor:
+            loss = super()._mean_loss(logits, labels, batch)
+            loss.item()  # waits for the device, which no recording may
+            return loss
+
+    compute = Compute(torch.device("cuda"), "32", "GPU")
+    nets = make_net().cuda(), make_net().cuda()
+    reference = plain(nets[0], compute)
+    step = Waits(nets[1], make_optimizer(nets[1], 1e-3), compute, batch_size=200)
+    resident = images.to("cuda")
+    take_steps(reference, resident)
+    with pytest.warns(UserWarning, match="training without a CUDA graph"):
+        take_steps(step, resident)
+    assert step.totals.tolist() == pytest.approx(reference.totals.tolist(), rel=1e-3)

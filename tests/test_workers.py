@@ -45,6 +45,10 @@ def next_message(workers: Workers, deadline: float = 60.0) -> Message:
     raise AssertionError("the workers say nothing")
 
 
+# Forked ones would not do where there is a GPU, and fresh ones do not see what a test replaces.
+needs_fork = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
+
+
 def train(start_method: str | None) -> Fitted:
     with Workers(1, LOAD, PLAIN_CPU, start_method) as workers:
         workers.submit(0, JOB)
@@ -78,7 +82,7 @@ def in_this_process() -> Fitted:
         torch.set_num_threads(before)
 
 
-@pytest.mark.parametrize("start_method", ["fork", "spawn"])
+@pytest.mark.parametrize("start_method", [pytest.param("fork", marks=needs_fork), "spawn"])
 def test_worker_gives_what_the_same_fit_gives_here(
     start_method: str, in_this_process: Fitted
 ) -> None:
@@ -111,7 +115,58 @@ def test_interrupted_worker_ends_in_the_middle_and_says_why() -> None:
         ended = next_message(workers)
         assert isinstance(ended, Ended)
         assert ended.fitted.interrupted is not None
-        assert str(ended.fitted.interrupted.reason) == "enough"
+        assert ended.fitted.interrupted.reason == "enough"
+        workers.submit(0, JOB)  # another trial is another matter
+        report = next_message(workers)
+        assert isinstance(report, Reported)
+        assert report.epoch == 1
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_signals_leave_workers_alone(number: signal.Signals) -> None:
+    with Workers(1, LOAD, PLAIN_CPU) as workers:
+        workers.submit(0, JOB)
+        assert isinstance(next_message(workers), Reported)
+        pid = workers._processes[0].pid
+        assert pid is not None
+        os.kill(pid, number)
+        for epoch in (2, 3):
+            workers.answer(0, stop=False)
+            report = next_message(workers)
+            assert isinstance(report, Reported)
+            assert report.epoch == epoch
+        workers.answer(0, stop=False)
+        ended = next_message(workers)
+        assert isinstance(ended, Ended)
+        assert ended.fitted.interrupted is None
+
+
+def test_workers_that_cannot_all_be_started_leave_none() -> None:
+    class Refusing(Workers):
+        def _start_one(self) -> None:
+            if self._processes:
+                raise OSError("no more processes")
+            super()._start_one()
+
+    workers = Refusing(2, LOAD, PLAIN_CPU)
+    with pytest.raises(OSError, match="no more processes"), workers:
+        pass
+    assert not workers._processes[0].is_alive()
+
+
+def test_images_that_cannot_be_loaded_fail_the_trial() -> None:
+    missing = functools.partial(load_training_data, DataSpec(dataset="mnist"), "/nowhere/at/all")
+    with Workers(1, missing, PLAIN_CPU) as workers:
+        workers.submit(0, JOB)
+        message = next_message(workers)
+        assert isinstance(message, Failed)
+        assert "/nowhere/at/all" in message.reason
+
+
+def test_spawned_workers_say_nothing(capfd: pytest.CaptureFixture[str]) -> None:
+    train("spawn")
+    out, err = capfd.readouterr()
+    assert out + err == ""
 
 
 def test_worker_that_is_killed_is_a_failure_that_says_so() -> None:
@@ -189,6 +244,7 @@ def test_workers_of_a_killed_search_leave_and_the_next_search_can_begin(
         time.sleep(0.1)
 
 
+@needs_fork
 def test_error_in_a_worker_comes_with_its_traceback(
     workplace: Workplace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -232,6 +288,7 @@ def test_curves_are_kept_of_those_that_were_asked_for(level: str, workplace: Wor
     assert sorted(set(written)) == (expected if level == "best" else [])
 
 
+@needs_fork
 def test_data_is_loaded_once_a_worker(tmp_path: Path) -> None:
     count = tmp_path / "loaded"
 

@@ -14,7 +14,7 @@ from src.seeding import SHUFFLE, derive_seed
 CHUNK = {"cpu": 1024, "cuda": 65_536}
 """Images between two looks at whether to stop: few seconds, yet long beside Lightning's own work
 for a chunk, by type of device."""
-EVALUATION_BATCH = {"cpu": 128, "cuda": 8192}
+EVALUATION_BATCH = {"cpu": 128, "cuda": 2048}
 """Images of a validation or test batch, by type of device: on CPU what fits its cache, on CUDA
 what fills it."""
 
