@@ -33,7 +33,9 @@ def provenance(compute: Compute) -> dict[str, Any]:
 def _command() -> str:
     """Return the command line as it would be typed."""
     main = sys.modules["__main__"].__spec__
-    program = ["python", "-m", main.name] if main is not None else sys.argv[:1]
+    program = (
+        ["python", "-m", main.name.removesuffix(".__main__")] if main is not None else sys.argv[:1]
+    )
     return shlex.join([*program, *sys.argv[1:]])
 
 

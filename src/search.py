@@ -6,7 +6,7 @@ trial was interrupted gives, when it is filled again, what it would have given, 
 """
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
@@ -251,7 +251,7 @@ class SearchRun:
         self._begun: list[Search] = []
         self._failure: Exception | None = None
 
-    def run(self) -> Iterator[Search]:
+    def run(self) -> Generator[Search, None, None]:
         """Fill the open slots; give each search when the last of its trials has ended.
 
         Raises:

@@ -118,13 +118,13 @@ def test_trial_that_was_planned_when_the_search_was_killed_is_not_taken_for_anot
     workplace: Workplace,
 ) -> None:
     # Between planning and starting a trial are milliseconds: what a kill there leaves is made here.
-    assert workplace.tune("--timeout=1s", "--limit=4000", max_epochs=9) == 0
+    assert workplace.tune("--timeout=0.5s", "--limit=1000") == 0
     storage = open_storage(ResultsFolder(workplace.results, "mnist_5k"))
     (study,) = load_studies(storage).values()
-    study.enqueue_trial({}, user_attrs={"slot": 16, "bracket": 0})
-    assert workplace.tune("--limit=4000", "--workers=2", max_epochs=9) == 0
+    study.enqueue_trial({}, user_attrs={"slot": 4, "bracket": 0})
+    assert workplace.tune("--limit=1000", "--workers=2") == 0
     done = [t for t in study.get_trials() if t.state.name in ("COMPLETE", "PRUNED")]
-    assert sorted(t.user_attrs["slot"] for t in done) == list(range(17))
+    assert sorted(t.user_attrs["slot"] for t in done) == list(range(5))
     assert optuna.trial.TrialState.WAITING not in states(workplace)
 
 
@@ -153,7 +153,7 @@ def test_results_that_cannot_be_written_end_the_search_in_order(
     in_the_way.mkdir(parents=True)
     # When the first batch size is published, trials of the second are being trained.
     assert workplace.tune("--batch_sizes=[32,64]", "--workers=2") == 2
-    assert "32-rungs.png: Is a directory" in capsys.readouterr().err
+    assert re.search(r"32-rungs\..*: Is a directory", capsys.readouterr().err)
     assert optuna.trial.TrialState.RUNNING not in states(workplace)
     in_the_way.rmdir()
     assert workplace.tune("--batch_sizes=[32,64]", "--workers=2") == 0
