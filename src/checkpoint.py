@@ -56,7 +56,14 @@ class SavedModel:
 
 
 def save_model(path: Path, model: SavedModel) -> None:
-    """Write a checkpoint that `CharacterTask.load_from_checkpoint` reads too."""
+    """Write a model's checkpoint."""
+    content = dump_model(model)
+    with replacing(path) as temporary:
+        temporary.write_bytes(content)
+
+
+def dump_model(model: SavedModel) -> bytes:
+    """Return the content of a checkpoint that `CharacterTask.load_from_checkpoint` reads too."""
     extra = asdict(model)
     del extra["weights"]
     content = {
@@ -68,8 +75,7 @@ def save_model(path: Path, model: SavedModel) -> None:
     }
     buffer = io.BytesIO()  # so that a full disk is an OSError like any other
     torch.save(content, buffer)
-    with replacing(path) as temporary:
-        temporary.write_bytes(buffer.getbuffer())
+    return buffer.getvalue()
 
 
 def load_model(path: str | Path) -> SavedModel:

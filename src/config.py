@@ -4,6 +4,8 @@ import re
 from dataclasses import dataclass, fields
 from typing import Any, Literal, TypeVar
 
+from jsonargparse.typing import SecretStr
+
 from src.errors import UserError
 
 Dataset = Literal[
@@ -19,7 +21,8 @@ Dataset = Literal[
 Validation = Literal["stratified", "tail"]
 Sampler = Literal["tpe", "random"]
 Device = Literal["auto", "cpu", "cuda"]
-CurvesLevel = Literal["all", "best", "none"]
+CurvesLevel = Literal["auto", "all", "best", "none"]
+Launcher = Literal["local", "ray"]
 Precision = Literal["auto", "32", "bf16"]
 
 _Part = TypeVar("_Part")
@@ -117,9 +120,21 @@ class TuneConfig(FitConfig):
     workers: int | Literal["auto"] = "auto"
     """Trials trained at once, each in a process of its own, on CPU in one thread; auto: as many as
     there are CPU cores to use, and one on CUDA."""
-    tensorboard: CurvesLevel = "all"
+    launcher: Launcher = "local"
+    """Where the workers are: on this machine, or spread over a Ray cluster (an extra: ray)."""
+    gpus_per_worker: float = 1.0
+    """With --launcher ray on CUDA: the share of a GPU that a worker takes, such as 0.25."""
+    storage: SecretStr | None = None
+    """URL of a PostgreSQL database (an extra: postgresql) that holds the studies instead of the
+    results folder, such as postgresql+psycopg://user@host/database: the same command on any number
+    of machines joins the search."""
+    heartbeat: int = 15
+    """With --storage: seconds between two signs of life of a trial. One whose machine has been
+    silent for five times as long is tried again by another."""
+    tensorboard: CurvesLevel = "auto"
     """Whose curves TensorBoard gets: those of all trials, while they train; of each that is the
-    best so far, when it ends; or none. A few hundred are as many as TensorBoard shows well."""
+    best so far, when it ends; or none. A few hundred are as many as TensorBoard shows well: auto
+    is all for a search of up to 300 trials, and best for a longer one."""
     timeout: str | float | None = None
     """Stop after this long, such as 90s, 10m or 2h; the same command goes on later."""
 
@@ -137,6 +152,9 @@ class TuneConfig(FitConfig):
             _at_least("patience", self.patience, 1)
         if self.workers != "auto":
             _at_least("workers", self.workers, 1)
+        _at_least("heartbeat", self.heartbeat, 1)
+        if not 0 < self.gpus_per_worker <= 1:
+            raise UserError(f"`gpus_per_worker` (={self.gpus_per_worker}) must be above 0, up to 1")
         if self.timeout is not None:
             parse_duration(self.timeout)
 

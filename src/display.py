@@ -104,9 +104,11 @@ class SearchDisplay:
         status = f"epoch {epoch}/{trial.bracket.rungs[-1].epochs} · validation {val_accuracy:.4f}"
         self._progress.update(self._training[trial], completed=epoch, status=status)
 
-    def trial_ended(self, trial: StartedTrial, record: TrialRecord) -> None:
-        """Print the trial's line."""
+    def trial_ended(self, trial: StartedTrial, record: TrialRecord | None) -> None:
+        """Print the trial's line, unless it is to go on later."""
         self._progress.remove_task(self._training.pop(trial))
+        if record is None:
+            return
         self._tally(record)
         accuracy = "–" if record.val_accuracy is None else f"{record.val_accuracy:.6f}"
         hp = record.hyperparameters
@@ -123,10 +125,11 @@ class SearchDisplay:
             crop=on_terminal,
         )
 
+    def slots_filled(self, number: int) -> None:
+        """Move the bar of the search."""
+        self._progress.update(self._bar, completed=number)
+
     def _tally(self, record: TrialRecord) -> None:
-        if record.state == "FAIL":
-            return
-        self._progress.advance(self._bar)
         if record.state == "COMPLETE" and record.val_accuracy is not None:
             self._best = max(self._best, record.val_accuracy)
             self._progress.update(self._bar, status=f"best {self._best:.6f}")

@@ -2,7 +2,9 @@
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
 
 import lightning.pytorch as pl
 import torch
@@ -18,6 +20,7 @@ from src.device import Compute
 from src.interrupt import Interrupted, Interruption
 from src.recorder import Recorder
 from src.results import SELECTED_ON, Epoch
+from src.resume import FitState, StateFile
 from src.seeding import DROPOUT, INITIALISATION, derive_seed
 from src.task import CharacterTask, make_task
 
@@ -35,7 +38,7 @@ class Fitted:
     confusion: Tensor | None
     """Validation images by true and predicted class at that epoch, int64 (classes, classes)."""
     seconds: float
-    """Wall time."""
+    """Wall time, that before an interruption included."""
     early_stopped: bool
     """Whether it ended because validation accuracy had stopped rising."""
     diverged: str | None
@@ -54,6 +57,7 @@ def fit(
     compute: Compute,
     interruption: Interruption,
     curves: Curves | None = None,
+    state: Path | None = None,
     callbacks: Sequence[Callback] = (),
 ) -> Fitted:
     """Train until `max_epochs`, early stopping, divergence, or a callback or person stops it.
@@ -67,6 +71,8 @@ def fit(
         compute: device and precision.
         interruption: asked between chunks of batches whether to stop.
         curves: where to write the curves and, at the end, the configuration with its result.
+        state: where to keep the state after every epoch; if that of this very fit is there, it
+            goes on from it, and on CPU ends with the numbers of a fit that was not interrupted.
         callbacks: what else should watch; they may set `trainer.should_stop`.
     """
     recorder = Recorder()
@@ -80,6 +86,14 @@ def fit(
     if curves is not None:
         watching.append(_HyperparameterLog(hyperparameters, recorder))
 
+    started = time.perf_counter()
+    kept = None
+    if state is not None:
+        kept = FitState(
+            state, _identity(hyperparameters, data, max_epochs, patience, seed, compute)
+        )
+        watching.append(kept)  # last, so that it keeps what the others know of the epoch
+
     torch.manual_seed(derive_seed(seed, INITIALISATION))
     task = make_task(hyperparameters, len(data.class_names), compute)
     trainer = pl.Trainer(
@@ -88,6 +102,7 @@ def fit(
         max_epochs=max_epochs,
         logger=curves.open() if curves else False,
         callbacks=watching,
+        plugins=[StateFile()],
         reload_dataloaders_every_n_epochs=1,  # each epoch has its own shuffle
         num_sanity_val_steps=0,
         log_every_n_steps=0,  # the recorder logs every epoch
@@ -96,9 +111,13 @@ def fit(
         enable_model_summary=False,
     )
     interrupted = None
-    started = time.perf_counter()
     try:
-        trainer.fit(task, datamodule=CharacterData(data, hyperparameters.batch_size, seed))
+        trainer.fit(
+            task,
+            datamodule=CharacterData(data, hyperparameters.batch_size, seed),
+            ckpt_path=kept.find() if kept else None,
+            weights_only=True,  # nothing in the file is executed
+        )
     except Interrupted as caught:
         interrupted = caught
     except SIGTERMException:  # Lightning's own, where it saw the signal first
@@ -109,7 +128,7 @@ def fit(
         weights=recorder.weights
         and {name: value.to("cpu") for name, value in recorder.weights.items()},
         confusion=None if recorder.confusion is None else recorder.confusion.cpu(),
-        seconds=time.perf_counter() - started,
+        seconds=kept.seconds if kept else time.perf_counter() - started,
         early_stopped=(
             early_stopping is not None
             and early_stopping.stopped_epoch > 0
@@ -118,6 +137,26 @@ def fit(
         diverged=recorder.diverged,
         interrupted=interrupted,
     )
+
+
+def _identity(
+    hyperparameters: Hyperparameters,
+    data: TrainingData,
+    max_epochs: int,
+    patience: int | None,
+    seed: int,
+    compute: Compute,
+) -> dict[str, Any]:
+    """Return what a fit follows from."""
+    return {
+        **asdict(hyperparameters),
+        "split_hash": data.split_hash,
+        "max_epochs": max_epochs,
+        "patience": patience,
+        "seed": seed,
+        "device": compute.device.type,
+        "precision": compute.precision,
+    }
 
 
 class _DropoutSeed(Callback):

@@ -19,6 +19,9 @@ class Interrupted(Exception):  # noqa: N818  # no error: somebody asked for it
         self.exit_code = exit_code
         """What the process should exit with: 128 + signal, as shells have it; 0 for a timeout."""
 
+    def __str__(self) -> str:
+        return self.reason
+
 
 class Interruption(pl.Callback):
     """Asks between two chunks of batches whether to stop; by itself it never finds a reason."""

@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import platform
+import re
 import shlex
 import subprocess
 import sys
@@ -36,7 +37,13 @@ def _command() -> str:
     program = (
         ["python", "-m", main.name.removesuffix(".__main__")] if main is not None else sys.argv[:1]
     )
-    return shlex.join([*program, *sys.argv[1:]])
+    return without_passwords(shlex.join([*program, *sys.argv[1:]]))
+
+
+def without_passwords(text: str) -> str:
+    """Return text with the passwords of URLs in it masked."""
+    text = re.sub(r"(://[^\s:/@]*):\S*@", r"\1:***@", text)
+    return re.sub(r"(password=)[^\s&'\"]*", r"\1***", text)
 
 
 def _git_commit() -> str | None:

@@ -1,5 +1,7 @@
 """Hyperband for Optuna and Lightning: the plan's brackets and exact rungs."""
 
+from typing import Any
+
 import lightning.pytorch as pl
 import optuna
 from optuna.trial import FrozenTrial, TrialState
@@ -80,3 +82,11 @@ class HyperbandCallback(PyTorchLightningPruningCallback):
         if self._trial.should_prune():
             self.pruned = True
             trainer.should_stop = True
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a fit that is interrupted needs to go on."""
+        return {"best": self._best}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on."""
+        self._best = state_dict["best"]

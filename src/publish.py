@@ -17,7 +17,7 @@ from src.fit import Fitted
 from src.hyperband import Plan
 from src.metrics import ConfusionMatrix
 from src.results import SELECTED_ON, ResultsFolder, TrialRecord, replacing, write_json, write_trials
-from src.studies import ended_trials, study_settings
+from src.studies import ABANDONED, FINISHED, ended_trials, runs, study_settings
 
 
 def publish_study(folder: ResultsFolder, batch_size: int, study: optuna.Study, plan: Plan) -> None:
@@ -35,9 +35,15 @@ def publish_study(folder: ResultsFolder, batch_size: int, study: optuna.Study, p
 
 
 def publish_search(
-    folder: ResultsFolder, studies: Mapping[int, optuna.Study], plan: Plan
+    folder: ResultsFolder, studies: Mapping[int, optuna.Study], plan: Plan, *, shared: bool
 ) -> tuple[list[TrialRecord], SavedModel | None]:
     """Write all.csv, best.json and best-model.ckpt over all batch sizes.
+
+    Args:
+        folder: where.
+        studies: by batch size.
+        plan: what was to be done.
+        shared: whether other searches may be at work on the studies.
 
     Returns:
         All trials that have ended, and the best model; None while no trial has finished.
@@ -51,7 +57,18 @@ def publish_search(
     with replacing(folder.best_model) as temporary:
         shutil.copyfile(folder.study_model(batch_size), temporary)
     settings = study_settings(studies[batch_size]) | {"iterations": plan.iterations}
-    search = {"settings": settings, **_tally(records)}
+    history = runs(studies.values())
+    # A run without an end was killed, unless others share the studies and it is still going on.
+    fine = (FINISHED, None) if shared else (FINISHED,)
+    search = {
+        "settings": settings,
+        **_tally(records),
+        "interrupted": (
+            any(record.reason == ABANDONED for record in records)
+            or any(run["how"] not in fine for run in history)
+        ),
+        "runs": history,
+    }
     write_json(folder.best_json, describe_model(best) | {"search": search})
     return records, best
 

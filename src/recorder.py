@@ -1,6 +1,8 @@
 """What one fit leaves: its curves and the weights of its best epoch."""
 
 import math
+from dataclasses import asdict
+from typing import Any
 
 import lightning.pytorch as pl
 from lightning.pytorch.loggers import TensorBoardLogger
@@ -50,3 +52,19 @@ class Recorder(pl.Callback):
                 name: value.detach().clone() for name, value in pl_module.state_dict().items()
             }
             self.confusion = pl_module.confusion
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a fit that is interrupted needs to go on."""
+        return {
+            "history": [asdict(epoch) for epoch in self.history],
+            "best": self.best and self.best.epoch,
+            "weights": self.weights,
+            "confusion": self.confusion,
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on."""
+        self.history = [Epoch(**epoch) for epoch in state_dict["history"]]
+        self.best = self.history[state_dict["best"] - 1]
+        self.weights = state_dict["weights"]
+        self.confusion = state_dict["confusion"]

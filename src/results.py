@@ -19,6 +19,9 @@ from src.errors import UserError
 SELECTED_ON = "val_accuracy"
 """The metric that early stopping, the search and the choice of the best epoch look at."""
 
+_TOKEN = 4
+"""Random bytes in the name of a file that is being written."""
+
 COLUMNS = [
     # as published
     *("val_accuracy", "conv1", "conv2", "dense_units", "dropout_rate", "learning_rate"),
@@ -83,6 +86,10 @@ class ResultsFolder:
         self.all_csv = self.path / "all.csv"
         self.best_json = self.path / "best.json"
         self.best_model = self.path / "best-model.ckpt"
+        self.failure = self.path / "last-failure.txt"
+        """Traceback of the last trial that failed."""
+        self.states = self.path / "running"
+        """States of unfinished trials."""
 
     def study_csv(self, batch_size: int) -> Path:
         """Return the file with a row for every trial of one batch size."""
@@ -95,6 +102,17 @@ class ResultsFolder:
     def study_figure(self, batch_size: int) -> Path:
         """Return the picture of one batch size's best trial."""
         return self.path / f"{batch_size}-best.png"
+
+    def trial_state(self, batch_size: int, slot: int) -> Path:
+        """Return where the trial in a place of the plan keeps its state while it is unfinished."""
+        return self.states / f"{batch_size}-{slot}.ckpt"
+
+    def sweep(self) -> None:
+        """Remove what a killed process has left half written; nobody else may be writing."""
+        for left in (*self.path.glob(f".*.{'?' * 2 * _TOKEN}.*"), *self.states.glob("*.partial")):
+            left.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # not empty, or not there
+            self.states.rmdir()
 
     def published(self, batch_sizes: Sequence[int]) -> list[str]:
         """Return the names of the files that people read, those that are there."""
@@ -141,7 +159,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
     A crash at any moment leaves the old file or the new one, never a part of one.
     """
-    temporary = path.with_name(f".{path.stem}.{secrets.token_hex(4)}{path.suffix}")
+    temporary = path.with_name(f".{path.stem}.{secrets.token_hex(_TOKEN)}{path.suffix}")
     try:
         yield temporary
         with temporary.open("rb") as file:

@@ -2,17 +2,23 @@
 
 The plan numbers the places that trials take; a trial records its place (slot) and its bracket.
 All that is random in a trial follows from the seed, the batch size and the slot, so a slot whose
-trial was interrupted gives, when it is filled again, what it would have given, in any worker.
+trial failed gives, when it is filled again, what it would have given, in any worker.
+
+A trial that is interrupted is put back: WAITING, it keeps its number, configuration and reports,
+and goes on after its last finished epoch when the search does.
 """
 
 import contextlib
+import time
+from collections import Counter
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import asdict, dataclass
+from types import TracebackType
 from typing import Any, Protocol
 
 import optuna
 from optuna.distributions import BaseDistribution
-from optuna.storages import BaseStorage
+from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState
 
 from src import space
@@ -20,18 +26,25 @@ from src.config import Hyperparameters, TuneConfig
 from src.curves import Curves, write_curves
 from src.data import TrainingData
 from src.device import Compute
-from src.errors import UserError
 from src.fit import Fitted
 from src.hyperband import Bracket, Plan
 from src.interrupt import Interrupted, Interruption
 from src.pruning import BRACKET_ATTRIBUTE
-from src.results import TrialRecord
+from src.results import ResultsFolder, TrialRecord
 from src.seeding import SAMPLER, TRIAL, derive_seed
+from src.stores import Store
 from src.studies import LOG_NAME, OUTCOME, SLOT, open_study, trial_record
-from src.workers import Advanced, Ended, Failed, Job, Reported, Workers
+from src.worker import Advanced, Ended, Failed, Job, Message, Reported
 
 _POLL = 0.2
 """Seconds between two looks at whether to stop."""
+_LOOK = 2.0
+"""Seconds between two looks at what other searches on the same studies have done."""
+_TRIES = 3
+"""So often a trial may fail in a run before its place is left empty; and so many failures in a row
+with the same cause stop the search."""
+_TENSORBOARD_SHOWS_WELL = 300
+"""Trials."""
 
 
 @dataclass(frozen=True)
@@ -57,16 +70,39 @@ class Watcher(Protocol):
     def epoch_ended(self, trial: StartedTrial, epoch: int, val_accuracy: float) -> None:
         """See the best validation accuracy of a trial so far."""
 
-    def trial_ended(self, trial: StartedTrial, record: TrialRecord) -> None:
-        """See the trial's row of the CSV."""
+    def trial_ended(self, trial: StartedTrial, record: TrialRecord | None) -> None:
+        """See the trial's row of the CSV; None: it was put back."""
+
+    def slots_filled(self, number: int) -> None:
+        """See how many places of the plan are filled, by whomever."""
 
 
-SaveBest = Callable[[StartedTrial, Fitted], None]
-"""Keeps a trial that is better than all before it in its study."""
+MakeCheckpoint = Callable[[StartedTrial, Fitted], bytes]
+"""Makes a checkpoint of a trial that is better than all before it in its study."""
 
 
-class TrialFailed(Exception):  # noqa: N818  # it is told with the error's own traceback
-    """A trial ended with an error that nobody foresaw; its slot can be filled again."""
+class Workers(Protocol):
+    """What trains: processes, here or elsewhere. A worker that dies is replaced."""
+
+    @property
+    def idle(self) -> list[int]:
+        """Workers that have nothing to do."""
+
+    def submit(self, worker: int, job: Job) -> None:
+        """Give an idle worker a trial to train."""
+
+    def answer(self, worker: int, *, stop: bool) -> None:
+        """Tell a worker that has `Reported` whether its trial is to stop."""
+
+    def interrupt(self, reason: Interrupted) -> None:
+        """Ask all workers to end their trials at once; each will still say `Ended`."""
+
+    def receive(self, timeout: float) -> list[tuple[int, Message]]:
+        """Return what busy workers have said, waiting up to so many seconds for the first."""
+
+
+class SearchFailed(Exception):  # noqa: N818  # the message is for people
+    """Trials failed, and failed again."""
 
 
 class Search:
@@ -76,7 +112,8 @@ class Search:
         config: what the user set.
         batch_size: images a training batch, the same in every trial.
         plan: brackets, rungs and slots.
-        storage: where the study is, or will be.
+        store: where the study is, or will be.
+        folder: where unfinished trials keep their states.
         data: images to train and validate on.
         compute: device and precision.
     """
@@ -86,7 +123,8 @@ class Search:
         config: TuneConfig,
         batch_size: int,
         plan: Plan,
-        storage: BaseStorage,
+        store: Store,
+        folder: ResultsFolder,
         data: TrainingData,
         compute: Compute,
     ) -> None:
@@ -94,35 +132,68 @@ class Search:
         self.batch_size = batch_size
         self.plan = plan
         self.compute = compute
-        self.study = open_study(storage, config, batch_size, plan, data, compute)
+        self._store = store
+        self._folder = folder
+        with store.exclusive():
+            self.study = open_study(store.storage, config, batch_size, plan, data, compute)
+        self._storage = self.study._storage
         self._trials: dict[int, optuna.Trial] = {}
+        self._reported: dict[int, int] = {}
+        self._failures = Counter[int]()
+        trials = len(config.batch_sizes) * plan.trials
+        self._curves_level = config.tensorboard
+        if config.tensorboard == "auto":
+            self._curves_level = "all" if trials <= _TENSORBOARD_SHOWS_WELL else "best"
 
     @property
-    def open_slots(self) -> list[int]:
-        """Slots that no trial has filled yet, in the order of the plan."""
-        filled = {
-            trial.user_attrs[SLOT]
-            for trial in self.study.get_trials(deepcopy=False)
-            if trial.state in (TrialState.COMPLETE, TrialState.PRUNED)
-        }
-        return [slot for slot in range(self.plan.trials) if slot not in filled]
+    def done(self) -> int:
+        """Slots that a trial has filled."""
+        return len(self._slots(TrialState.COMPLETE, TrialState.PRUNED))
 
-    def start(self, slot: int) -> StartedTrial:
-        """Start a trial in this slot, with the configuration of one that failed there, if any."""
-        bracket = self.plan.bracket_of(slot)
+    @property
+    def given_up(self) -> list[int]:
+        """Slots whose trials failed too often in this run."""
+        return [slot for slot, failures in self._failures.items() if failures >= _TRIES]
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing is left to do, here or in another search."""
+        done = self._slots(TrialState.COMPLETE, TrialState.PRUNED)
+        return len(done.union(self.given_up)) == self.plan.trials
+
+    def recover(self) -> None:
+        """Put right the trials that nobody runs any more."""
+        self._store.recover(self.study)
+
+    def beat(self) -> None:
+        """Give a sign of life of every running trial."""
+        for trial in self._trials.values():
+            self._store.beat(trial._trial_id)
+
+    def start(self) -> StartedTrial | None:
+        """Start a trial in the first slot that nobody has taken; None: there is none.
+
+        One that was interrupted goes on; where one failed, its configuration is tried again.
+        """
+        with self._store.exclusive():
+            slot = self._open_slot()
+            if slot is None:
+                return None
+            bracket = self.plan.bracket_of(slot)
+            waiting = self._in_slot(slot, TrialState.WAITING)
+            if not waiting:
+                # The sampler must know the bracket before it is asked.
+                attributes = {SLOT: slot, BRACKET_ATTRIBUTE: bracket.s}
+                self.study.enqueue_trial(self._failed_params(slot), user_attrs=attributes)
+                waiting = self._in_slot(slot, TrialState.WAITING)
+            frozen = waiting[0]
+            self._store.beat(frozen._trial_id)  # first: one without a heartbeat is never stale
+            self._storage.set_trial_state_values(frozen._trial_id, state=TrialState.RUNNING)
         self.study.sampler = self._sampler(slot)
-        failed = [
-            trial.params
-            for trial in self.study.get_trials(deepcopy=False, states=(TrialState.FAIL,))
-            if trial.user_attrs[SLOT] == slot and trial.params.keys() == space.DISTRIBUTIONS.keys()
-        ]
-        self.study.enqueue_trial(  # the sampler must know the bracket before it is asked
-            failed[-1] if failed else {}, user_attrs={SLOT: slot, BRACKET_ATTRIBUTE: bracket.s}
-        )
-        trial = self.study.ask()
+        trial = optuna.Trial(self.study, frozen._trial_id)
         self._trials[trial.number] = trial
-        hyperparameters = space.suggest(trial, self.batch_size)
-        return StartedTrial(trial.number, slot, bracket, hyperparameters)
+        self._reported[trial.number] = frozen.last_step or 0
+        return StartedTrial(trial.number, slot, bracket, space.suggest(trial, self.batch_size))
 
     def job(self, trial: StartedTrial) -> Job:
         """Return what a worker must do for a trial."""
@@ -131,53 +202,109 @@ class Search:
             max_epochs=self.plan.max_epochs,
             patience=self.config.patience,
             seed=derive_seed(self.config.seed, TRIAL, self.batch_size, trial.slot),
-            curves=self._curves(trial) if self.config.tensorboard == "all" else None,
+            curves=self._curves(trial) if self._curves_level == "all" else None,
+            state=self._folder.trial_state(self.batch_size, trial.slot),
         )
 
     def report(self, trial: StartedTrial, epoch: int, value: float) -> bool:
-        """Record an epoch of a trial; return whether the trial has lost and is to stop."""
-        running = self._trials[trial.number]
-        running.report(value, step=epoch)
-        return running.should_prune()
+        """Record an epoch of a trial; return whether the trial has lost and is to stop.
 
-    def end(self, trial: StartedTrial, ended: Ended, save_best: SaveBest) -> TrialRecord:
-        """Record a trial whose fit is over."""
+        An epoch that was reported before an interruption is not judged again.
+        """
+        running = self._trials[trial.number]
+        if epoch < self._reported[trial.number]:
+            return False
+        try:
+            if epoch > self._reported[trial.number]:
+                running.report(value, step=epoch)
+            return running.should_prune()
+        except UpdateFinishedTrialError:  # others thought it dead, and have taken its slot
+            return True
+
+    def end(
+        self, trial: StartedTrial, ended: Ended, make_checkpoint: MakeCheckpoint
+    ) -> TrialRecord | None:
+        """Record a trial whose fit is over; None: it is not, and waits to be gone on with."""
         fitted = ended.fitted
+        if fitted.interrupted is not None:
+            self.put_back(trial.number)
+            return None
+        if not fitted.history:
+            return self.fail(trial, "ended before its first epoch")
         state, reason = self._judge(ended)
         outcome = {
             "reason": reason,
             "val_accuracy": fitted.best and fitted.best.val_accuracy,
             "history": [list(asdict(epoch).values()) for epoch in fitted.history],
             "device": self.compute.name,
+            "seconds": fitted.seconds,
         }
-        value = None
-        if state == TrialState.COMPLETE:
-            assert fitted.best is not None
-            value = fitted.best.val_accuracy
+        if state != TrialState.COMPLETE:
+            return self._tell(trial, state, outcome, None)
+        assert fitted.best is not None
+        value = fitted.best.val_accuracy
+        with self._store.exclusive():
             if self._beats_all(value):
-                save_best(trial, fitted)  # before the trial counts, so that it is never missing
-                if self.config.tensorboard == "best":
+                checkpoint = make_checkpoint(trial, fitted)
+                self._store.keep_model(
+                    self.batch_size, checkpoint
+                )  # first, lest it ever be missing
+                if self._curves_level == "best":
                     write_curves(self._curves(trial), trial.hyperparameters, fitted.history, value)
-        return self._tell(trial.number, state, outcome, value)
+            return self._tell(trial, state, outcome, value)
 
-    def fail(self, number: int, reason: str) -> TrialRecord:
+    def fail(self, trial: StartedTrial, reason: str) -> TrialRecord | None:
         """Record a trial that broke off, for a reason in one line."""
-        return self._tell(number, TrialState.FAIL, {"reason": reason[:300]}, None)
+        self._failures[trial.slot] += 1
+        return self._tell(trial, TrialState.FAIL, {"reason": reason[:300]}, None)
 
-    def fail_all(self, reason: str) -> None:
-        """Record as much as possible that all running trials broke off."""
+    def put_back(self, number: int) -> None:
+        """Let a trial wait to be gone on with."""
+        with contextlib.suppress(UpdateFinishedTrialError):  # others thought it dead
+            self._storage.set_trial_state_values(
+                self._trials[number]._trial_id, state=TrialState.WAITING
+            )
+        del self._trials[number]
+
+    def put_all_back(self) -> None:
+        """Let as many running trials as possible wait."""
         for number in list(self._trials):
             with contextlib.suppress(Exception):  # the next run finds it abandoned
-                self.fail(number, reason)
+                self.put_back(number)
 
     def _tell(
-        self, number: int, state: TrialState, outcome: dict[str, Any], value: float | None
-    ) -> TrialRecord:
-        running = self._trials[number]
-        running.set_user_attr(OUTCOME, outcome)
-        frozen = self.study.tell(running, value, state=state)
-        del self._trials[number]
+        self, trial: StartedTrial, state: TrialState, outcome: dict[str, Any], value: float | None
+    ) -> TrialRecord | None:
+        running = self._trials.pop(trial.number)
+        try:
+            running.set_user_attr(OUTCOME, outcome)
+            frozen = self.study.tell(running, value, state=state)
+        except UpdateFinishedTrialError:  # others thought it dead: what they make of it counts
+            return None
+        if state != TrialState.FAIL:
+            self._folder.trial_state(self.batch_size, trial.slot).unlink(missing_ok=True)
         return trial_record(frozen, self.batch_size)
+
+    def _slots(self, *states: TrialState) -> set[int]:
+        trials = self.study.get_trials(deepcopy=False, states=states)
+        return {trial.user_attrs[SLOT] for trial in trials}
+
+    def _open_slot(self) -> int | None:
+        """Return a slot that nobody has taken; those whose trials failed in this run come last."""
+        taken = self._slots(TrialState.COMPLETE, TrialState.PRUNED, TrialState.RUNNING)
+        taken.update(self.given_up)
+        slots = (slot for slot in range(self.plan.trials) if slot not in taken)
+        return min(slots, key=lambda slot: (self._failures[slot], slot), default=None)
+
+    def _in_slot(self, slot: int, state: TrialState) -> list[FrozenTrial]:
+        trials = self.study.get_trials(deepcopy=False, states=(state,))
+        return [trial for trial in trials if trial.user_attrs[SLOT] == slot]
+
+    def _failed_params(self, slot: int) -> dict[str, Any]:
+        """Return the configuration of the last trial that failed in this slot, if one had any."""
+        failed = [trial.params for trial in self._in_slot(slot, TrialState.FAIL)]
+        whole = [params for params in failed if params.keys() == space.DISTRIBUTIONS.keys()]
+        return whole[-1] if whole else {}
 
     def _sampler(self, slot: int) -> optuna.samplers.BaseSampler:
         """Return a sampler whose random numbers follow from the slot, whatever ran before."""
@@ -195,12 +322,8 @@ class Search:
     def _judge(self, ended: Ended) -> tuple[TrialState, str]:
         """Return how the trial ended, and why if it did not train all its epochs."""
         fitted = ended.fitted
-        if fitted.interrupted is not None:
-            return TrialState.FAIL, fitted.interrupted.reason
         if fitted.diverged is not None:
             return TrialState.PRUNED, fitted.diverged
-        if fitted.best is None:
-            return TrialState.FAIL, "ended before its first epoch"
         if ended.pruned:
             return TrialState.PRUNED, f"lost on the rung at epoch {len(fitted.history)}"
         if fitted.early_stopped:
@@ -221,15 +344,40 @@ class _KnownSpaceTPESampler(optuna.samplers.TPESampler):
         return space.DISTRIBUTIONS
 
 
+class _Streak:
+    """Failures in a row with the same cause, each of a trial that began after the one before."""
+
+    def __init__(self) -> None:
+        self.length = 0
+        self._cause = ""
+        self._last = 0.0
+
+    def add(self, cause: str, started: float) -> None:
+        """Count a failure; several at once, of one crash, count as one."""
+        if cause != self._cause:
+            self.length = 1
+        elif started > self._last:
+            self.length += 1
+        self._cause, self._last = cause, time.monotonic()
+
+    def end(self) -> None:
+        """See a trial that did not fail."""
+        self.length = 0
+        self._cause = ""
+
+
 class SearchRun:
     """Several searches, filled by the same workers, one search after another.
+
+    A context manager: at its end no trial is running, however it ends.
 
     Args:
         searches: one for each batch size.
         workers: train the trials.
         interruption: asked whether to stop.
         watcher: is told what happens.
-        save_best: keeps what must outlive the run.
+        make_checkpoint: makes what is kept of a best trial.
+        store: where the studies are.
     """
 
     def __init__(
@@ -238,47 +386,53 @@ class SearchRun:
         workers: Workers,
         interruption: Interruption,
         watcher: Watcher,
-        save_best: SaveBest,
+        make_checkpoint: MakeCheckpoint,
+        store: Store,
     ) -> None:
+        self.last_failure: Failed | None = None
+        """Of all trials of this run."""
         self._workers = workers
         self._interruption = interruption
         self._watcher = watcher
-        self._save_best = save_best
+        self._make_checkpoint = make_checkpoint
+        self._store = store
         self._searches = searches
-        self._places = [(search, slot) for search in searches for slot in search.open_slots]
-        self._running: dict[int, tuple[Search, StartedTrial]] = {}
+        self._unfinished = [search for search in searches if not search.is_over]
+        self._running: dict[int, tuple[Search, StartedTrial, float]] = {}
         self._stopping: Interrupted | None = None
-        self._begun: list[Search] = []
-        self._failure: Exception | None = None
+        self._failure: SearchFailed | None = None
+        self._streak = _Streak()
+        self._next_beat = 0.0
+        self._next_look = 0.0
+
+    def __enter__(self) -> "SearchRun":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        for search in self._searches:
+            search.put_all_back()
 
     def run(self) -> Generator[Search, None, None]:
-        """Fill the open slots; give each search when the last of its trials has ended.
+        """Fill the open slots; give each search when it is over.
 
         Raises:
-            Interrupted: a signal came or the time is up; what was running is FAIL, and the next
-                run tries its configurations again.
-            UserError: a worker died; the other trials that were running are FAIL too.
-            TrialFailed: there was an error in a worker; likewise.
+            Interrupted: a signal came or the time is up; what was running waits for the next run.
+            SearchFailed: several trials in a row failed with the same cause; likewise.
         """
-        try:
-            while True:
-                self._look_for_reason_to_stop()
-                self._start_trials()
-                busy = {search for search, _ in [*self._running.values(), *self._places]}
-                for search in [search for search in self._begun if search not in busy]:
-                    self._begun.remove(search)
-                    yield search
-                if not self._running:
-                    break
-                for worker, message in self._workers.receive(_POLL):
-                    self._hear(worker, message)
-        except BaseException as error:
-            broke_off = isinstance(error, GeneratorExit)  # whoever publishes the searches failed
-            for search in self._searches:
-                search.fail_all(
-                    "the search broke off" if broke_off else f"{type(error).__name__}: {error}"
-                )
-            raise
+        while True:
+            self._look_for_reason_to_stop()
+            self._give_signs_of_life()
+            if self._stopping is None and time.monotonic() >= self._next_look:
+                yield from self._look()
+            if not self._running and (self._stopping or not self._unfinished):
+                break
+            for worker, message in self._workers.receive(_POLL):
+                self._hear(worker, message)
         if self._failure is not None:
             raise self._failure
         if self._stopping is not None:
@@ -291,22 +445,36 @@ class SearchRun:
     def _stop(self, reason: Interrupted) -> None:
         self._stopping = reason
         self._workers.interrupt(reason)
-        self._places.clear()
+
+    def _give_signs_of_life(self) -> None:
+        if time.monotonic() >= self._next_beat:
+            self._next_beat = time.monotonic() + self._store.heartbeat
+            for search in self._unfinished:
+                search.beat()
+                search.recover()
+
+    def _look(self) -> Generator[Search, None, None]:
+        """Start what trials can be started; give the searches that are over."""
+        # Without others nothing changes until a trial ends.
+        self._next_look = time.monotonic() + _LOOK if self._store.shared else float("inf")
+        self._start_trials()
+        for search in list(self._unfinished):
+            if search.is_over:
+                self._unfinished.remove(search)
+                yield search
+        self._watcher.slots_filled(sum(search.done for search in self._searches))
 
     def _start_trials(self) -> None:
-        for worker in self._workers.idle:
-            if not self._places:
-                return
-            search, slot = self._places.pop(0)
-            if search not in self._begun:
-                self._begun.append(search)
-            trial = search.start(slot)
-            self._running[worker] = (search, trial)
-            self._watcher.trial_started(trial)
-            self._workers.submit(worker, search.job(trial))
+        idle = self._workers.idle
+        for search in self._unfinished:
+            while idle and (trial := search.start()) is not None:
+                worker = idle.pop(0)
+                self._running[worker] = (search, trial, time.monotonic())
+                self._watcher.trial_started(trial)
+                self._workers.submit(worker, search.job(trial))
 
-    def _hear(self, worker: int, message: Advanced | Reported | Ended | Failed) -> None:
-        search, trial = self._running[worker]
+    def _hear(self, worker: int, message: Message) -> None:
+        search, trial, started = self._running[worker]
         if isinstance(message, Advanced):
             self._watcher.trial_advanced(trial, message.epochs)
         elif isinstance(message, Reported):
@@ -315,21 +483,23 @@ class SearchRun:
             self._watcher.epoch_ended(trial, message.epoch, message.value)
         else:
             if isinstance(message, Ended):
-                record = search.end(trial, message, self._save_best)
+                record = search.end(trial, message, self._make_checkpoint)
+                if message.fitted.interrupted is None:
+                    self._streak.end()
             else:
-                record = search.fail(trial.number, message.reason)
-                self._fail(trial, message)
+                record = search.fail(trial, message.reason)
+                self._fail(trial, message, started)
             del self._running[worker]
+            self._next_look = 0.0
             self._watcher.trial_ended(trial, record)
 
-    def _fail(self, trial: StartedTrial, message: Failed) -> None:
-        what = f"trial {trial.number} at batch size {trial.hyperparameters.batch_size}"
-        if self._stopping is None:
-            if message.details:
-                self._failure = TrialFailed(f"{what}: {message.details}")
-            else:
-                self._failure = UserError(
-                    f"{what}: {message.reason}; the same command goes on from here, with fewer "
-                    "`--workers` if memory ran out"
-                )
-            self._stop(Interrupted("another trial failed", 1))
+    def _fail(self, trial: StartedTrial, message: Failed, started: float) -> None:
+        self.last_failure = message
+        self._streak.add(message.cause, started)
+        if self._stopping is None and self._streak.length >= _TRIES:
+            self._failure = SearchFailed(
+                f"{self._streak.length} trials in a row failed with the same cause, the last of "
+                f"them trial {trial.number} at batch size {trial.hyperparameters.batch_size}: "
+                f"{message.reason}"
+            )
+            self._stop(Interrupted("other trials failed", 1))

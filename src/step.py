@@ -112,7 +112,7 @@ class GraphStep(PlainStep):
 
     Args:
         model: on the device of `compute`.
-        optimizer: of the model's parameters; it has taken no step yet.
+        optimizer: of the model's parameters.
         compute: device and precision.
         batch_size: images of the batches to record.
     """
@@ -146,6 +146,10 @@ class GraphStep(PlainStep):
     def _try_to_record(self, images: Images, indices: Tensor) -> None:
         self._indices.copy_(indices)
         weights = [parameter.detach().clone() for parameter in self.model.parameters()]
+        moments = {
+            of: {name: value.clone() for name, value in state.items()}
+            for of, state in self.optimizer.state.items()
+        }
         totals, dropout_state = self.totals.clone(), self.generator.get_state()
         try:
             with torch.cuda.stream(torch.cuda.current_stream()):  # restored even if it breaks off
@@ -165,9 +169,12 @@ class GraphStep(PlainStep):
         with torch.no_grad():
             for parameter, weight in zip(self.model.parameters(), weights, strict=True):
                 parameter.copy_(weight)
-        for state in self.optimizer.state.values():  # Adam's moments and step count start at zero
-            for value in state.values():
-                value.zero_()
+        for of, state in self.optimizer.state.items():
+            for name, value in state.items():
+                if of in moments:  # of a fit that goes on after an interruption
+                    value.copy_(moments[of][name])
+                else:  # Adam's moments and step count start at zero
+                    value.zero_()
 
     def _record(self, images: Images) -> torch.cuda.CUDAGraph:
         """Record a step on the batch that `_indices` names at the time of a replay."""

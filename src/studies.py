@@ -1,13 +1,16 @@
-"""The studies of a data set: where they are kept, what they were begun with, what they hold."""
+"""The studies of a data set: what they were begun with, what they hold, who has run them."""
 
+import secrets
+import socket
+from collections.abc import Iterable
 from dataclasses import asdict
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import optuna
-from optuna.storages import BaseStorage, JournalStorage
-from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
-from optuna.trial import FrozenTrial, TrialState
+from optuna.storages import BaseStorage
+from optuna.trial import FrozenTrial
 
 from src import space
 from src.config import TuneConfig
@@ -16,7 +19,7 @@ from src.device import Compute
 from src.errors import UserError
 from src.hyperband import Plan
 from src.pruning import BRACKET_ATTRIBUTE, PlannedHyperbandPruner
-from src.results import Epoch, ResultsFolder, TrialRecord, free_name
+from src.results import Epoch, TrialRecord, free_name
 
 SLOT = "slot"
 """Trial user attribute: the trial's place in the plan."""
@@ -24,52 +27,14 @@ OUTCOME = "outcome"
 """Trial user attribute: how the trial ended, and its curves."""
 LOG_NAME = "log_name"
 """Study user attribute: the folder of its curves, within the folder for TensorBoard."""
+ABANDONED = "abandoned: its machine fell silent"
+"""Why a trial failed that nobody ran any more."""
+FINISHED = "finished"
+"""How a run ended that was not interrupted."""
+_RUN = "run:"
+"""Study user attributes that begin so: each tells of one run of the search."""
 _SETTINGS = "settings"
 _BATCH_SIZE = "batch_size"
-
-
-class _NoLock(JournalFileSymlinkLock):
-    """Stands for the lock of the results folder, which the search holds already.
-
-    Optuna's own lock is a file that a killed process leaves behind for its successor to wait on.
-    """
-
-    def acquire(self) -> bool:
-        return True
-
-    def release(self) -> None:
-        pass
-
-
-def open_storage(folder: ResultsFolder) -> BaseStorage:
-    """Open the journal that holds all studies of a data set; make it if it is not there.
-
-    Nobody else may have it open: a last line that a crash cut short is dropped, as nothing was
-    built on it, and what is written next would be damaged by it.
-
-    Raises:
-        UserError: the journal is damaged, or lost while its tables are there.
-    """
-    begin_anew = f"restore it, or move {folder.path} away to begin a new search"
-    content = folder.journal.read_bytes() if folder.journal.exists() else b""
-    whole = content.rfind(b"\n") + 1
-    if not whole and folder.all_csv.exists():
-        raise UserError(
-            f"{folder.journal} is missing or empty, though {folder.all_csv.name} shows trials; "
-            f"{begin_anew}"
-        )
-    if whole < len(content):
-        with folder.journal.open("r+b") as file:
-            file.truncate(whole)
-    try:
-        path = str(folder.journal)
-        return JournalStorage(JournalFileBackend(path, lock_obj=_NoLock(path)))
-    except OSError:
-        raise
-    except Exception as error:  # whatever a damaged line makes Optuna raise
-        raise UserError(
-            f"{folder.journal} is damaged ({type(error).__name__}: {error}); {begin_anew}"
-        ) from error
 
 
 def load_studies(storage: BaseStorage) -> dict[int, optuna.Study]:
@@ -87,14 +52,6 @@ def _batch_size(study: optuna.Study) -> int:
     return int(study.user_attrs[_BATCH_SIZE])
 
 
-def fail_abandoned(storage: BaseStorage) -> None:
-    """Mark trials FAIL that a killed process has left unfinished; nobody else may run any."""
-    for study in load_studies(storage).values():
-        unfinished = (TrialState.RUNNING, TrialState.WAITING)
-        for trial in study.get_trials(deepcopy=False, states=unfinished):
-            storage.set_trial_state_values(trial._trial_id, state=TrialState.FAIL)
-
-
 def check_settings(
     storage: BaseStorage, config: TuneConfig, data: TrainingData, compute: Compute
 ) -> None:
@@ -105,6 +62,10 @@ def check_settings(
     """
     wanted = make_settings(config, data, compute)
     where = f"the search begun in {config.results_dir}/{config.dataset}"
+    another = "another `--results_dir`"
+    if config.storage is not None:
+        where = f"the search for {config.dataset} in this database"
+        another = "another database and another `--results_dir`"
     for study in load_studies(storage).values():
         for name, recorded in study_settings(study).items():
             if recorded == wanted.get(name):
@@ -112,11 +73,11 @@ def check_settings(
             if name == "split_hash":
                 raise UserError(
                     f"the training images in {config.data_dir} are not those of {where}; restore "
-                    "them, or begin another search with another `--results_dir`"
+                    f"them, or begin another search with {another}"
                 )
             raise UserError(
                 f"`{name}` (={wanted.get(name)}) differs from that of {where} (={recorded}); go "
-                "on with the old value, or begin another search with another `--results_dir`"
+                f"on with the old value, or begin another search with {another}"
             )
 
 
@@ -165,10 +126,48 @@ def open_study(
     return study
 
 
+class Run:
+    """One run of a search, as its studies remember it.
+
+    Args:
+        studies: those that it works on.
+    """
+
+    def __init__(self, studies: Iterable[optuna.Study]) -> None:
+        self._studies = list(studies)
+        self._name = _RUN + secrets.token_hex(8)
+        self._told = {"host": socket.gethostname(), "started": _now(), "ended": None, "how": None}
+        self._record()
+
+    def end(self, how: str) -> None:
+        """Record how it ended; a run that was killed has no end."""
+        self._told |= {"ended": _now(), "how": how}
+        self._record()
+
+    def _record(self) -> None:
+        for study in self._studies:
+            study.set_user_attr(self._name, self._told)
+
+
+def runs(studies: Iterable[optuna.Study]) -> list[dict[str, Any]]:
+    """Return all runs of a search in the order in which they began."""
+    found = {
+        name: told
+        for study in studies
+        for name, told in study.user_attrs.items()
+        if name.startswith(_RUN)
+    }
+    return sorted(found.values(), key=lambda told: str(told["started"]))
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
+
+
 def ended_trials(study: optuna.Study) -> list[tuple[TrialRecord, list[Epoch]]]:
     """Return the record and the curves of every trial that has ended, in order of number.
 
-    A trial whose process was killed before it had a configuration is left out.
+    A trial whose machine vanished before it had a configuration is left out.
     """
     return [
         (
@@ -182,7 +181,10 @@ def ended_trials(study: optuna.Study) -> list[tuple[TrialRecord, list[Epoch]]]:
 
 def trial_record(trial: FrozenTrial, batch_size: int) -> TrialRecord:
     """Return the record of a trial that has ended."""
-    outcome = trial.user_attrs.get(OUTCOME, {"reason": "abandoned: its process was killed"})
+    outcome = trial.user_attrs.get(OUTCOME, {"reason": ABANDONED})
+    seconds = outcome.get("seconds")
+    if seconds is None and trial.duration is not None:
+        seconds = trial.duration.total_seconds()
     return TrialRecord(
         val_accuracy=outcome.get("val_accuracy"),
         hyperparameters=space.restore(trial.params, batch_size),
@@ -190,6 +192,6 @@ def trial_record(trial: FrozenTrial, batch_size: int) -> TrialRecord:
         trial=trial.number,
         state=trial.state.name,
         bracket=trial.user_attrs[BRACKET_ATTRIBUTE],
-        seconds=round(trial.duration.total_seconds(), 3) if trial.duration else None,
+        seconds=None if seconds is None else round(seconds, 3),
         reason=outcome["reason"],
     )

@@ -7,19 +7,18 @@ Writes results/<dataset>/ (CSV tables, pictures, best.json, best-model.ckpt, the
 lightning_logs/<dataset>/ (curves for TensorBoard). The same command goes on where it stopped.
 """
 
+import contextlib
 import functools
 import shlex
 import sys
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack, closing
 from pathlib import Path
 
-import filelock
 import jsonargparse
 from rich.console import Console
 
 from src import cli
-from src.checkpoint import save_model
+from src.checkpoint import dump_model
 from src.config import TuneConfig, parse_duration
 from src.data import TrainingData, load_training_data
 from src.device import Compute, choose_compute, choose_workers
@@ -38,15 +37,10 @@ from src.interrupt import Interrupted, Signals
 from src.provenance import provenance
 from src.publish import load_best_models, model_of, publish_search, publish_study
 from src.results import ResultsFolder, make_writable
-from src.search import Search, SearchRun, StartedTrial, TrialFailed
-from src.studies import (
-    check_settings,
-    ended_trials,
-    fail_abandoned,
-    load_studies,
-    open_storage,
-)
-from src.workers import Workers
+from src.search import Search, SearchFailed, SearchRun, StartedTrial
+from src.stores import Database, Journal, Store
+from src.studies import FINISHED, Run, check_settings, ended_trials, load_studies
+from src.workers import LocalWorkers
 
 
 def make_parser() -> jsonargparse.ArgumentParser:
@@ -70,69 +64,74 @@ def _tune(options: jsonargparse.Namespace) -> int:
     if options.plan:
         return 0
 
-    compute = choose_compute(config.device, config.precision, threads=1)
     folder = ResultsFolder(config.results_dir, config.dataset)
     make_writable(folder.path, "--results_dir")
     make_writable(Path(config.log_dir), "--log_dir")
-    with ExitStack() as stack:
-        try:
-            stack.enter_context(filelock.FileLock(folder.lock, timeout=0))
-        except filelock.Timeout as error:
-            raise UserError(
-                f"another search is running in {folder.path}; "
-                "wait for it, or choose another folder with `--results_dir`"
-            ) from error
+    with contextlib.ExitStack() as stack:
+        store = open_store(config, folder)
+        stack.enter_context(store.reachable())
+        stack.enter_context(store)
         data = load_training_data(config.data_spec, config.data_dir)
         stack.enter_context(interruption)
-        return _search(config, plan, data, compute, folder, interruption, console)
+        return _search(config, plan, data, store, folder, interruption, console)
+
+
+def open_store(config: TuneConfig, folder: ResultsFolder) -> Store:
+    """Return where the studies are."""
+    if config.storage is None:
+        return Journal(folder)
+    return Database(config.storage.get_secret_value(), folder, config.heartbeat)
 
 
 def _search(
     config: TuneConfig,
     plan: Plan,
     data: TrainingData,
-    compute: Compute,
+    store: Store,
     folder: ResultsFolder,
     interruption: Signals,
     console: Console,
 ) -> int:
     """Run what is left of the search at each batch size, and publish what came out."""
-    storage = open_storage(folder)
-    check_settings(storage, config, data, compute)
-    fail_abandoned(storage)
-    load_best_models(folder, load_studies(storage))  # better known missing now than after hours
+    compute = choose_compute(config.device, config.precision, threads=1)
+    check_settings(store.storage, config, data, compute)
+    store.fetch_models()
+    load_best_models(folder, load_studies(store.storage))  # better known missing now than later
     origin = provenance(compute)
 
-    def save_best(trial: StartedTrial, fitted: Fitted) -> None:
+    def make_checkpoint(trial: StartedTrial, fitted: Fitted) -> bytes:
         where = {"trial": trial.number, "bracket": trial.bracket.s}
-        model = model_of(fitted, trial.hyperparameters, data, origin | where)
-        save_model(folder.study_model(trial.hyperparameters.batch_size), model)
+        return dump_model(model_of(fitted, trial.hyperparameters, data, origin | where))
 
     searches = [
-        Search(config, batch_size, plan, storage, data, compute)
+        Search(config, batch_size, plan, store, folder, data, compute)
         for batch_size in config.batch_sizes
     ]
-    open_slots = {search: len(search.open_slots) for search in searches}
-    left = sum(open_slots.values())
+    left = len(searches) * plan.trials - sum(search.done for search in searches)
     done = [record for search in searches for record, _ in ended_trials(search.study)]
     number = min(choose_workers(config.workers, compute), left)
     print_data(console, data, compute, number)
     for search in searches:
-        if not open_slots[search]:
+        if search.is_over:
             publish_study(folder, search.batch_size, search.study, plan)
-    stopped: Exception | None = None
-    with ExitStack() as stack:
-        workers = stack.enter_context(Workers(number, _loader(config, data, compute), compute))
+    this_run = Run(search.study for search in searches)
+    stopped: Interrupted | SearchFailed | None = None
+    with contextlib.ExitStack() as stack:
+        workers = stack.enter_context(LocalWorkers(number, _loader(config, data, compute), compute))
         display = stack.enter_context(SearchDisplay(console, len(searches) * plan.trials, done))
-        run = SearchRun(searches, workers, interruption, display, save_best)
+        run = stack.enter_context(
+            SearchRun(searches, workers, interruption, display, make_checkpoint, store)
+        )
         try:
-            for search in stack.enter_context(closing(run.run())):
+            for search in stack.enter_context(contextlib.closing(run.run())):
+                store.fetch_models()
                 publish_study(folder, search.batch_size, search.study, plan)
-        except (Interrupted, TrialFailed, UserError) as caught:
+        except (Interrupted, SearchFailed) as caught:
             stopped = caught
-    records, best = publish_search(folder, load_studies(storage), plan)
-    if stopped is not None and not isinstance(stopped, Interrupted):
-        raise stopped
+    given_up = sum(len(search.given_up) for search in searches)
+    this_run.end(str(stopped) if stopped else "trials failed" if given_up else FINISHED)
+    store.fetch_models()
+    records, best = publish_search(folder, load_studies(store.storage), plan, shared=store.shared)
 
     if left == 0:
         say(console, "The budget is spent already; `--iterations` can add to it.")
@@ -151,10 +150,26 @@ def _search(
             f"  tensorboard --logdir {shlex.quote(config.log_dir)}\n"
             f"  python -m src.evaluate {shlex.quote(str(folder.best_model))}",
         )
-    if stopped is not None:
-        say(console, f"Stopped ({stopped.reason}): the same command goes on from here.")
+    if run.last_failure is not None:
+        folder.failure.write_text(run.last_failure.details or run.last_failure.reason)
+    if isinstance(stopped, Interrupted):
+        say(console, f"Stopped ({stopped}): the same command goes on from here.")
         return stopped.exit_code
+    if stopped is not None:
+        raise UserError(f"{stopped} ({folder.failure} has more); {_GO_ON}")
+    if given_up:
+        assert run.last_failure is not None
+        raise UserError(
+            f"{given_up} of {plan.trials * len(searches)} places of the plan are empty, because "
+            f"their trials failed again and again, the last with {run.last_failure.reason} "
+            f"({folder.failure} has more); {_GO_ON}"
+        )
     return 0
+
+
+_GO_ON = (
+    "when the cause is mended, with fewer `--workers` if memory ran out, the same command goes on"
+)
 
 
 def _loader(config: TuneConfig, data: TrainingData, compute: Compute) -> Callable[[], TrainingData]:

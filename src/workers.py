@@ -1,13 +1,11 @@
-"""Processes that fit: each trains one configuration at a time and asks on after every epoch.
+"""Worker processes on this machine.
 
-The process of the search starts them, and is the only one that knows the study; a worker knows a
-`Job`, and says what comes of it. On CPU a worker computes in one thread: several trials side by
-side get more out of the cores than one trial on all of them, and what a trial gives does not
+The process of the search starts them. On CPU a worker computes in one thread: several trials side
+by side get more out of the cores than one trial on all of them, and what a trial gives does not
 depend on how many there are.
 """
 
 import contextlib
-import dataclasses
 import functools
 import gc
 import multiprocessing
@@ -16,93 +14,29 @@ import pickle
 import signal
 import sys
 import time
-import traceback
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from types import TracebackType
 from typing import Any
 
-import lightning.pytorch as pl
 import torch
 
-from src.config import Hyperparameters
-from src.curves import Curves
 from src.data import TrainingData
 from src.device import Compute
-from src.fit import Fitted, fit
-from src.interrupt import Interrupted, Interruption
-from src.pruning import HyperbandCallback
+from src.interrupt import Interrupted
 from src.quiet import silence_libraries
-from src.results import SELECTED_ON
+from src.worker import Ended, Failed, Job, Message, SearchGone, SearchProcess, work
 
-_PROGRESS_INTERVAL = 0.2
-"""Seconds between two messages about one fit's progress."""
 _PATIENCE = 1.0
 """Seconds between two looks at whether the process of the search still lives."""
 _GRACE = 10.0
 """Seconds for a worker to leave when it has nothing to do; then it is killed."""
 
 
-@dataclass(frozen=True)
-class Job:
-    """A trial to train."""
-
-    hyperparameters: Hyperparameters
-    max_epochs: int
-    """Epochs at most."""
-    patience: int | None
-    """Epochs without a better validation accuracy before stopping; None: never."""
-    seed: int
-    """All that is random follows from it."""
-    curves: Curves | None
-    """Where to write the curves while it trains, if they are wanted."""
-
-
-@dataclass(frozen=True)
-class Advanced:
-    """A trial goes on."""
-
-    epochs: float
-    """Epochs trained so far, with the part of the current one."""
-
-
-@dataclass(frozen=True)
-class Reported:
-    """A trial has ended an epoch, and waits for `Workers.answer`: whether to stop."""
-
-    epoch: int
-    """Counted from 1."""
-    value: float
-    """The best validation accuracy so far."""
-
-
-@dataclass(frozen=True)
-class Ended:
-    """A trial's fit is over, one way or another."""
-
-    fitted: Fitted
-    pruned: bool
-    """Whether it was told to stop."""
-
-
-@dataclass(frozen=True)
-class Failed:
-    """A trial broke off with an error, or with its process."""
-
-    reason: str
-    """In one line."""
-    details: str
-    """The error's traceback, if there is one."""
-
-
-Message = Advanced | Reported | Ended | Failed
-
-
-class Workers:
-    """A number of worker processes; a context manager, at whose end none is left.
+class LocalWorkers:
+    """Worker processes on this machine; a context manager, at whose end none is left.
 
     Args:
         number: how many.
@@ -133,29 +67,29 @@ class Workers:
         self._connections: list[Connection] = []
         self._busy: set[int] = set()
 
-    def __enter__(self) -> "Workers":
+    def __enter__(self) -> "LocalWorkers":
         try:
-            with _signals_held():
-                for _ in range(self._number):
-                    self._start_one()
+            for _ in range(self._number):
+                connection, process = self._start_one()
+                self._connections.append(connection)
+                self._processes.append(process)
         except BaseException:
             self.__exit__(*sys.exc_info())
             raise
         return self
 
-    def _start_one(self) -> None:
+    def _start_one(self) -> tuple[Connection, BaseProcess]:
         ours, theirs = self._context.Pipe()
         process = self._context.Process(
             target=_work, args=(theirs, os.getpid(), self._load, self._compute), daemon=True
         )
-        with warnings.catch_warnings():
-            # Python >= 3.12 warns of forking beside threads: NumPy's, which wait for work, and
-            # know of forks.
+        with warnings.catch_warnings(), _signals_held():
+            # Python >= 3.12 warns of forking beside threads: NumPy's and the display's, which wait
+            # for work, and know of forks.
             warnings.filterwarnings("ignore", ".*fork.*", DeprecationWarning)
             process.start()
         theirs.close()
-        self._processes.append(process)
-        self._connections.append(ours)
+        return ours, process
 
     def __exit__(
         self,
@@ -216,7 +150,10 @@ class Workers:
             process.join()
             code = process.exitcode or 0
             how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
-            return Failed(f"its worker process ended ({how})", "")
+            reason = f"its worker process ended ({how})"
+            self._connections[worker].close()
+            self._connections[worker], self._processes[worker] = self._start_one()
+            return Failed(cause=reason, reason=reason)
         return message
 
     def _send(self, worker: int, message: object) -> None:
@@ -257,69 +194,31 @@ def _receive(connection: Connection) -> Any:
 def _work(
     connection: Connection, parent: int, load: Callable[[], TrainingData], compute: Compute
 ) -> None:
-    """Train what comes until nothing more does."""
+    """Work for the process at the other end, as long as it lives."""
     if not hasattr(signal, "pthread_sigmask"):
         signal.signal(signal.SIGINT, signal.SIG_IGN)
     if compute.device.type == "cpu":
         torch.set_num_threads(1)
     silence_libraries()
-    load = functools.cache(load)
-    search = _SearchProcess(connection, parent)
     gc.freeze()  # what is imported will not be looked at after every trial
-    with contextlib.suppress(_Orphaned):
-        while (job := search.receive()) is not None:
-            if isinstance(job, Job):  # anything else came too late for the trial before
-                search.send(_train(job, load, compute, search))
-                gc.collect()  # a fit is full of cycles, and on CUDA keeps its graph's memory
+    with contextlib.suppress(SearchGone):
+        work(_Parent(connection, parent), functools.cache(load), compute)
     gc.unfreeze()
 
 
-def _train(
-    job: Job, load: Callable[[], TrainingData], compute: Compute, search: "_SearchProcess"
-) -> Ended | Failed:
-    search.forget_interruption()
-    hyperband = HyperbandCallback(
-        _RemoteTrial(search),  # type: ignore[arg-type]  # has what the callback asks of a trial
-        monitor=SELECTED_ON,
-    )
-    try:
-        fitted = fit(
-            job.hyperparameters,
-            load(),
-            max_epochs=job.max_epochs,
-            patience=job.patience,
-            seed=job.seed,
-            compute=compute,
-            interruption=_AskedToStop(search),
-            curves=job.curves,
-            callbacks=[_Progress(search), hyperband],
-        )
-    except _Orphaned:
-        raise
-    except Exception as error:
-        return Failed(f"{type(error).__name__}: {error}", traceback.format_exc())
-    if hyperband.pruned or fitted.interrupted:  # nobody will want its weights
-        fitted = dataclasses.replace(fitted, weights=None)
-    return Ended(fitted, hyperband.pruned)
+class _Parent(SearchProcess):
+    """The process that started this one."""
 
-
-class _Orphaned(Exception):  # noqa: N818  # no error of ours
-    """The process of the search is gone: there is nobody to work for."""
-
-
-class _SearchProcess:
-    """The other end, as a worker sees it."""
-
-    def __init__(self, connection: Connection, parent: int) -> None:
+    def __init__(self, connection: Connection, pid: int) -> None:
+        super().__init__()
         self._connection = connection
-        self._parent = parent
-        self._interrupted: Interrupted | None = None
+        self._pid = pid
 
     def send(self, message: Message) -> None:
         try:
             _send(self._connection, message)
         except OSError as error:
-            raise _Orphaned from error
+            raise SearchGone from error
 
     def receive(self) -> Any:
         try:
@@ -327,73 +226,16 @@ class _SearchProcess:
                 self._check_alive()
             return _receive(self._connection)
         except (EOFError, OSError) as error:
-            raise _Orphaned from error
+            raise SearchGone from error
 
-    def ask(self, report: Reported) -> bool:
-        """Report an epoch; return whether to stop."""
-        self.send(report)
-        while not isinstance(answer := self.receive(), bool):
-            self._interrupted = answer
-        return answer
-
-    def interrupted(self) -> Interrupted | None:
-        """Return why to end the trial, if it was asked for."""
+    def has_spoken(self) -> bool:
         self._check_alive()
         try:
-            if self._interrupted is None and self._connection.poll():
-                self._interrupted = self.receive()
+            return self._connection.poll()
         except OSError as error:
-            raise _Orphaned from error
-        return self._interrupted
-
-    def forget_interruption(self) -> None:
-        """Begin another trial, for which nothing has been asked yet."""
-        self._interrupted = None
+            raise SearchGone from error
 
     def _check_alive(self) -> None:
         # The connection does not tell: processes forked later hold its other end too.
-        if os.getppid() != self._parent:
-            raise _Orphaned
-
-
-class _RemoteTrial:
-    """Stands for the Optuna trial, which the process of the search has."""
-
-    def __init__(self, search: _SearchProcess) -> None:
-        self._search = search
-        self._report: Reported
-
-    def report(self, value: float, step: int) -> None:
-        self._report = Reported(step, value)
-
-    def should_prune(self) -> bool:
-        return self._search.ask(self._report)
-
-
-class _AskedToStop(Interruption):
-    def __init__(self, search: _SearchProcess) -> None:
-        self._search = search
-
-    def pending(self) -> Interrupted | None:
-        return self._search.interrupted()
-
-
-class _Progress(pl.Callback):
-    """Tells how far the trial is, now and then."""
-
-    def __init__(self, search: _SearchProcess) -> None:
-        self._search = search
-        self._told = time.monotonic()
-
-    def on_train_batch_end(
-        self,
-        trainer: pl.Trainer,
-        pl_module: pl.LightningModule,
-        outputs: object,
-        batch: object,
-        batch_idx: int,
-    ) -> None:
-        if time.monotonic() - self._told >= _PROGRESS_INTERVAL:
-            self._told = time.monotonic()
-            part = (batch_idx + 1) / trainer.num_training_batches
-            self._search.send(Advanced(trainer.current_epoch + part))
+        if os.getppid() != self._pid:
+            raise SearchGone

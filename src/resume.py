@@ -1,0 +1,92 @@
+"""A fit's state after its last finished epoch, in a file, for the same fit to go on from."""
+
+import contextlib
+import io
+import time
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.plugins import TorchCheckpointIO
+
+_SHARE = 20
+"""The state is written when the fit has gone on for this many times what writing it takes, so that
+short epochs are not held up by it: then the last epoch but a few is what a crash leaves."""
+
+
+class FitState(pl.Callback):
+    """Keeps weights, optimizer, progress and callbacks' states in a Lightning checkpoint.
+
+    Random numbers need not be kept: they follow from the seed and the epoch. The file is not
+    flushed to the disk: it outlives the process, and where a crash of the machine damages it, the
+    fit starts again.
+
+    Args:
+        path: the file; its folder is made if it is not there.
+        fit: what the fit follows from, as plain values; a state of another is not gone on from.
+    """
+
+    def __init__(self, path: Path, fit: dict[str, Any]) -> None:
+        self._path = path
+        self._fit = fit
+        self._started = time.perf_counter()
+        self._seconds_before = 0.0
+        self._next_writing = 0.0
+
+    @property
+    def seconds(self) -> float:
+        """Seconds that the fit has taken, those before an interruption included."""
+        return self._seconds_before + time.perf_counter() - self._started
+
+    def find(self) -> Path | None:
+        """Return the file, if it is whole and has the state of this fit."""
+        try:
+            with zipfile.ZipFile(self._path) as archive:
+                if archive.testzip() is not None:  # torch.load does not look at the checksums
+                    return None
+            content = torch.load(self._path, map_location="cpu", weights_only=True)
+            found = content["callbacks"][self.state_key]["fit"]
+        except Exception:  # whatever a damaged archive makes torch raise
+            return None
+        return self._path if found == self._fit else None
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Write the state, unless this was the last epoch."""
+        last = trainer.should_stop or trainer.current_epoch + 1 == trainer.max_epochs
+        started = time.perf_counter()
+        if last or started < self._next_writing:
+            return
+        with contextlib.suppress(OSError):  # a full disk costs no more than the state
+            trainer.save_checkpoint(self._path)
+        ended = time.perf_counter()
+        self._next_writing = ended + _SHARE * (ended - started)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what is written of this callback."""
+        return {"fit": self._fit, "seconds": self.seconds}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on counting."""
+        self._seconds_before = state_dict["seconds"]
+
+
+class StateFile(TorchCheckpointIO):
+    """Writes a Lightning checkpoint so that there is a whole one at any moment."""
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: str | Path, storage_options: object = None
+    ) -> None:
+        """Write beside the file, under a name that the next writing takes again, and rename."""
+        buffer = io.BytesIO()  # so that a full disk is an OSError like any other
+        torch.save(checkpoint, buffer)
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_suffix(".partial")
+        try:
+            partial.write_bytes(buffer.getbuffer())
+            partial.replace(path)
+        except OSError:
+            partial.unlink(missing_ok=True)
+            raise

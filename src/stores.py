@@ -1,0 +1,320 @@
+"""Where a data set's studies are kept: a journal in the results folder, or a PostgreSQL server.
+
+The journal has one search at a time. On a server any number of searches, on any number of
+machines, share the studies: each takes places of the plan that no other has, and takes over those
+of a machine that gives no sign of life any more.
+"""
+
+import abc
+import contextlib
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import filelock
+import optuna
+import sqlalchemy
+from optuna.storages import BaseStorage, JournalStorage, RDBStorage
+from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
+from optuna.trial import TrialState
+
+from src.errors import UserError
+from src.results import ResultsFolder, replacing
+
+_GRACE = 5
+"""A trial is given up when its machine has been silent for this many heartbeats."""
+_LOCK_KEY = 0x4843525F4C4E4721
+"""Names our lock among all of a PostgreSQL database: "HCR_LNG!"."""
+_LOCK_PATIENCE = 120
+"""Seconds that a search waits for the others to have done with the studies, at most."""
+
+
+class Store(abc.ABC):
+    """The studies of a data set, and the best model of each; a context manager.
+
+    Raises:
+        UserError: on entering, if the studies cannot be had.
+    """
+
+    storage: BaseStorage
+    """Optuna's."""
+    shared: bool
+    """Whether other searches may be at work on the same studies."""
+    heartbeat: float = float("inf")
+    """Seconds between two signs of life."""
+
+    @abc.abstractmethod
+    def __enter__(self) -> "Store":
+        """Open it."""
+
+    @abc.abstractmethod
+    def __exit__(self, *_: object) -> None:
+        """Close it."""
+
+    def reachable(self) -> contextlib.AbstractContextManager[None]:
+        """Say in one line why the store cannot be reached.
+
+        Raises:
+            UserError: within, if so.
+        """
+        return contextlib.nullcontext()
+
+    @abc.abstractmethod
+    def exclusive(self) -> contextlib.AbstractContextManager[None]:
+        """Keep other searches from changing the studies."""
+
+    @abc.abstractmethod
+    def recover(self, study: optuna.Study) -> None:
+        """Put right the trials that are RUNNING though nobody runs them."""
+
+    @abc.abstractmethod
+    def beat(self, trial_id: int) -> None:
+        """Give a sign that a trial is being run."""
+
+    @abc.abstractmethod
+    def keep_model(self, batch_size: int, content: bytes) -> None:
+        """Keep the checkpoint of the best trial so far."""
+
+    @abc.abstractmethod
+    def fetch_models(self) -> None:
+        """Bring the best trials' checkpoints to the results folder."""
+
+
+class Journal(Store):
+    """One file in the results folder, for one search at a time."""
+
+    shared = False
+
+    def __init__(self, folder: ResultsFolder) -> None:
+        self._folder = folder
+        self._lock = filelock.FileLock(folder.lock, timeout=0)
+
+    def __enter__(self) -> "Journal":
+        try:
+            self._lock.acquire()
+        except filelock.Timeout as error:
+            raise UserError(
+                f"another search is running in {self._folder.path}; wait for it, choose another "
+                "folder with `--results_dir`, or share one on a server with `--storage`"
+            ) from error
+        try:
+            self._folder.sweep()
+            self.storage = open_journal(self._folder)
+        except BaseException:
+            self._lock.release()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._folder.sweep()
+        self._lock.release()
+
+    @contextlib.contextmanager
+    def exclusive(self) -> Iterator[None]:
+        """Do nothing: there are no others."""
+        yield
+
+    def recover(self, study: optuna.Study) -> None:
+        """Let the trials of a search that was killed wait to be gone on with."""
+        for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+            self.storage.set_trial_state_values(trial._trial_id, state=TrialState.WAITING)
+
+    def beat(self, trial_id: int) -> None:
+        """Do nothing: there is nobody to see it."""
+
+    def keep_model(self, batch_size: int, content: bytes) -> None:
+        """Write it to the results folder."""
+        with replacing(self._folder.study_model(batch_size)) as temporary:
+            temporary.write_bytes(content)
+
+    def fetch_models(self) -> None:
+        """Do nothing: they are there."""
+
+
+class _OwnJournal(JournalFileBackend):
+    """Optuna's journal file for the search that holds its results folder.
+
+    Optuna's own lock is a file that a killed process leaves behind for its successor to wait on.
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(str(path), lock_obj=_NoLock(str(path)))
+        self._path = path
+
+    def append_logs(self, logs: list[dict[str, Any]]) -> None:
+        """Append whole lines, or nothing: after part of one, on a full disk, none could be read."""
+        size = self._path.stat().st_size
+        try:
+            super().append_logs(logs)
+        except OSError:
+            os.truncate(self._path, size)
+            raise
+
+
+class _NoLock(JournalFileSymlinkLock):
+    def acquire(self) -> bool:
+        return True
+
+    def release(self) -> None:
+        pass
+
+
+def open_journal(folder: ResultsFolder) -> BaseStorage:
+    """Open the journal that holds all studies of a data set; make it if it is not there.
+
+    Nobody else may have it open: a last line that a crash cut short is dropped, as nothing was
+    built on it, and what is written next would be damaged by it.
+
+    Raises:
+        UserError: the journal is damaged, or lost while its tables are there.
+    """
+    begin_anew = f"restore it, or move {folder.path} away to begin a new search"
+    content = folder.journal.read_bytes() if folder.journal.exists() else b""
+    whole = content.rfind(b"\n") + 1
+    if not whole and folder.all_csv.exists():
+        raise UserError(
+            f"{folder.journal} is missing or empty, though {folder.all_csv.name} shows trials; "
+            f"{begin_anew}"
+        )
+    if whole < len(content):
+        os.truncate(folder.journal, whole)
+    try:
+        return JournalStorage(_OwnJournal(folder.journal))
+    except OSError:
+        raise
+    except Exception as error:  # whatever a damaged line makes Optuna raise
+        raise UserError(
+            f"{folder.journal} is damaged ({type(error).__name__}: {error}); {begin_anew}"
+        ) from error
+
+
+class Database(Store):
+    """A PostgreSQL database, for any number of searches at once.
+
+    Args:
+        url: as SQLAlchemy writes it; its password is told to the server alone.
+        folder: where this search publishes.
+        heartbeat: seconds between two signs of life of a trial.
+    """
+
+    shared = True
+
+    def __init__(self, url: str, folder: ResultsFolder, heartbeat: int) -> None:
+        self._url = _parse(url)
+        self._folder = folder
+        self.heartbeat = heartbeat
+        self._engine: sqlalchemy.Engine
+        self._models = sqlalchemy.Table(
+            "hcr_lightning_models",
+            sqlalchemy.MetaData(),
+            sqlalchemy.Column("results", sqlalchemy.Text, primary_key=True),
+            sqlalchemy.Column("batch_size", sqlalchemy.Integer, primary_key=True),
+            sqlalchemy.Column("checkpoint", sqlalchemy.LargeBinary, nullable=False),
+        )
+
+    def __enter__(self) -> "Database":
+        if self._folder.journal.exists():
+            raise UserError(
+                f"{self._folder.path} holds a search with an embedded study; go on with it "
+                "without `--storage`, or choose another folder with `--results_dir`"
+            )
+        with self.reachable():
+            self._engine = sqlalchemy.create_engine(self._url, poolclass=sqlalchemy.NullPool)
+            with self.exclusive():  # or two would make the tables at once
+                self._models.create(self._engine, checkfirst=True)
+                self.storage = RDBStorage(
+                    self._url.render_as_string(hide_password=False),
+                    engine_kwargs={"pool_pre_ping": True, "hide_parameters": True},
+                    heartbeat_interval=int(self.heartbeat),
+                    grace_period=_GRACE * int(self.heartbeat),
+                )
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._engine.dispose()
+        if isinstance(self.storage, RDBStorage):
+            self.storage.engine.dispose()
+
+    @contextlib.contextmanager
+    def reachable(self) -> Iterator[None]:
+        """Say in one line what the server, or the way to it, fails with."""
+        try:
+            yield
+        except (sqlalchemy.exc.SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
+            cause = error.__cause__ if isinstance(error.__cause__, Exception) else error
+            cause = getattr(cause, "orig", None) or cause
+            message = " ".join(str(cause).split())[:300]
+            where = self._url.render_as_string(hide_password=True).split("?")[0]
+            raise UserError(
+                f"`storage` (={where}): {self._without_secrets(message)}; the same command goes "
+                "on when the database answers"
+            ) from error
+
+    def _without_secrets(self, message: str) -> str:
+        secrets = [self._url.password, *self._url.query.values()]
+        for secret in secrets:
+            if isinstance(secret, str) and secret:
+                message = message.replace(secret, "***")
+        return message
+
+    @contextlib.contextmanager
+    def exclusive(self) -> Iterator[None]:
+        """Hold PostgreSQL's lock for it, which does not outlive the connection."""
+        with self._engine.begin() as connection:
+            for setting in ("lock_timeout", "idle_in_transaction_session_timeout"):
+                # The second one frees the lock when its holder's machine has vanished.
+                connection.exec_driver_sql(f"SET LOCAL {setting} = '{_LOCK_PATIENCE // 2}s'")
+            connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_LOCK_KEY})")
+            yield
+
+    def recover(self, study: optuna.Study) -> None:
+        """Fail the trials whose machine has been silent, so that their places are free again."""
+        optuna.storages.fail_stale_trials(study)
+
+    def beat(self, trial_id: int) -> None:
+        """Record a heartbeat."""
+        assert isinstance(self.storage, RDBStorage)
+        self.storage.record_heartbeat(trial_id)
+
+    def keep_model(self, batch_size: int, content: bytes) -> None:
+        """Write it to the database, for all machines."""
+        row = {"results": self._folder.path.name, "batch_size": batch_size}
+        with self._engine.begin() as connection:
+            connection.execute(self._models.delete().filter_by(**row))
+            connection.execute(self._models.insert().values(**row, checkpoint=content))
+
+    def fetch_models(self) -> None:
+        """Write those that the results folder does not have as they are in the database."""
+        columns = self._models.c
+        query = sqlalchemy.select(columns.batch_size, columns.checkpoint)
+        with self._engine.connect() as connection:
+            rows = connection.execute(query.filter_by(results=self._folder.path.name)).all()
+        for batch_size, content in rows:
+            path = self._folder.study_model(batch_size)
+            if not path.exists() or path.read_bytes() != content:
+                with replacing(path) as temporary:
+                    temporary.write_bytes(content)
+
+
+def _parse(url: str) -> sqlalchemy.URL:
+    """Check a URL, and name the driver that is used.
+
+    Raises:
+        UserError: it is no PostgreSQL URL, or its driver is not installed.
+    """
+    wanted = "must be a PostgreSQL URL such as postgresql+psycopg://user@host/database"
+    try:
+        parsed = sqlalchemy.make_url(url)
+    except sqlalchemy.exc.ArgumentError as error:  # it may hold a password: it is not shown
+        raise UserError(f"`storage` {wanted}") from error
+    if not re.fullmatch(r"postgres(ql)?(\+psycopg)?", parsed.drivername):
+        raise UserError(f"`storage` (={parsed.drivername}://…) {wanted}")
+    try:
+        import psycopg  # noqa: F401, PLC0415  # an extra
+    except ImportError as error:
+        raise UserError(
+            "`storage` needs PostgreSQL's driver: pip install -e '.[postgresql]'"
+        ) from error
+    return parsed.set(drivername="postgresql+psycopg")
