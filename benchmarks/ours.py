@@ -28,8 +28,10 @@ from src.data import CLASS_NAMES, Images, TrainingData
 from src.device import choose_compute, choose_workers
 from src.interrupt import Interrupted
 from src.results import ResultsFolder
-from src.studies import load_studies, open_storage
-from src.workers import Advanced, Ended, Job, Reported, Workers
+from src.stores import open_journal
+from src.studies import load_studies
+from src.worker import Advanced, Ended, Job, Reported
+from src.workers import LocalWorkers
 
 WARM_UP = 0.2
 """Epochs before the clock starts."""
@@ -74,7 +76,7 @@ def _run_search(options: argparse.Namespace) -> dict[str, Any]:
     command_seconds = time.perf_counter() - started
 
     (study,) = load_studies(
-        open_storage(ResultsFolder(options.folder / "results", "mnist"))
+        open_journal(ResultsFolder(options.folder / "results", "mnist"))
     ).values()
     trials = study.get_trials(deepcopy=False)
     begin = min(t.datetime_start for t in trials if t.datetime_start).timestamp()
@@ -119,11 +121,12 @@ def _measure_throughput(options: argparse.Namespace) -> dict[str, Any]:
         patience=None,
         seed=0,
         curves=None,
+        state=None,
     )
     load = functools.partial(_to_device, data, compute.device)
     seen: dict[int, list[tuple[float, float]]] = {worker: [] for worker in range(number)}
     begun = None  # when all had trained for a while: from here on it counts
-    with Workers(number, load, compute) as workers:
+    with LocalWorkers(number, load, compute) as workers:
         for worker in range(number):
             workers.submit(worker, job)
         stopped = False

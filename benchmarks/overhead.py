@@ -16,7 +16,7 @@ from unittest import mock
 import torch
 from lightning.pytorch import Callback
 
-import src.workers
+import src.worker
 from src import tune
 from src.config import Hyperparameters
 from src.curves import Curves, write_curves
@@ -24,7 +24,8 @@ from src.fit import Fitted
 from src.hyperband import make_plan
 from src.pruning import HyperbandCallback
 from src.results import Epoch, ResultsFolder
-from src.studies import load_studies, open_storage
+from src.stores import open_journal
+from src.studies import load_studies
 from src.task import make_task
 
 SECONDS = 1.0
@@ -51,19 +52,19 @@ def _search(workers: int, iterations: int) -> dict[str, Any]:
     trials = make_plan(MAX_EPOCHS, FACTOR, iterations).trials
     started = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
-        with mock.patch.object(src.workers, "fit", _sleep):  # which forked workers then have too
+        with mock.patch.object(src.worker, "fit", _sleep):  # which forked workers then have too
             code = tune.main(
                 [
                     *("--dataset=mnist_5k", f"--limit={IMAGES}", f"--workers={workers}"),
                     *(f"--max_epochs={MAX_EPOCHS}", f"--reduction_factor={FACTOR}"),
-                    *(f"--iterations={iterations}", "--device=cpu"),
+                    *(f"--iterations={iterations}", "--device=cpu", "--tensorboard=all"),
                     *(f"--results_dir={folder}/results", f"--log_dir={folder}/logs"),
                 ]
             )
         if code != 0:
             raise RuntimeError("the search failed")
         command_seconds = time.perf_counter() - started
-        storage = open_storage(ResultsFolder(Path(folder) / "results", "mnist_5k"))
+        storage = open_journal(ResultsFolder(Path(folder) / "results", "mnist_5k"))
         (study,) = load_studies(storage).values()
         ended = study.get_trials(deepcopy=False)
     begin = min(t.datetime_start for t in ended if t.datetime_start)

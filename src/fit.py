@@ -80,7 +80,11 @@ def fit(
     early_stopping = None
     if patience is not None:
         early_stopping = EarlyStopping(
-            SELECTED_ON, mode="max", patience=patience, check_finite=False
+            SELECTED_ON,
+            mode="max",
+            patience=patience,
+            check_finite=False,
+            check_on_train_epoch_end=False,  # but before it, when the fit's state is kept
         )
         watching.append(early_stopping)
     if curves is not None:

@@ -42,7 +42,7 @@ def _command() -> str:
 
 def without_passwords(text: str) -> str:
     """Return text with the passwords of URLs in it masked."""
-    text = re.sub(r"(://[^\s:/@]*):\S*@", r"\1:***@", text)
+    text = re.sub(r"(://[^\s:/@]*):[^\n]*@", r"\1:***@", text)
     return re.sub(r"(password=)[^\s&'\"]*", r"\1***", text)
 
 

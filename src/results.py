@@ -107,12 +107,17 @@ class ResultsFolder:
         """Return where the trial in a place of the plan keeps its state while it is unfinished."""
         return self.states / f"{batch_size}-{slot}.ckpt"
 
+    def drop_states(self, batch_size: int) -> None:
+        """Remove the states of one batch size's trials."""
+        for state in self.states.glob(f"{batch_size}-*"):
+            state.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # not empty, or not there
+            self.states.rmdir()
+
     def sweep(self) -> None:
         """Remove what a killed process has left half written; nobody else may be writing."""
         for left in (*self.path.glob(f".*.{'?' * 2 * _TOKEN}.*"), *self.states.glob("*.partial")):
             left.unlink(missing_ok=True)
-        with contextlib.suppress(OSError):  # not empty, or not there
-            self.states.rmdir()
 
     def published(self, batch_sizes: Sequence[int]) -> list[str]:
         """Return the names of the files that people read, those that are there."""

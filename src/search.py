@@ -43,6 +43,9 @@ _LOOK = 2.0
 _TRIES = 3
 """So often a trial may fail in a run before its place is left empty; and so many failures in a row
 with the same cause stop the search."""
+_PAUSE = 2.0
+"""Seconds that nothing is started after a failure, twice as many after a second one in a row: what
+caused it, such as another program's hunger for memory, may pass."""
 _TENSORBOARD_SHOWS_WELL = 300
 """Trials."""
 
@@ -272,6 +275,10 @@ class Search:
             with contextlib.suppress(Exception):  # the next run finds it abandoned
                 self.put_back(number)
 
+    def drop_states(self) -> None:
+        """Remove what unfinished trials have left, when the search is over."""
+        self._folder.drop_states(self.batch_size)
+
     def _tell(
         self, trial: StartedTrial, state: TrialState, outcome: dict[str, Any], value: float | None
     ) -> TrialRecord | None:
@@ -461,6 +468,7 @@ class SearchRun:
         for search in list(self._unfinished):
             if search.is_over:
                 self._unfinished.remove(search)
+                search.drop_states()
                 yield search
         self._watcher.slots_filled(sum(search.done for search in self._searches))
 
@@ -486,16 +494,17 @@ class SearchRun:
                 record = search.end(trial, message, self._make_checkpoint)
                 if message.fitted.interrupted is None:
                     self._streak.end()
+                self._next_look = 0.0
             else:
                 record = search.fail(trial, message.reason)
                 self._fail(trial, message, started)
             del self._running[worker]
-            self._next_look = 0.0
             self._watcher.trial_ended(trial, record)
 
     def _fail(self, trial: StartedTrial, message: Failed, started: float) -> None:
         self.last_failure = message
         self._streak.add(message.cause, started)
+        self._next_look = time.monotonic() + _PAUSE * self._streak.length
         if self._stopping is None and self._streak.length >= _TRIES:
             self._failure = SearchFailed(
                 f"{self._streak.length} trials in a row failed with the same cause, the last of "

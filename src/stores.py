@@ -9,6 +9,7 @@ import abc
 import contextlib
 import os
 import re
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -108,7 +109,6 @@ class Journal(Store):
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._folder.sweep()
         self._lock.release()
 
     @contextlib.contextmanager
@@ -222,8 +222,12 @@ class Database(Store):
             )
         with self.reachable():
             self._engine = sqlalchemy.create_engine(self._url, poolclass=sqlalchemy.NullPool)
-            with self.exclusive():  # or two would make the tables at once
+            with (
+                self.exclusive(),
+                warnings.catch_warnings(),
+            ):  # or two would make the tables at once
                 self._models.create(self._engine, checkfirst=True)
+                warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
                 self.storage = RDBStorage(
                     self._url.render_as_string(hide_password=False),
                     engine_kwargs={"pool_pre_ping": True, "hide_parameters": True},
@@ -271,7 +275,9 @@ class Database(Store):
 
     def recover(self, study: optuna.Study) -> None:
         """Fail the trials whose machine has been silent, so that their places are free again."""
-        optuna.storages.fail_stale_trials(study)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            optuna.storages.fail_stale_trials(study)
 
     def beat(self, trial_id: int) -> None:
         """Record a heartbeat."""
@@ -307,12 +313,12 @@ def _parse(url: str) -> sqlalchemy.URL:
     wanted = "must be a PostgreSQL URL such as postgresql+psycopg://user@host/database"
     try:
         parsed = sqlalchemy.make_url(url)
-    except sqlalchemy.exc.ArgumentError as error:  # it may hold a password: it is not shown
+    except (sqlalchemy.exc.ArgumentError, ValueError) as error:  # not shown: it has the password
         raise UserError(f"`storage` {wanted}") from error
     if not re.fullmatch(r"postgres(ql)?(\+psycopg)?", parsed.drivername):
         raise UserError(f"`storage` (={parsed.drivername}://…) {wanted}")
     try:
-        import psycopg  # noqa: F401, PLC0415  # an extra
+        import psycopg  # noqa: F401  # an extra
     except ImportError as error:
         raise UserError(
             "`storage` needs PostgreSQL's driver: pip install -e '.[postgresql]'"

@@ -25,6 +25,11 @@ needs_emnist = needs_real_data(
 )
 
 
+def children(pid: int) -> list[int]:
+    """Return a process's children, the oldest first."""
+    return [int(p) for p in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
 class Workplace:
     """A folder to run commands in, and what they left there."""
 

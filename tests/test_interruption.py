@@ -12,13 +12,23 @@ import optuna
 import pytest
 
 from src.results import COLUMNS, ResultsFolder
-from src.studies import load_studies, open_storage
-from tests.conftest import REPOSITORY, Workplace
+from src.stores import open_journal
+from src.studies import load_studies
+from tests.conftest import REPOSITORY, Rows, Workplace
+
+
+def trials(workplace: Workplace) -> list[optuna.trial.FrozenTrial]:
+    storage = open_journal(ResultsFolder(workplace.results, "mnist_5k"))
+    return [trial for study in load_studies(storage).values() for trial in study.trials]
 
 
 def states(workplace: Workplace) -> list[optuna.trial.TrialState]:
-    storage = open_storage(ResultsFolder(workplace.results, "mnist_5k"))
-    return [t.state for study in load_studies(storage).values() for t in study.trials]
+    return [trial.state for trial in trials(workplace)]
+
+
+def without_seconds(workplace: Workplace) -> Rows:
+    """Return the table, but for what no two runs have in common."""
+    return [{name: row[name] for name in COLUMNS if name != "seconds"} for row in workplace.rows()]
 
 
 def start(
@@ -57,18 +67,15 @@ def test_killed_search_ends_like_an_uninterrupted_one(
     whole = Workplace(tmp_path / "whole")
     assert whole.tune("--workers=1") == 0
 
-    def by_configuration(workplace: Workplace) -> set[tuple[str, ...]]:
-        columns = [*COLUMNS[:8], "state", "bracket"]
-        rows = [row for row in workplace.rows() if row["state"] != "FAIL"]
-        assert len(rows) == 5
-        return {tuple(row[column] for column in columns) for row in rows}
-
-    assert by_configuration(workplace) == by_configuration(whole)
-    assert optuna.trial.TrialState.RUNNING not in states(workplace)
+    assert len(whole.rows()) == 5
+    assert without_seconds(workplace) == without_seconds(whole)
     one, other = (
         json.loads((w.results / "mnist_5k/best.json").read_text()) for w in (workplace, whole)
     )
     assert one["val_accuracy"] == other["val_accuracy"]
+    assert one["search"]["interrupted"]
+    assert [run["how"] for run in one["search"]["runs"]] == [None, None, "finished"]
+    assert not other["search"]["interrupted"]
 
 
 @pytest.mark.parametrize("to", ["process", "group"])  # a terminal sends Ctrl-C to the workers too
@@ -94,11 +101,8 @@ def test_signal_stops_within_seconds_and_leaves_no_trial_running(
     assert "the same command goes on from here" in out
     assert "Traceback" not in err
     found = states(workplace)
-    assert found
+    assert found.count(optuna.trial.TrialState.WAITING) == 2
     assert optuna.trial.TrialState.RUNNING not in found
-    failed = [row for row in workplace.rows() if row["state"] == "FAIL"]
-    assert len(failed) == 2
-    assert all(row["reason"].startswith("interrupted by ") for row in failed)
 
 
 def test_timeout_stops_in_the_middle_and_the_same_command_goes_on(workplace: Workplace) -> None:
@@ -106,12 +110,14 @@ def test_timeout_stops_in_the_middle_and_the_same_command_goes_on(workplace: Wor
     same = ["--limit=4000", "--patience=null", "--timeout=6s", "--workers=1"]
     assert workplace.tune(*same, max_epochs=27) == 0
     assert time.monotonic() - started < 15
-    (stopped,) = workplace.rows()
-    assert (stopped["state"], stopped["reason"]) == ("FAIL", "time is up")
+    stopped = trials(workplace)[-1]
+    assert stopped.state == optuna.trial.TrialState.WAITING
+    assert stopped.intermediate_values
     assert workplace.tune(*same, max_epochs=27) == 0
-    again = workplace.rows()[1]
-    hyperparameters = ["conv1", "conv2", "dense_units", "dropout_rate", "learning_rate", "bracket"]
-    assert [again[name] for name in hyperparameters] == [stopped[name] for name in hyperparameters]
+    again = trials(workplace)[stopped.number]
+    assert again.params == stopped.params
+    assert again.user_attrs.items() >= stopped.user_attrs.items()
+    assert again.intermediate_values.items() > stopped.intermediate_values.items()
 
 
 def test_trial_that_was_planned_when_the_search_was_killed_is_not_taken_for_another(
@@ -119,7 +125,7 @@ def test_trial_that_was_planned_when_the_search_was_killed_is_not_taken_for_anot
 ) -> None:
     # Between planning and starting a trial are milliseconds: what a kill there leaves is made here.
     assert workplace.tune("--timeout=0.5s", "--limit=1000") == 0
-    storage = open_storage(ResultsFolder(workplace.results, "mnist_5k"))
+    storage = open_journal(ResultsFolder(workplace.results, "mnist_5k"))
     (study,) = load_studies(storage).values()
     study.enqueue_trial({}, user_attrs={"slot": 4, "bracket": 0})
     assert workplace.tune("--limit=1000", "--workers=2") == 0
@@ -141,7 +147,7 @@ def test_second_ctrl_c_ends_it_at_once(workplace: Workplace, environment: dict[s
         time.sleep(0.1)
     process.communicate(timeout=30)
     assert process.returncode == 130
-    assert set(states(workplace)) == {optuna.trial.TrialState.FAIL}
+    assert set(states(workplace)) == {optuna.trial.TrialState.WAITING}
     with pytest.raises(ProcessLookupError):  # none of its processes is left
         os.killpg(process.pid, 0)
 

@@ -4,23 +4,25 @@ import signal
 import subprocess
 import sys
 import time
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import optuna
 import pytest
 import torch
 
-import src.workers
 from src.config import DataSpec, Hyperparameters
 from src.data import TrainingData, load_training_data
 from src.device import PLAIN_CPU
 from src.fit import Fitted, fit
 from src.interrupt import Interrupted, Interruption
 from src.results import ResultsFolder
-from src.search import TrialFailed
-from src.studies import load_studies, open_storage
-from src.workers import Advanced, Ended, Failed, Job, Message, Reported, Workers
-from tests.conftest import REPOSITORY, Rows, Workplace
+from src.stores import open_journal
+from src.studies import load_studies
+from src.worker import Advanced, Ended, Failed, Job, Message, Reported
+from src.workers import LocalWorkers
+from tests.conftest import REPOSITORY, Rows, Workplace, children
 
 SPEC = DataSpec(dataset="mnist_5k", limit=300)
 LOAD = functools.partial(load_training_data, SPEC, "nowhere")
@@ -32,10 +34,11 @@ JOB = Job(
     patience=None,
     seed=5,
     curves=None,
+    state=None,
 )
 
 
-def next_message(workers: Workers, deadline: float = 60.0) -> Message:
+def next_message(workers: LocalWorkers, deadline: float = 60.0) -> Message:
     """Return what a worker says next, but for its progress."""
     end = time.monotonic() + deadline
     while time.monotonic() < end:
@@ -50,7 +53,7 @@ needs_fork = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GP
 
 
 def train(start_method: str | None) -> Fitted:
-    with Workers(1, LOAD, PLAIN_CPU, start_method) as workers:
+    with LocalWorkers(1, LOAD, PLAIN_CPU, start_method) as workers:
         workers.submit(0, JOB)
         for epoch in (1, 2, 3):
             report = next_message(workers)
@@ -95,7 +98,7 @@ def test_worker_gives_what_the_same_fit_gives_here(
 
 
 def test_trial_that_is_told_to_stop_does() -> None:
-    with Workers(1, LOAD, PLAIN_CPU) as workers:
+    with LocalWorkers(1, LOAD, PLAIN_CPU) as workers:
         workers.submit(0, JOB)
         assert isinstance(next_message(workers), Reported)
         workers.answer(0, stop=True)
@@ -107,7 +110,7 @@ def test_trial_that_is_told_to_stop_does() -> None:
 
 def test_interrupted_worker_ends_in_the_middle_and_says_why() -> None:
     long = Job(**{**JOB.__dict__, "max_epochs": 10_000})
-    with Workers(1, LOAD, PLAIN_CPU) as workers:
+    with LocalWorkers(1, LOAD, PLAIN_CPU) as workers:
         workers.submit(0, long)
         assert isinstance(next_message(workers), Reported)
         workers.interrupt(Interrupted("enough", 7))
@@ -124,7 +127,7 @@ def test_interrupted_worker_ends_in_the_middle_and_says_why() -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_signals_leave_workers_alone(number: signal.Signals) -> None:
-    with Workers(1, LOAD, PLAIN_CPU) as workers:
+    with LocalWorkers(1, LOAD, PLAIN_CPU) as workers:
         workers.submit(0, JOB)
         assert isinstance(next_message(workers), Reported)
         pid = workers._processes[0].pid
@@ -142,11 +145,11 @@ def test_signals_leave_workers_alone(number: signal.Signals) -> None:
 
 
 def test_workers_that_cannot_all_be_started_leave_none() -> None:
-    class Refusing(Workers):
-        def _start_one(self) -> None:
+    class Refusing(LocalWorkers):
+        def _start_one(self) -> tuple[Connection, BaseProcess]:
             if self._processes:
                 raise OSError("no more processes")
-            super()._start_one()
+            return super()._start_one()
 
     workers = Refusing(2, LOAD, PLAIN_CPU)
     with pytest.raises(OSError, match="no more processes"), workers:
@@ -156,7 +159,7 @@ def test_workers_that_cannot_all_be_started_leave_none() -> None:
 
 def test_images_that_cannot_be_loaded_fail_the_trial() -> None:
     missing = functools.partial(load_training_data, DataSpec(dataset="mnist"), "/nowhere/at/all")
-    with Workers(1, missing, PLAIN_CPU) as workers:
+    with LocalWorkers(1, missing, PLAIN_CPU) as workers:
         workers.submit(0, JOB)
         message = next_message(workers)
         assert isinstance(message, Failed)
@@ -169,19 +172,17 @@ def test_spawned_workers_say_nothing(capfd: pytest.CaptureFixture[str]) -> None:
     assert out + err == ""
 
 
-def test_worker_that_is_killed_is_a_failure_that_says_so() -> None:
-    with Workers(2, LOAD, PLAIN_CPU) as workers:
+def test_worker_that_is_killed_is_a_failure_that_says_so_and_is_replaced() -> None:
+    with LocalWorkers(2, LOAD, PLAIN_CPU) as workers:
         workers.submit(1, JOB)
         assert isinstance(next_message(workers), Reported)
         workers._processes[1].kill()
         message = next_message(workers)
         assert isinstance(message, Failed)
         assert "killed by SIGKILL" in message.reason
-
-
-def children(pid: int) -> list[int]:
-    """Return a process's children, the oldest first."""
-    return [int(p) for p in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+        assert workers.idle == [0, 1]
+        workers.submit(1, JOB)
+        assert isinstance(next_message(workers), Reported)
 
 
 def start(
@@ -207,25 +208,8 @@ def start(
 
 
 def trial_states(workplace: Workplace) -> list[optuna.trial.TrialState]:
-    storage = open_storage(ResultsFolder(workplace.results, "mnist_5k"))
+    storage = open_journal(ResultsFolder(workplace.results, "mnist_5k"))
     return [t.state for study in load_studies(storage).values() for t in study.trials]
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-def test_killed_worker_ends_the_search_in_order(
-    workplace: Workplace, environment: dict[str, str]
-) -> None:
-    process = start(workplace, environment)
-    os.kill(children(process.pid)[0], signal.SIGKILL)
-    _, err = process.communicate(timeout=60)
-    assert process.returncode == 2
-    assert "its worker process ended (killed by SIGKILL); the same command goes on" in err
-    assert optuna.trial.TrialState.RUNNING not in trial_states(workplace)
-    reasons = {row["reason"] for row in workplace.rows() if row["state"] == "FAIL"}
-    assert reasons == {
-        "its worker process ended (killed by SIGKILL)",
-        "another trial failed",
-    }
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
@@ -242,20 +226,6 @@ def test_workers_of_a_killed_search_leave_and_the_next_search_can_begin(
     while any(Path(f"/proc/{pid}").exists() for pid in workers):
         assert time.monotonic() < deadline
         time.sleep(0.1)
-
-
-@needs_fork
-def test_error_in_a_worker_comes_with_its_traceback(
-    workplace: Workplace, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def broken(*_: object, **__: object) -> Fitted:
-        raise ZeroDivisionError("on purpose")
-
-    monkeypatch.setattr(src.workers, "fit", broken)  # forked workers have it too
-    with pytest.raises(TrialFailed, match=r"in broken\n(.*\n)*ZeroDivisionError: on purpose"):
-        workplace.tune("--workers=1")
-    (row,) = workplace.rows()
-    assert (row["state"], row["reason"]) == ("FAIL", "ZeroDivisionError: on purpose")
 
 
 def test_results_do_not_depend_on_how_many_workers_there_are(tmp_path: Path) -> None:
@@ -297,7 +267,7 @@ def test_data_is_loaded_once_a_worker(tmp_path: Path) -> None:
             file.write("x")
         return LOAD()
 
-    with Workers(1, load, PLAIN_CPU, "fork") as workers:
+    with LocalWorkers(1, load, PLAIN_CPU, "fork") as workers:
         for _ in range(2):
             workers.submit(0, JOB)
             assert isinstance(next_message(workers), Reported)

@@ -1,0 +1,255 @@
+"""Searches that share their studies on a PostgreSQL server, started here for them."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from src import tune
+from src.provenance import without_passwords
+from tests.conftest import REPOSITORY, Rows, Workplace
+from tests.postgres import PASSWORD, Server, find_program, running_server
+
+pytestmark = pytest.mark.skipif(
+    find_program("postgres") is None, reason="PostgreSQL's server is not installed"
+)
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Server]:
+    with running_server() as server:
+        yield server
+
+
+@pytest.fixture
+def database(server: Server, request: pytest.FixtureRequest) -> str:
+    """Return the URL of an empty database."""
+    return server.create(request.node.name[:60])
+
+
+def start(
+    workplace: Workplace, environment: dict[str, str], *options: str
+) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "src.tune", *workplace.options(*options)],
+        cwd=REPOSITORY,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def wait_for(process: subprocess.Popen[str], text: str) -> None:
+    assert process.stdout is not None
+    for line in process.stdout:
+        if text in line:
+            return
+    raise AssertionError(f"the search ended without saying {text!r}")
+
+
+def numbers(workplace: Workplace, *states: str) -> Rows:
+    rows = [row for row in workplace.rows() if row["state"] in (states or ("COMPLETE", "PRUNED"))]
+    names = ("val_accuracy", "conv1", "conv2", "dense_units", "dropout_rate", "learning_rate")
+    return sorted(
+        ({name: row[name] for name in (*names, "batch_size", "bracket")} for row in rows), key=str
+    )
+
+
+def test_search_on_a_server_gives_what_an_embedded_one_gives(
+    workplace: Workplace, database: str
+) -> None:
+    assert workplace.tune(f"--storage={database}", "--workers=1") == 0
+    embedded = Workplace(workplace.folder / "embedded")
+    assert embedded.tune("--workers=1") == 0
+    assert numbers(workplace) == numbers(embedded)
+    assert len(numbers(workplace)) == 5
+    best = json.loads((workplace.results / "mnist_5k/best.json").read_text())
+    assert not best["search"]["interrupted"]
+    assert not (workplace.results / "mnist_5k/study.journal").exists()
+    assert not (workplace.results / "mnist_5k/running").exists()
+
+
+def test_searches_join_and_take_over_from_one_that_is_killed(
+    workplace: Workplace, database: str, environment: dict[str, str], server: Server
+) -> None:
+    # No rungs and no learning sampler: then results do not depend on who comes first.
+    options = ("--workers=1", "--limit=1000", "--sampler=random", "--iterations=6")
+    shared = (*options, "--max_epochs=2", f"--storage={database}", "--heartbeat=1")
+    elsewhere = Workplace(workplace.folder / "elsewhere")
+    processes = [start(place, environment, *shared) for place in (workplace, elsewhere, workplace)]
+    wait_for(processes[2], "trial ")
+    os.killpg(processes[2].pid, signal.SIGKILL)
+    processes[2].communicate()
+    for process in processes[:2]:
+        _, err = process.communicate(timeout=120)
+        assert process.returncode == 0, err
+
+    alone = Workplace(workplace.folder / "alone")
+    assert alone.tune(*options, max_epochs=2) == 0
+    assert numbers(workplace) == numbers(elsewhere) == numbers(alone)
+    assert len(numbers(alone)) == 6
+    for row in workplace.rows():
+        assert row["state"] != "FAIL" or row["reason"] == "abandoned: its machine fell silent"
+    model = "mnist_5k/best-model.ckpt"
+    assert (workplace.results / model).read_bytes() == (elsewhere.results / model).read_bytes()
+    states = server.query(database.rsplit("/", 1)[1], "SELECT DISTINCT state FROM trials")
+    assert set(states) <= {("COMPLETE",), ("PRUNED",), ("FAIL",)}
+
+
+def test_search_that_was_thought_dead_leaves_its_trial_to_others(
+    workplace: Workplace, database: str, environment: dict[str, str]
+) -> None:
+    # Stopped and continued, like a laptop whose lid was closed for longer than the grace period.
+    options = (
+        "--workers=1",
+        "--limit=4000",
+        "--sampler=random",
+        "--iterations=2",
+        "--max_epochs=2",
+    )
+    shared = (*options, f"--storage={database}", "--heartbeat=1")
+    sleeping = start(workplace, environment, *shared)
+    wait_for(sleeping, "images train")
+    time.sleep(2)  # into the first trial
+    os.killpg(sleeping.pid, signal.SIGSTOP)
+    try:
+        awake = start(Workplace(workplace.folder / "awake"), environment, *shared)
+        _, err = awake.communicate(timeout=120)
+        assert awake.returncode == 0, err
+    finally:
+        os.killpg(sleeping.pid, signal.SIGCONT)
+    _, err = sleeping.communicate(timeout=120)
+    assert sleeping.returncode == 0, err
+    assert len(numbers(workplace)) == 2
+    (abandoned,) = [row for row in workplace.rows() if row["state"] == "FAIL"]
+    assert abandoned["reason"] == "abandoned: its machine fell silent"
+    assert json.loads((workplace.results / "mnist_5k/best.json").read_text())["search"][
+        "interrupted"
+    ]
+
+
+def test_server_that_goes_away_ends_the_search_in_one_line_and_it_goes_on_later(
+    workplace: Workplace,
+    environment: dict[str, str],
+    server: Server,
+    database: str,
+) -> None:
+    options = ("--workers=1", "--limit=1000", f"--storage={database}", "--heartbeat=1")
+    process = start(workplace, environment, *options)
+    wait_for(process, "trial ")
+    server.stop()
+    try:
+        _, err = process.communicate(timeout=60)
+        assert process.returncode == 2
+        assert err.count("\n") == 1
+        assert "goes on when the database answers" in err
+        assert PASSWORD not in err
+        late = start(workplace, environment, *options)
+        _, err = late.communicate(timeout=60)
+        assert late.returncode == 2
+        assert "Connection refused" in err
+    finally:
+        server.start()
+    assert workplace.tune(*options) == 0
+    assert len(numbers(workplace)) == 5
+
+
+def test_other_settings_are_refused_and_the_way_out_is_named(
+    workplace: Workplace, database: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert workplace.tune(f"--storage={database}", "--timeout=0.1s") == 0
+    assert workplace.tune(f"--storage={database}", "--seed=1") == 2
+    err = capsys.readouterr().err
+    assert "`seed` (=1) differs from that of the search for mnist_5k in this database (=0)" in err
+    assert "another database" in err
+
+
+def test_embedded_search_is_not_overwritten_by_one_on_a_server(
+    workplace: Workplace, database: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert workplace.tune() == 0
+    before = {path.name: path.read_bytes() for path in workplace.results.rglob("*.*")}
+    assert workplace.tune(f"--storage={database}") == 2
+    assert "holds a search with an embedded study" in capsys.readouterr().err
+    assert {path.name: path.read_bytes() for path in workplace.results.rglob("*.*")} == before
+
+
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        ("sqlite:///x.db", "`storage` (=sqlite://…) must be a PostgreSQL URL"),
+        ("mysql://tuner:hunter2@localhost/x", "`storage` (=mysql://…) must be a PostgreSQL URL"),
+        ("hunter2", "`storage` must be a PostgreSQL URL"),
+        ("postgresql://tuner:hunter2@127.0.0.1:1/x", "Connection refused"),
+        ("postgresql://tuner@127.0.0.1:1/x?password=hunter2", "Connection refused"),
+        ("postgresql://tuner:hunter2@127.0.0.1:notaport/x", "`storage` must be a PostgreSQL URL"),
+    ],
+)
+def test_wrong_url_is_refused_without_its_password(
+    url: str, message: str, workplace: Workplace, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert workplace.tune(f"--storage={url}") == 2
+    out, err = capfd.readouterr()
+    assert message in err
+    assert err.count("\n") == 1
+    assert "hunter2" not in out + err
+
+
+def test_wrong_password_is_refused_and_not_shown(
+    workplace: Workplace, server: Server, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert workplace.tune(f"--storage={server.url('postgres', 'hunter2')}") == 2
+    out, err = capfd.readouterr()
+    assert "password authentication failed" in err
+    assert "hunter2" not in out + err
+
+
+def test_password_is_nowhere_in_what_a_search_leaves(
+    workplace: Workplace, database: str, environment: dict[str, str], server: Server
+) -> None:
+    process = start(workplace, environment, f"--storage={database}")
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 0
+    assert PASSWORD not in out + err
+    files = [path for path in workplace.folder.rglob("*") if path.is_file()]
+    assert {"best.json", "best-model.ckpt", "all.csv"} <= {path.name for path in files}
+    for path in files:
+        assert PASSWORD.encode() not in path.read_bytes(), path
+    name = database.rsplit("/", 1)[1]
+    for query in (
+        "SELECT value_json FROM study_user_attributes",
+        "SELECT value_json FROM trial_user_attributes",
+    ):
+        assert PASSWORD not in str(server.query(name, query))
+    recorded = json.loads((workplace.results / "mnist_5k/best.json").read_text())
+    assert "tuner:***@127.0.0.1" in recorded["provenance"]["command"]
+
+
+def test_printed_configuration_hides_the_password(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        tune.main(["--dataset=mnist", "--storage=postgresql://me:hunter2@x/y", "--print_config"])
+    assert "hunter2" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql+psycopg://me:hunter2@host/db",
+        "postgresql://me:hunter2@x/p@ss@host/db",
+        "postgresql://host/db?user=me&password=hunter2&x=1",
+        "'postgresql://me:hun ter2@host/db'",
+    ],
+)
+def test_passwords_of_urls_are_masked(url: str) -> None:
+    masked = without_passwords(f"python -m src.tune --storage={url} --seed 1")
+    assert not re.search(r"hunter2|ter2|p@ss", masked)
+    assert masked.endswith("--seed 1")
+    assert "me" in masked
