@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks import gpu, overhead, precision, search, throughput, workers
+from benchmarks import gpu, overhead, precision, search, storage, throughput, workers
 from benchmarks.tables import print_rows
 from src.device import choose_compute
 from src.provenance import provenance
@@ -29,6 +29,7 @@ BENCHMARKS: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
     "overhead": overhead.measure,
     "workers": workers.measure,
     "precision": precision.measure,
+    "storage": storage.measure,
     "gpu": gpu.measure,
 }
 
@@ -40,6 +41,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("names", nargs="*", help=f"of {', '.join(BENCHMARKS)}; none: all")
     parser.add_argument("--keras", type=Path, help="python of the environment that has Keras Tuner")
+    parser.add_argument(
+        "--postgresql", help="URL of a database to be emptied and filled, for storage"
+    )
     parser.add_argument("--data_dir", default="data", help="where MNIST is, or is downloaded to")
     parser.add_argument("--seeds", type=int, default=2, help="searches to compare, one a seed")
     parser.add_argument("--quick", action="store_true", help="seconds each, to see that it works")

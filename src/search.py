@@ -405,6 +405,7 @@ class SearchRun:
         self._store = store
         self._searches = searches
         self._unfinished = [search for search in searches if not search.is_over]
+        self._filled = {search: search.done for search in searches}
         self._running: dict[int, tuple[Search, StartedTrial, float]] = {}
         self._stopping: Interrupted | None = None
         self._failure: SearchFailed | None = None
@@ -464,22 +465,21 @@ class SearchRun:
         """Start what trials can be started; give the searches that are over."""
         # Without others nothing changes until a trial ends.
         self._next_look = time.monotonic() + _LOOK if self._store.shared else float("inf")
-        self._start_trials()
-        for search in list(self._unfinished):
-            if search.is_over:
-                self._unfinished.remove(search)
-                search.drop_states()
-                yield search
-        self._watcher.slots_filled(sum(search.done for search in self._searches))
-
-    def _start_trials(self) -> None:
         idle = self._workers.idle
-        for search in self._unfinished:
+        for search in list(self._unfinished):
             while idle and (trial := search.start()) is not None:
                 worker = idle.pop(0)
                 self._running[worker] = (search, trial, time.monotonic())
                 self._watcher.trial_started(trial)
                 self._workers.submit(worker, search.job(trial))
+            self._filled[search] = search.done
+            if search.is_over:
+                self._unfinished.remove(search)
+                search.drop_states()
+                yield search
+            if not idle:
+                break
+        self._watcher.slots_filled(sum(self._filled.values()))
 
     def _hear(self, worker: int, message: Message) -> None:
         search, trial, started = self._running[worker]
