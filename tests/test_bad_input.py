@@ -631,7 +631,7 @@ def test_a_checkpoints_data_set_cannot_lead_anywhere(
 
 def valid_configs() -> st.SearchStrategy[TuneConfig]:
     whole = st.integers(1, 100)
-    # PyYAML writes "0E0" without quotes, and jsonargparse reads a number in it: no folder's name here.
+    # PyYAML writes the text 0E0 without quotes, and jsonargparse reads a number there.
     folder = st.text(
         st.characters(exclude_categories=["C"], exclude_characters="\x85\u2028\u2029")
     ).filter(lambda text: not re.match(r"[-+.\d]", text))
