@@ -1,16 +1,17 @@
 """Saved models: Lightning checkpoints that load without running code."""
 
 import io
-import pickle
-import warnings
+import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from types import UnionType
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 import lightning
 import torch
 from torch import Tensor
 
+from src.archive import read_archive
 from src.config import DataSpec, Hyperparameters
 from src.data import CLASS_NAMES
 from src.errors import UserError
@@ -20,6 +21,8 @@ from src.task import CharacterTask, make_task, task_arguments
 
 _KEY = "hcr_lightning"
 _FORMAT = 1
+
+_Record = TypeVar("_Record")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,23 +90,20 @@ def load_model(path: str | Path) -> SavedModel:
     """
     path = Path(path)
     try:
-        with warnings.catch_warnings():  # torch warns of foreign pickles before it refuses them
-            warnings.simplefilter("ignore")
-            content = torch.load(path, map_location="cpu", weights_only=True)
+        content = read_archive(path)
     except FileNotFoundError as error:
         raise UserError(f"there is no checkpoint {path}; `tune` and `train` make some") from error
-    except pickle.UnpicklingError as error:
+    except Exception as error:  # whatever a damaged archive makes zipfile raise
+        cause = " ".join(str(error).split())[:120]
         raise UserError(
             f"{path} is refused: it is damaged, or holds more than weights and plain values, "
-            "which could run code"
+            f"which could run code ({cause})"
         ) from error
-    except Exception as error:  # whatever a damaged archive makes torch raise
-        cause = " ".join(str(error).split())[:120]
-        raise UserError(f"{path} is damaged or no checkpoint: {cause}") from error
     try:
         return _model_of(content)
     except (
-        AttributeError, IndexError, KeyError, RuntimeError, TypeError, UserError, ValueError,
+        AttributeError, IndexError, KeyError, OverflowError, RuntimeError, TypeError, UserError,
+        ValueError,
     ) as error:  # fmt: skip
         cause = " ".join(str(error).split())[:120]
         raise UserError(f"{path} is no checkpoint of this project: {cause}") from error
@@ -114,16 +114,22 @@ def _model_of(content: Any) -> SavedModel:
     extra = dict(content[_KEY])
     if extra.pop("format") != _FORMAT:
         raise ValueError("written by another version")
-    extra["hyperparameters"] = Hyperparameters(**extra["hyperparameters"])
-    extra["data_spec"] = DataSpec(**extra["data_spec"])
-    extra["history"] = tuple(Epoch(**epoch) for epoch in extra["history"])
-    extra["class_names"] = tuple(extra["class_names"])
-    model = SavedModel(weights=content["state_dict"], **extra)
+    extra["hyperparameters"] = _build(Hyperparameters, extra["hyperparameters"])
+    extra["data_spec"] = _build(DataSpec, extra["data_spec"])
+    extra["history"] = tuple(_build(Epoch, epoch) for epoch in extra["history"])
+    model = _build(SavedModel, extra | {"weights": content["state_dict"]})
     if CLASS_NAMES[model.data_spec.dataset] != model.class_names:
         raise ValueError(f"its classes are not those of {model.data_spec.dataset}")
     if not 0 <= model.val_accuracy <= 1:
         raise ValueError(f"its val_accuracy is {model.val_accuracy}")
-    ConfusionMatrix(model.validation_confusion, model.class_names)
+    if [epoch.epoch for epoch in model.history] != list(range(1, len(model.history) + 1)):
+        raise ValueError("its history does not count epochs from 1")
+    if not 1 <= model.best_epoch <= len(model.history):
+        raise ValueError(f"its best_epoch (={model.best_epoch}) is not in its history")
+    matrix = ConfusionMatrix(model.validation_confusion, model.class_names)
+    if matrix.counts.min() < 0 or matrix.images != model.image_counts["validation"]:
+        raise ValueError("its validation_confusion does not count its validation images")
+    json.dumps(model.provenance, allow_nan=False)  # it is published as JSON
     with torch.device("meta"):  # takes no memory, however large the network claims to be
         wanted = make_task(model.hyperparameters, len(model.class_names)).state_dict()
     if model.weights.keys() != wanted.keys():
@@ -136,3 +142,32 @@ def _model_of(content: Any) -> SavedModel:
         if not torch.isfinite(value).all():
             raise ValueError(f"{name} holds numbers that are not finite")
     return model
+
+
+def _build(kind: type[_Record], values: Any) -> _Record:
+    """Build a dataclass of values that have the types of its fields."""
+    if not isinstance(values, dict):
+        raise TypeError(f"what should be {kind.__name__} is {str(values)[:60]}")
+    types = get_type_hints(kind)
+    for name, value in values.items():
+        if not _fits(value, types.get(name, Any)):
+            raise TypeError(f"its {name} (={str(value)[:60]}) is no {types[name]}")
+    return kind(**values)
+
+
+def _fits(value: object, kind: Any) -> bool:
+    """Return whether a value is of a type such as `dict[str, int | None]`; no bool is an int."""
+    outer, inner = get_origin(kind), get_args(kind)
+    if kind is Any:
+        return True
+    if outer is UnionType:
+        return any(_fits(value, one) for one in inner)
+    if outer is Literal:
+        return type(value) is str and value in inner
+    if kind is float:
+        return type(value) in (int, float)
+    if isinstance(value, dict) and outer is dict:
+        return all(_fits(key, inner[0]) and _fits(one, inner[1]) for key, one in value.items())
+    if isinstance(value, (list, tuple)) and outer is type(value):
+        return all(_fits(one, inner[0]) for one in value)
+    return type(value) is kind

