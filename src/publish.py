@@ -1,5 +1,6 @@
 """A search's studies and checkpoints → the files that people read."""
 
+import csv
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -71,6 +72,32 @@ def publish_search(
     }
     write_json(folder.best_json, describe_model(best) | {"search": search})
     return records, best
+
+
+def check_published(folder: ResultsFolder, studies: Mapping[int, optuna.Study]) -> None:
+    """Refuse to write over tables that show more than the studies hold.
+
+    Raises:
+        UserError: there are such, or they cannot be read.
+    """
+    done = ("COMPLETE", "PRUNED")
+    found = [record for study in studies.values() for record, _ in ended_trials(study)]
+    there = sum(record.state in done for record in found)
+    try:
+        with folder.all_csv.open(newline="") as file:
+            shown = sum(row["state"] in done for row in csv.DictReader(file))
+    except FileNotFoundError:
+        return
+    except (UnicodeDecodeError, csv.Error, KeyError) as error:
+        raise UserError(
+            f"{folder.all_csv} is damaged; delete it, and it is written anew"
+        ) from error
+    if there < shown:
+        raise UserError(
+            f"the studies hold {there} finished trials ({folder.journal.name}, or the database of "
+            f"`--storage`), though {folder.all_csv} shows {shown}: some are lost; restore them, or "
+            f"move {folder.path} away to begin a new search"
+        )
 
 
 def load_best_models(

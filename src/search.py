@@ -33,7 +33,7 @@ from src.pruning import BRACKET_ATTRIBUTE
 from src.results import ResultsFolder, TrialRecord
 from src.seeding import SAMPLER, TRIAL, derive_seed
 from src.stores import Store
-from src.studies import LOG_NAME, OUTCOME, SLOT, open_study, trial_record
+from src.studies import OUTCOME, SLOT, log_name, open_study, trial_record
 from src.worker import Advanced, Ended, Failed, Job, Message, Reported
 
 _POLL = 0.2
@@ -140,6 +140,7 @@ class Search:
         with store.exclusive():
             self.study = open_study(store.storage, config, batch_size, plan, data, compute)
         self._storage = self.study._storage
+        self._log_name = log_name(self.study)
         self._trials: dict[int, optuna.Trial] = {}
         self._reported: dict[int, int] = {}
         self._failures = Counter[int]()
@@ -323,8 +324,7 @@ class Search:
         )
 
     def _curves(self, trial: StartedTrial) -> Curves:
-        study = self.study.user_attrs[LOG_NAME]
-        return Curves(self.config.log_dir, study, f"trial_{trial.number:04d}")
+        return Curves(self.config.log_dir, self._log_name, f"trial_{trial.number:04d}")
 
     def _judge(self, ended: Ended) -> tuple[TrialState, str]:
         """Return how the trial ended, and why if it did not train all its epochs."""

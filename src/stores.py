@@ -7,9 +7,11 @@ of a machine that gives no sign of life any more.
 
 import abc
 import contextlib
+import json
 import os
 import re
 import warnings
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -24,6 +26,8 @@ from optuna.trial import TrialState
 from src.errors import UserError
 from src.results import ResultsFolder, replacing
 
+_CHECK = "check"
+"""Key of a line's checksum in the journal."""
 _GRACE = 5
 """A trial is given up when its machine has been silent for this many heartbeats."""
 _LOCK_KEY = 0x4843525F4C4E4721
@@ -136,21 +140,31 @@ class Journal(Store):
 class _OwnJournal(JournalFileBackend):
     """Optuna's journal file for the search that holds its results folder.
 
+    Every line ends with a checksum over it and all lines before it. Optuna reads past them.
     Optuna's own lock is a file that a killed process leaves behind for its successor to wait on.
+
+    Args:
+        path: the file.
+        whole: bytes of its whole lines.
+        check: checksum of the last of them.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, whole: int, check: int) -> None:
         super().__init__(str(path), lock_obj=_NoLock(str(path)))
         self._path = path
+        self._whole = whole
+        self._check = check
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
-        """Append whole lines, or nothing: after part of one, on a full disk, none could be read."""
-        size = self._path.stat().st_size
-        try:
-            super().append_logs(logs)
-        except OSError:
-            os.truncate(self._path, size)
-            raise
+        """Append lines; first cut off what a crash or a full disk has left of one."""
+        if self._path.stat().st_size > self._whole:
+            os.truncate(self._path, self._whole)
+        check, checked = self._check, []
+        for log in logs:
+            check = zlib.crc32(json.dumps(log, separators=(",", ":")).encode(), check)
+            checked.append({**log, _CHECK: f"{check:08x}"})
+        super().append_logs(checked)
+        self._whole, self._check = self._path.stat().st_size, check
 
 
 class _NoLock(JournalFileSymlinkLock):
@@ -164,13 +178,15 @@ class _NoLock(JournalFileSymlinkLock):
 def open_journal(folder: ResultsFolder) -> BaseStorage:
     """Open the journal that holds all studies of a data set; make it if it is not there.
 
-    Nobody else may have it open: a last line that a crash cut short is dropped, as nothing was
-    built on it, and what is written next would be damaged by it.
+    Nobody else may write to it. A last line that a crash cut short does not count: nothing was
+    built on it.
 
     Raises:
         UserError: the journal is damaged, or lost while its tables are there.
     """
     begin_anew = f"restore it, or move {folder.path} away to begin a new search"
+    if folder.journal.exists() and not folder.journal.is_file():
+        raise UserError(f"{folder.journal} is no file; {begin_anew}")
     content = folder.journal.read_bytes() if folder.journal.exists() else b""
     whole = content.rfind(b"\n") + 1
     if not whole and folder.all_csv.exists():
@@ -178,13 +194,17 @@ def open_journal(folder: ResultsFolder) -> BaseStorage:
             f"{folder.journal} is missing or empty, though {folder.all_csv.name} shows trials; "
             f"{begin_anew}"
         )
-    if whole < len(content):
-        os.truncate(folder.journal, whole)
+    check = 0
+    for number, line in enumerate(content[:whole].splitlines(), start=1):
+        body, _, told = line.rpartition(b',"' + _CHECK.encode() + b'":"')
+        check = zlib.crc32(body + b"}", check)
+        if told != b'%08x"}' % check:
+            raise UserError(f"{folder.journal} is damaged in line {number}; {begin_anew}")
     try:
-        return JournalStorage(_OwnJournal(folder.journal))
+        return JournalStorage(_OwnJournal(folder.journal, whole, check))
     except OSError:
         raise
-    except Exception as error:  # whatever a damaged line makes Optuna raise
+    except Exception as error:  # whatever a forged line makes Optuna raise
         raise UserError(
             f"{folder.journal} is damaged ({type(error).__name__}: {error}); {begin_anew}"
         ) from error

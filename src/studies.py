@@ -1,5 +1,6 @@
 """The studies of a data set: what they were begun with, what they hold, who has run them."""
 
+import re
 import secrets
 import socket
 from collections.abc import Iterable
@@ -25,8 +26,7 @@ SLOT = "slot"
 """Trial user attribute: the trial's place in the plan."""
 OUTCOME = "outcome"
 """Trial user attribute: how the trial ended, and its curves."""
-LOG_NAME = "log_name"
-"""Study user attribute: the folder of its curves, within the folder for TensorBoard."""
+_LOG_NAME = "log_name"
 ABANDONED = "abandoned: its machine fell silent"
 """Why a trial failed that nobody ran any more."""
 FINISHED = "finished"
@@ -95,6 +95,20 @@ def make_settings(config: TuneConfig, data: TrainingData, compute: Compute) -> d
     }
 
 
+def log_name(study: optuna.Study) -> str:
+    """Return the folder of a study's curves, within the folder for TensorBoard.
+
+    Raises:
+        UserError: what the study has recorded would lead elsewhere.
+    """
+    name = str(study.user_attrs.get(_LOG_NAME))
+    if not re.fullmatch(r"\w+/batch_\d+(-\d+)?", name):
+        raise UserError(
+            f"the study {study.study_name} is damaged: it names {name!r} as its folder for curves"
+        )
+    return name
+
+
 def study_settings(study: optuna.Study) -> dict[str, Any]:
     """Return the settings that a study was begun with."""
     settings: dict[str, Any] = study.user_attrs[_SETTINGS]
@@ -120,7 +134,7 @@ def open_study(
         )
     if _SETTINGS not in study.user_attrs:  # written last: with them the study has begun
         logs = free_name(Path(config.log_dir), f"{config.dataset}/batch_{batch_size}")
-        study.set_user_attr(LOG_NAME, logs)
+        study.set_user_attr(_LOG_NAME, logs)
         study.set_user_attr(_BATCH_SIZE, batch_size)
         study.set_user_attr(_SETTINGS, make_settings(config, data, compute))
     return study

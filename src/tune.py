@@ -35,7 +35,7 @@ from src.fit import Fitted
 from src.hyperband import Plan, make_plan
 from src.interrupt import Interrupted, Signals
 from src.provenance import provenance
-from src.publish import load_best_models, model_of, publish_search, publish_study
+from src.publish import check_published, load_best_models, model_of, publish_search, publish_study
 from src.results import ResultsFolder, make_writable
 from src.search import Search, SearchFailed, SearchRun, StartedTrial
 from src.stores import Database, Journal, Store
@@ -95,8 +95,10 @@ def _search(
     """Run what is left of the search at each batch size, and publish what came out."""
     compute = choose_compute(config.device, config.precision, threads=1)
     check_settings(store.storage, config, data, compute)
+    studies = load_studies(store.storage)
+    check_published(folder, studies)
     store.fetch_models()
-    load_best_models(folder, load_studies(store.storage))  # better known missing now than later
+    load_best_models(folder, studies)  # better known missing now than later
     origin = provenance(compute)
 
     def make_checkpoint(trial: StartedTrial, fitted: Fitted) -> bytes:

@@ -188,7 +188,7 @@ def test_damaged_journal_is_refused_and_left_alone(
     damaged = b"".join([*lines[:3], b"not json\n", *lines[3:]])
     journal.write_bytes(damaged)
     assert workplace.tune() == 2
-    assert "study.journal is damaged" in capsys.readouterr().err
+    assert "study.journal is damaged in line 4" in capsys.readouterr().err
     assert journal.read_bytes() == damaged
     assert len(workplace.rows()) == 5
 

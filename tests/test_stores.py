@@ -34,7 +34,6 @@ def test_disk_that_fills_up_in_the_middle_of_a_line_leaves_a_whole_journal(
                 study.set_user_attr("lost", "x" * 100)
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-        assert folder.journal.read_bytes() == before
         study.set_user_attr("after", 2)
     for line in folder.journal.read_text().splitlines():
         json.loads(line)

@@ -1,0 +1,80 @@
+"""What a search takes up does not grow with its trials."""
+
+import re
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import REPOSITORY, Workplace, children
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """Of the search's process and its workers together, and of what they write."""
+
+    memory: int
+    """Bytes that are theirs alone, or their share of what is common (PSS)."""
+    files: int
+    """Open ones."""
+    threads: int
+    disk: int
+    """Bytes, without the journal, which is a line for every event."""
+    entries: int
+    """Files and folders written."""
+
+
+def look(pid: int, folder: Path) -> Footprint:
+    processes = [Path(f"/proc/{number}") for number in (pid, *children(pid))]
+    memory = [
+        int(found[1]) * 1024
+        for process in processes
+        if (found := re.search(r"^Pss: +(\d+) kB", (process / "smaps_rollup").read_text(), re.M))
+    ]
+    written = [path for path in folder.rglob("*") if path.name != "study.journal"]
+    return Footprint(
+        memory=sum(memory),
+        files=sum(len(list((process / "fd").iterdir())) for process in processes),
+        threads=sum(len(list((process / "task").iterdir())) for process in processes),
+        disk=sum(path.stat().st_size for path in written if path.is_file()),
+        entries=len(written),
+    )
+
+
+@pytest.mark.parametrize("trials", [305, pytest.param(1000, marks=pytest.mark.long)])
+def test_footprint_stays_flat(
+    trials: int, workplace: Workplace, environment: dict[str, str]
+) -> None:
+    options = (f"--iterations={trials // 5}", "--workers=2", "--batch_sizes=[16]")
+    seen: list[Footprint] = []
+    ended = 0
+    with subprocess.Popen(
+        [sys.executable, "-m", "src.tune", *workplace.options(*options, "--limit=100")],
+        cwd=REPOSITORY,
+        env=environment,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            ended += line.startswith("batch ")
+            if line.startswith("batch ") and ended in (trials // 2, trials - 10):
+                seen.append(look(process.pid, workplace.folder))
+    assert process.returncode == 0
+    assert ended == trials
+    early, late = seen  # what allocators keep has found its size by then
+    assert late.memory < 1.03 * early.memory
+    assert late.files <= early.files + 2  # one may be writing
+    assert late.threads <= early.threads + 1
+    assert late.disk < 3 * early.disk  # the best models are of different sizes
+    assert late.entries <= early.entries + 30  # curves of each trial that was the best so far
+    assert not (workplace.results / "mnist_5k/running").exists()
+    after = {path.name for path in (workplace.results / "mnist_5k").iterdir()}
+    assert after == {
+        *(".lock", "study.journal", "all.csv", "best.json", "best-model.ckpt"),
+        *("16-all.csv", "16-best.ckpt", "16-best.png", "16-rungs.png"),
+    }
