@@ -86,7 +86,7 @@ class Workers(Protocol):
 
     @property
     def idle(self) -> list[int]:
-        """Workers that have nothing to do."""
+        """Workers that have nothing to do, in a list of its own."""
 
     def submit(self, worker: int, job: Job) -> None:
         """Give an idle worker a trial to train."""
@@ -404,6 +404,7 @@ class SearchRun:
         self._streak = _Streak()
         self._next_beat = 0.0
         self._next_look = 0.0
+        self._unused: list[int] = []
 
     def __enter__(self) -> "SearchRun":
         return self
@@ -427,7 +428,7 @@ class SearchRun:
         while True:
             self._look_for_reason_to_stop()
             self._give_signs_of_life()
-            if self._stopping is None and time.monotonic() >= self._next_look:
+            if self._stopping is None and self._may_have_something_to_start():
                 yield from self._look()
             if not self._running and (self._stopping or not self._unfinished):
                 break
@@ -453,6 +454,10 @@ class SearchRun:
                 search.beat()
                 search.recover()
 
+    def _may_have_something_to_start(self) -> bool:
+        # A worker that had to wait for room is idle one day, though no trial has ended.
+        return time.monotonic() >= self._next_look or self._workers.idle != self._unused
+
     def _look(self) -> Generator[Search, None, None]:
         """Start what trials can be started; give the searches that are over."""
         # Without others nothing changes until a trial ends.
@@ -472,6 +477,7 @@ class SearchRun:
                 self._running[worker] = (search, trial, time.monotonic())
                 self._watcher.trial_started(trial)
                 self._workers.submit(worker, search.job(trial))
+        self._unused = idle
 
     def _hear(self, worker: int, message: Message) -> None:
         search, trial, started = self._running[worker]
