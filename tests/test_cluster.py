@@ -82,7 +82,13 @@ class Nodes:
         for process in reversed(self._processes):
             process.terminate()
         for process in self._processes:
-            process.communicate(timeout=30)
+            try:
+                process.wait(timeout=20)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+            assert process.stdout is not None
+            process.stdout.close()
 
 
 @pytest.fixture(scope="module")
