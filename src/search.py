@@ -89,7 +89,7 @@ class Workers(Protocol):
 
     @property
     def idle(self) -> list[int]:
-        """Workers that have nothing to do."""
+        """Workers that have nothing to do, in a list of its own."""
 
     def submit(self, worker: int, job: Job) -> None:
         """Give an idle worker a trial to train."""
@@ -412,6 +412,8 @@ class SearchRun:
         self._streak = _Streak()
         self._next_beat = 0.0
         self._next_look = 0.0
+        self._pause_ends = 0.0
+        self._unused: list[int] = []
 
     def __enter__(self) -> "SearchRun":
         return self
@@ -435,7 +437,7 @@ class SearchRun:
         while True:
             self._look_for_reason_to_stop()
             self._give_signs_of_life()
-            if self._stopping is None and time.monotonic() >= self._next_look:
+            if self._stopping is None and self._may_have_something_to_start():
                 yield from self._look()
             if not self._running and (self._stopping or not self._unfinished):
                 break
@@ -461,6 +463,12 @@ class SearchRun:
                 search.beat()
                 search.recover()
 
+    def _may_have_something_to_start(self) -> bool:
+        # A worker that had to wait for room is idle one day, though no trial has ended.
+        now = time.monotonic()
+        due = now >= self._next_look or self._workers.idle != self._unused
+        return due and now >= self._pause_ends
+
     def _look(self) -> Generator[Search, None, None]:
         """Start what trials can be started; give the searches that are over."""
         # Without others nothing changes until a trial ends.
@@ -479,6 +487,7 @@ class SearchRun:
                 yield search
             if not idle:
                 break
+        self._unused = idle
         self._watcher.slots_filled(sum(self._filled.values()))
 
     def _hear(self, worker: int, message: Message) -> None:
@@ -494,17 +503,17 @@ class SearchRun:
                 record = search.end(trial, message, self._make_checkpoint)
                 if message.fitted.interrupted is None:
                     self._streak.end()
-                self._next_look = 0.0
             else:
                 record = search.fail(trial, message.reason)
                 self._fail(trial, message, started)
             del self._running[worker]
+            self._next_look = 0.0
             self._watcher.trial_ended(trial, record)
 
     def _fail(self, trial: StartedTrial, message: Failed, started: float) -> None:
         self.last_failure = message
         self._streak.add(message.cause, started)
-        self._next_look = time.monotonic() + _PAUSE * self._streak.length
+        self._pause_ends = time.monotonic() + _PAUSE * self._streak.length
         if self._stopping is None and self._streak.length >= _TRIES:
             self._failure = SearchFailed(
                 f"{self._streak.length} trials in a row failed with the same cause, the last of "

@@ -11,7 +11,8 @@ import contextlib
 import functools
 import shlex
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import jsonargparse
@@ -37,7 +38,7 @@ from src.interrupt import Interrupted, Signals
 from src.provenance import provenance
 from src.publish import check_published, load_best_models, model_of, publish_search, publish_study
 from src.results import ResultsFolder, make_writable
-from src.search import Search, SearchFailed, SearchRun, StartedTrial
+from src.search import Search, SearchFailed, SearchRun, StartedTrial, Workers
 from src.stores import Database, Journal, Store
 from src.studies import FINISHED, Run, check_settings, ended_trials, load_studies
 from src.workers import LocalWorkers
@@ -73,7 +74,36 @@ def _tune(options: jsonargparse.Namespace) -> int:
         stack.enter_context(store)
         data = load_training_data(config.data_spec, config.data_dir)
         stack.enter_context(interruption)
-        return _search(config, plan, data, store, folder, interruption, console)
+        launcher = stack.enter_context(_launcher(config, data, interruption))
+        return _search(config, plan, data, store, folder, launcher, interruption, console)
+
+
+@dataclass(frozen=True)
+class _Launcher:
+    """Where the workers will be."""
+
+    compute: Compute
+    number: int
+    """Workers that the user wants, or that there is room for."""
+    launch: Callable[[int], contextlib.AbstractContextManager[Workers]]
+    """Starts so many workers."""
+
+
+@contextlib.contextmanager
+def _launcher(config: TuneConfig, data: TrainingData, interruption: Signals) -> Iterator[_Launcher]:
+    """Decide what is computed on, and by how many workers."""
+    if config.launcher == "local":
+        compute = choose_compute(config.device, config.precision, threads=1)
+        load = _loader(config, data, compute)
+        number = choose_workers(config.workers, compute)
+        yield _Launcher(compute, number, lambda number: LocalWorkers(number, load, compute))
+        return
+    from src.cluster import Cluster  # an extra, which others do without
+
+    with Cluster(config.gpus_per_worker) as cluster:
+        compute = cluster.choose_compute(config.device, config.precision, interruption)
+        number = cluster.choose_workers(config.workers, compute)
+        yield _Launcher(compute, number, lambda number: cluster.workers(number, data, compute))
 
 
 def open_store(config: TuneConfig, folder: ResultsFolder) -> Store:
@@ -89,11 +119,12 @@ def _search(
     data: TrainingData,
     store: Store,
     folder: ResultsFolder,
+    launcher: _Launcher,
     interruption: Signals,
     console: Console,
 ) -> int:
     """Run what is left of the search at each batch size, and publish what came out."""
-    compute = choose_compute(config.device, config.precision, threads=1)
+    compute = launcher.compute
     check_settings(store.storage, config, data, compute)
     studies = load_studies(store.storage)
     check_published(folder, studies)
@@ -111,7 +142,7 @@ def _search(
     ]
     left = len(searches) * plan.trials - sum(search.done for search in searches)
     done = [record for search in searches for record, _ in ended_trials(search.study)]
-    number = min(choose_workers(config.workers, compute), left)
+    number = min(launcher.number, left)
     print_data(console, data, compute, number)
     for search in searches:
         if search.is_over:
@@ -119,7 +150,7 @@ def _search(
     this_run = Run(search.study for search in searches)
     stopped: Interrupted | SearchFailed | None = None
     with contextlib.ExitStack() as stack:
-        workers = stack.enter_context(LocalWorkers(number, _loader(config, data, compute), compute))
+        workers = stack.enter_context(launcher.launch(number))
         display = stack.enter_context(SearchDisplay(console, len(searches) * plan.trials, done))
         run = stack.enter_context(
             SearchRun(searches, workers, interruption, display, make_checkpoint, store)

@@ -15,7 +15,7 @@ LEVELS = [
     ["checkpoint", "recorder", "resume"],
     ["fit"],
     ["worker"],
-    ["workers"],
+    ["workers", "cluster"],
     ["search"],
     ["cli", "display", "publish"],
     ["tune", "train", "evaluate"],

@@ -1,0 +1,240 @@
+"""Ray for real: a cluster of several nodes, all on this machine."""
+
+import contextlib
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from src.config import DataSpec, Hyperparameters
+from src.data import load_training_data
+from src.device import PLAIN_CPU
+from src.search import Workers
+from src.worker import Advanced, Ended, Failed, Job, Message, Reported
+from tests.conftest import REPOSITORY, Rows, Workplace
+
+# A node's ports are open to the network. Ray reads these when it is imported.
+os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(16)}
+with contextlib.suppress(ImportError):
+    import ray
+
+needs_ray = pytest.mark.skipif("ray" not in globals(), reason="Ray is not installed (an extra)")
+needs_linux = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+
+JOB = Job(
+    hyperparameters=Hyperparameters(
+        conv1=8, conv2=8, dense_units=32, dropout_rate=0.3, learning_rate=3e-3, batch_size=32
+    ),
+    max_epochs=2,
+    patience=None,
+    seed=5,
+    curves=None,
+    state=None,
+)
+
+
+class Nodes:
+    """Nodes of a Ray cluster, each in a process that its end ends."""
+
+    def __init__(self, folder: str) -> None:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.address = f"127.0.0.1:{free.getsockname()[1]}"
+        self.environment = {
+            "RAY_ADDRESS": self.address,
+            "RAY_USAGE_STATS_ENABLED": "0",
+        }
+        self._folder = folder
+        self._processes: list[subprocess.Popen[bytes]] = []
+
+    def add(self, *resources: str) -> subprocess.Popen[bytes]:
+        head = not self._processes
+        where = (
+            ["--head", f"--port={self.address.split(':')[1]}", f"--temp-dir={self._folder}"]
+            if head
+            else [f"--address={self.address}"]
+        )
+        options = ["--node-ip-address=127.0.0.1", "--object-store-memory=80000000", "--block"]
+        environment = {**os.environ, **self.environment, "PYTHONPATH": str(REPOSITORY)}
+        del environment["RAY_ADDRESS"]
+        process = subprocess.Popen(
+            [sys.executable, "-m", "ray.scripts.scripts", "start", *where, *options, *resources],
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )
+        self._processes.append(process)
+        assert process.stdout is not None
+        for line in process.stdout:
+            if b"--block" in line:
+                return process
+        raise AssertionError("the node does not start")
+
+    def stop(self) -> None:
+        for process in reversed(self._processes):
+            process.terminate()
+        for process in self._processes:
+            try:
+                process.wait(timeout=20)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+            assert process.stdout is not None
+            process.stdout.close()
+
+
+@pytest.fixture(scope="module")
+def nodes() -> Iterator[Nodes]:
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:  # paths of sockets must be short
+        nodes = Nodes(folder)
+        try:
+            nodes.add("--num-cpus=1", "--include-dashboard=false")
+            yield nodes
+        finally:
+            nodes.stop()
+
+
+def raylet(node: subprocess.Popen[bytes]) -> int:
+    """Return the process that is a node's heart."""
+    for pid in Path(f"/proc/{node.pid}/task/{node.pid}/children").read_text().split():
+        if Path(f"/proc/{pid}/comm").read_text().strip() == "raylet":
+            return int(pid)
+    raise AssertionError("the node has no raylet")
+
+
+def wait_until(true: object, seconds: float = 60) -> None:
+    assert callable(true)
+    deadline = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def next_messages(workers: Workers) -> list[tuple[int, Message]]:
+    """Return what the workers say next, but for their progress."""
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        said: list[tuple[int, Message]] = [
+            (w, m) for w, m in workers.receive(0.2) if not isinstance(m, Advanced)
+        ]
+        if said:
+            return said
+    raise AssertionError("the workers say nothing")
+
+
+def results(workplace: Workplace) -> Rows:
+    """Return what the trials came to, but for their numbers and how long they took."""
+    rows = [row for row in workplace.rows() if row["state"] != "FAIL"]
+    for row in rows:
+        del row["seconds"], row["trial"]
+    return sorted(rows, key=str)
+
+
+@needs_ray
+@needs_linux
+def test_search_outlives_a_node_and_gives_what_a_local_one_gives(
+    nodes: Nodes, tmp_path: Path, environment: dict[str, str]
+) -> None:
+    # No rungs and no learning sampler: what remains is the training itself.
+    same = ("--sampler=random", "--reduction_factor=8", "--iterations=3", "--patience=null")
+    there, here = Workplace(tmp_path / "there"), Workplace(tmp_path / "here")
+    node = nodes.add("--num-cpus=1")
+    with subprocess.Popen(
+        [
+            *(sys.executable, "-m", "src.tune", "--launcher=ray"),
+            *there.options(*same, "--limit=500", max_epochs=7),
+        ],
+        cwd=REPOSITORY,
+        env=environment | nodes.environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as search:
+        states = there.results / "mnist_5k/running"
+        wait_until(lambda: len(list(states.glob("*.ckpt"))) == 2 or search.poll() is not None)
+        os.kill(raylet(node), signal.SIGKILL)
+        out, err = search.communicate(timeout=120)
+    assert (search.returncode, err) == (0, "")
+    assert "2 workers" in out
+    assert "raylet" not in out
+    (lost,) = [row for row in there.rows() if row["state"] == "FAIL"]
+    assert lost["reason"].startswith("its worker was lost (")
+    assert here.tune(*same, "--limit=500", "--workers=2", max_epochs=7) == 0
+    assert len(results(here)) == 3
+    assert results(there) == results(here)
+    assert {p.parent.name for p in there.logs.rglob("events*")} >= {
+        p.parent.name for p in here.logs.rglob("events*")
+    } - {f"trial_{int(lost['trial']):04d}"}
+
+
+@pytest.mark.long
+@needs_ray
+@needs_linux
+def test_workers_share_a_gpu_and_who_finds_no_room_waits_for_it(
+    nodes: Nodes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from src.cluster import Cluster, RayWorkers
+
+    for name, value in nodes.environment.items():
+        monkeypatch.setenv(name, value)
+    node = nodes.add("--num-cpus=4", "--num-gpus=1")  # Ray takes our word for it
+    data = load_training_data(DataSpec(dataset="mnist_5k", limit=100), "nowhere")
+    with Cluster(gpus_per_worker=0.5) as cluster:
+        assert cluster._room("cuda") == 2
+        share = cluster._share("cuda")
+        assert share == {"num_cpus": 1, "num_gpus": 0.5}
+        with RayWorkers(3, data, PLAIN_CPU, share) as workers:
+
+            def two_are_ready() -> bool:
+                workers.receive(0.2)
+                return len(workers.idle) == 2
+
+            wait_until(two_are_ready)
+            wait_until(lambda: ray.available_resources().get("GPU", 0) == 0)
+            first, second = workers.idle
+            workers.submit(first, JOB)
+            (worker, message), *_ = next_messages(workers)
+            assert worker == first
+            assert isinstance(message, Reported)
+            ray.kill(workers._actors[second])  # idle: nobody's trial, and room for the third
+            wait_until(lambda: (workers.receive(0.2), len(workers.idle) == 1)[1])
+            assert workers.idle != [first]
+            workers.answer(first, stop=True)
+            (_, message), *_ = next_messages(workers)
+            assert isinstance(message, Ended)
+            assert message.pruned
+            workers.submit(first, JOB)
+            next_messages(workers)
+            os.kill(raylet(node), signal.SIGKILL)
+            (_, message), *_ = next_messages(workers)
+            assert isinstance(message, Failed)
+            assert message.cause == "its worker was lost"
+            assert workers.idle == []
+
+
+@needs_ray
+def test_cluster_that_cannot_be_reached_is_an_error_in_one_line(
+    workplace: Workplace, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
+    assert workplace.tune("--launcher=ray") == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "the Ray cluster (127.0.0.1:1) cannot be reached: " in line
+
+
+def test_launcher_without_ray_says_what_to_install(
+    workplace: Workplace, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    monkeypatch.delitem(sys.modules, "src.cluster", raising=False)
+    assert workplace.tune("--launcher=ray") == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "pip install -e '.[ray]'" in line
