@@ -1,5 +1,7 @@
+import contextlib
 import json
 import os
+import random
 import re
 import shlex
 import signal
@@ -8,8 +10,8 @@ import sys
 import time
 from pathlib import Path
 
-import optuna
 import pytest
+from optuna.trial import FrozenTrial, TrialState
 
 from src.results import COLUMNS, ResultsFolder
 from src.stores import open_journal
@@ -17,12 +19,12 @@ from src.studies import load_studies
 from tests.conftest import REPOSITORY, Rows, Workplace
 
 
-def trials(workplace: Workplace) -> list[optuna.trial.FrozenTrial]:
+def trials(workplace: Workplace) -> list[FrozenTrial]:
     storage = open_journal(ResultsFolder(workplace.results, "mnist_5k"))
     return [trial for study in load_studies(storage).values() for trial in study.trials]
 
 
-def states(workplace: Workplace) -> list[optuna.trial.TrialState]:
+def states(workplace: Workplace) -> list[TrialState]:
     return [trial.state for trial in trials(workplace)]
 
 
@@ -78,6 +80,33 @@ def test_killed_search_ends_like_an_uninterrupted_one(
     assert not other["search"]["interrupted"]
 
 
+@pytest.mark.long
+@pytest.mark.parametrize("workers", [1, 2])
+def test_search_killed_twenty_times_is_the_same_to_the_last_digit(
+    workers: int, workplace: Workplace, tmp_path: Path, environment: dict[str, str]
+) -> None:
+    options = ["--limit=600", f"--workers={workers}"]
+    if workers > 1:  # what is pruned depends on who reaches a rung first
+        options += ["--sampler=random", "--reduction_factor=10", "--iterations=12"]
+    whole = Workplace(tmp_path / "whole")
+    assert whole.tune(*options, max_epochs=9) == 0
+    moments = random.Random(workers)
+    for _ in range(20):
+        process = start(workplace, environment, *options, "--max_epochs=9")
+        assert process.stdout is not None
+        while "images train" not in process.stdout.readline():
+            pass
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(moments.expovariate(1.0))
+        process.kill()
+        process.communicate()
+    assert workplace.tune(*options, max_epochs=9) == 0
+    assert sorted(without_seconds(workplace), key=str) == sorted(without_seconds(whole), key=str)
+    assert set(states(workplace)) <= {TrialState.COMPLETE, TrialState.PRUNED}
+    names = {path.name for path in (workplace.results / "mnist_5k").iterdir()}
+    assert names == {path.name for path in (whole.results / "mnist_5k").iterdir()}
+
+
 @pytest.mark.parametrize("to", ["process", "group"])  # a terminal sends Ctrl-C to the workers too
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_signal_stops_within_seconds_and_leaves_no_trial_running(
@@ -101,8 +130,8 @@ def test_signal_stops_within_seconds_and_leaves_no_trial_running(
     assert "the same command goes on from here" in out
     assert "Traceback" not in err
     found = states(workplace)
-    assert found.count(optuna.trial.TrialState.WAITING) == 2
-    assert optuna.trial.TrialState.RUNNING not in found
+    assert found.count(TrialState.WAITING) == 2
+    assert TrialState.RUNNING not in found
 
 
 def test_timeout_stops_in_the_middle_and_the_same_command_goes_on(workplace: Workplace) -> None:
@@ -111,7 +140,7 @@ def test_timeout_stops_in_the_middle_and_the_same_command_goes_on(workplace: Wor
     assert workplace.tune(*same, max_epochs=27) == 0
     assert time.monotonic() - started < 15
     stopped = trials(workplace)[-1]
-    assert stopped.state == optuna.trial.TrialState.WAITING
+    assert stopped.state == TrialState.WAITING
     assert stopped.intermediate_values
     assert workplace.tune(*same, max_epochs=27) == 0
     again = trials(workplace)[stopped.number]
@@ -131,7 +160,7 @@ def test_trial_that_was_planned_when_the_search_was_killed_is_not_taken_for_anot
     assert workplace.tune("--limit=1000", "--workers=2") == 0
     done = [t for t in study.get_trials() if t.state.name in ("COMPLETE", "PRUNED")]
     assert sorted(t.user_attrs["slot"] for t in done) == list(range(5))
-    assert optuna.trial.TrialState.WAITING not in states(workplace)
+    assert TrialState.WAITING not in states(workplace)
 
 
 def test_second_ctrl_c_ends_it_at_once(workplace: Workplace, environment: dict[str, str]) -> None:
@@ -147,7 +176,7 @@ def test_second_ctrl_c_ends_it_at_once(workplace: Workplace, environment: dict[s
         time.sleep(0.1)
     process.communicate(timeout=30)
     assert process.returncode == 130
-    assert set(states(workplace)) == {optuna.trial.TrialState.WAITING}
+    assert set(states(workplace)) == {TrialState.WAITING}
     with pytest.raises(ProcessLookupError):  # none of its processes is left
         os.killpg(process.pid, 0)
 
@@ -160,7 +189,7 @@ def test_results_that_cannot_be_written_end_the_search_in_order(
     # When the first batch size is published, trials of the second are being trained.
     assert workplace.tune("--batch_sizes=[32,64]", "--workers=2") == 2
     assert re.search(r"32-rungs\..*: Is a directory", capsys.readouterr().err)
-    assert optuna.trial.TrialState.RUNNING not in states(workplace)
+    assert TrialState.RUNNING not in states(workplace)
     in_the_way.rmdir()
     assert workplace.tune("--batch_sizes=[32,64]", "--workers=2") == 0
     done = [row for row in workplace.rows() if row["state"] != "FAIL"]

@@ -80,3 +80,15 @@ def test_quickstart_takes_under_three_minutes_and_its_model_is_tested(checkout: 
     accuracy = re.search(r"test accuracy (0\.\d+)", run_python(following, checkout))
     assert accuracy is not None
     assert float(accuracy[1]) > 0.94
+
+
+def test_faults_name_tests_that_there_are() -> None:
+    file = ""
+    named = 0
+    for name in re.findall(r"`(test_\w+(?:\.py)?)`", (REPOSITORY / "docs/faults.md").read_text()):
+        if name.endswith(".py"):
+            file = (REPOSITORY / "tests" / name).read_text()
+        else:
+            assert f"def {name}(" in file, name
+            named += 1
+    assert named > 15
