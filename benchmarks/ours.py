@@ -75,9 +75,8 @@ def _run_search(options: argparse.Namespace) -> dict[str, Any]:
         raise RuntimeError("the search failed")
     command_seconds = time.perf_counter() - started
 
-    (study,) = load_studies(
-        open_journal(ResultsFolder(options.folder / "results", "mnist"))
-    ).values()
+    storage = open_journal(ResultsFolder(options.folder / "results", "mnist"))
+    (study,) = load_studies(storage, "mnist").values()
     trials = study.get_trials(deepcopy=False)
     begin = min(t.datetime_start for t in trials if t.datetime_start).timestamp()
     end = max(t.datetime_complete for t in trials if t.datetime_complete).timestamp()

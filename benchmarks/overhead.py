@@ -65,7 +65,7 @@ def _search(workers: int, iterations: int) -> dict[str, Any]:
             raise RuntimeError("the search failed")
         command_seconds = time.perf_counter() - started
         storage = open_journal(ResultsFolder(Path(folder) / "results", "mnist_5k"))
-        (study,) = load_studies(storage).values()
+        (study,) = load_studies(storage, "mnist_5k").values()
         ended = study.get_trials(deepcopy=False)
     begin = min(t.datetime_start for t in ended if t.datetime_start)
     end = max(t.datetime_complete for t in ended if t.datetime_complete)

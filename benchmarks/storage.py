@@ -207,6 +207,8 @@ class _FakeWorkers(Interruption):
             fitted = Fitted(history, None, None, None, 0.0, False, None, reason)
             self._at(0.0, worker, Ended(fitted, pruned=False))
 
+    def replace(self, worker: int) -> None: ...
+
     def receive(self, timeout: float) -> list[tuple[int, Message]]:
         now = time.monotonic()
         if self._returned is not None and self._begun is not None and not self._stopping:

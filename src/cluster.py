@@ -294,23 +294,32 @@ class RayWorkers:
             job = self._jobs.pop(worker)
             if isinstance(message, Ended):
                 _write_curves(job, message)
+            else:
+                self.replace(worker)
         return message
 
     def _lose(self, worker: int, error: RayError) -> Failed | None:
         """Replace a worker; return what becomes of its trial, if it had one."""
-        ready = self._ready.pop(worker, None)
+        ready = self._ready.get(worker)
         if ready is None:
             self._lost_unready[worker] += 1
             if self._lost_unready[worker] >= _TRIES:
                 reason = str(error).strip().splitlines()[-1]
                 raise UserError(f"workers do not start on the Ray cluster: {reason}") from error
-        ray.kill(self._actors[worker])  # it may only be out of reach
-        self._start(worker)
-        if self._jobs.pop(worker, None) is None:
+        had_job = worker in self._jobs
+        self.replace(worker)
+        if not had_job:
             return None
         cause = "its worker was lost"
         where = f" on {ready.node}" if ready else ""
         return Failed(cause, f"{cause} ({type(error).__name__}{where})", str(error))
+
+    def replace(self, worker: int) -> None:
+        """Give up a worker, whatever it is doing, and start another in its stead."""
+        self._ready.pop(worker, None)
+        self._jobs.pop(worker, None)
+        ray.kill(self._actors[worker])  # it may only be out of reach
+        self._start(worker)
 
 
 def _write_curves(job: Job, ended: Ended) -> None:
@@ -358,6 +367,14 @@ class _Worker:
         threading.Thread(target=self._work, args=(images, compute), daemon=True).start()
 
     def _work(self, images: dict[str, Any], compute: Compute) -> None:
+        try:
+            self._work_on(images, compute)
+        finally:
+            # Whatever ends the thread ends the worker, when its last words are heard.
+            time.sleep(_PATIENCE)
+            os._exit(1)
+
+    def _work_on(self, images: dict[str, Any], compute: Compute) -> None:
         if compute.device.type == "cpu":
             torch.set_num_threads(1)
         silence_libraries()

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import lightning
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import Callback, EarlyStopping
@@ -160,6 +161,7 @@ def _identity(
         "seed": seed,
         "device": compute.device.type,
         "precision": compute.precision,
+        "versions": [torch.__version__, lightning.__version__],
     }
 
 

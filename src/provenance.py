@@ -2,10 +2,10 @@
 
 import importlib.metadata
 import platform
-import re
 import shlex
 import subprocess
 import sys
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -37,13 +37,21 @@ def _command() -> str:
     program = (
         ["python", "-m", main.name.removesuffix(".__main__")] if main is not None else sys.argv[:1]
     )
-    return without_passwords(shlex.join([*program, *sys.argv[1:]]))
+    return shlex.join([*program, *_without_secrets(sys.argv[1:])])
 
 
-def without_passwords(text: str) -> str:
-    """Return text with the passwords of URLs in it masked."""
-    text = re.sub(r"(://[^\s:/@]*):[^\n]*@", r"\1:***@", text)
-    return re.sub(r"(password=)[^\s&'\"]*", r"\1***", text)
+def _without_secrets(arguments: Sequence[str]) -> Iterator[str]:
+    """Give arguments as they are, but for the value of --storage, which may have a password."""
+    secret = False
+    for argument in arguments:
+        option, assigned, _ = argument.partition("=")
+        if secret:
+            yield "***"
+        elif option == "--storage" and assigned:
+            yield "--storage=***"
+        else:
+            yield argument
+        secret = argument == "--storage"
 
 
 def _git_commit() -> str | None:

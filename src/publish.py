@@ -18,10 +18,13 @@ from src.fit import Fitted
 from src.hyperband import Plan
 from src.metrics import ConfusionMatrix
 from src.results import SELECTED_ON, ResultsFolder, TrialRecord, replacing, write_json, write_trials
+from src.stores import Store
 from src.studies import ABANDONED, FINISHED, ended_trials, runs, study_settings
 
 
-def publish_study(folder: ResultsFolder, batch_size: int, study: optuna.Study, plan: Plan) -> None:
+def publish_study(
+    folder: ResultsFolder, store: Store, batch_size: int, study: optuna.Study, plan: Plan
+) -> None:
     """Write one batch size's CSV and pictures."""
     trials = ended_trials(study)
     write_trials(folder.study_csv(batch_size), [record for record, _ in trials])
@@ -31,27 +34,27 @@ def publish_study(folder: ResultsFolder, batch_size: int, study: optuna.Study, p
         trials,
         plan,
     )
-    for model in load_best_models(folder, {batch_size: study}).values():
+    for model in load_best_models(folder, store, {batch_size: study}).values():
         draw_model(folder.study_figure(batch_size), model)
 
 
 def publish_search(
-    folder: ResultsFolder, studies: Mapping[int, optuna.Study], plan: Plan, *, shared: bool
+    folder: ResultsFolder, store: Store, studies: Mapping[int, optuna.Study], plan: Plan
 ) -> tuple[list[TrialRecord], SavedModel | None]:
     """Write all.csv, best.json and best-model.ckpt over all batch sizes.
 
     Args:
         folder: where.
+        store: where the studies and the best models are.
         studies: by batch size.
         plan: what was to be done.
-        shared: whether other searches may be at work on the studies.
 
     Returns:
         All trials that have ended, and the best model; None while no trial has finished.
     """
     records = [record for study in studies.values() for record, _ in ended_trials(study)]
     write_trials(folder.all_csv, records)
-    models = load_best_models(folder, studies)
+    models = load_best_models(folder, store, studies)
     if not models:
         return records, None
     batch_size, best = max(models.items(), key=lambda item: item[1].val_accuracy)
@@ -60,7 +63,7 @@ def publish_search(
     settings = study_settings(studies[batch_size]) | {"iterations": plan.iterations}
     history = runs(studies.values())
     # A run without an end was killed, unless others share the studies and it is still going on.
-    fine = (FINISHED, None) if shared else (FINISHED,)
+    fine = (FINISHED, None) if store.shared else (FINISHED,)
     search = {
         "settings": settings,
         **_tally(records),
@@ -101,23 +104,28 @@ def check_published(folder: ResultsFolder, studies: Mapping[int, optuna.Study]) 
 
 
 def load_best_models(
-    folder: ResultsFolder, studies: Mapping[int, optuna.Study]
+    folder: ResultsFolder, store: Store, studies: Mapping[int, optuna.Study]
 ) -> dict[int, SavedModel]:
     """Load the best model of every study that has a finished trial.
 
     Raises:
         UserError: one is missing or damaged; the search cannot be told without it.
     """
+    finished = [
+        batch_size
+        for batch_size, study in studies.items()
+        if any(record.state == "COMPLETE" for record, _ in ended_trials(study))
+    ]
+    store.fetch_models()  # after the trials are known: a model is kept before its trial ends
     models = {}
-    for batch_size, study in studies.items():
-        if any(record.state == "COMPLETE" for record, _ in ended_trials(study)):
-            try:
-                models[batch_size] = load_model(folder.study_model(batch_size))
-            except UserError as error:
-                raise UserError(
-                    f"{error} (the best trial at batch size {batch_size}: restore it, or move "
-                    f"{folder.path} away to begin a new search)"
-                ) from error
+    for batch_size in finished:
+        try:
+            models[batch_size] = load_model(folder.study_model(batch_size))
+        except UserError as error:
+            raise UserError(
+                f"{error} (the best trial at batch size {batch_size}: restore it, or move "
+                f"{folder.path} away to begin a new search)"
+            ) from error
     return models
 
 

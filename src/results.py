@@ -81,6 +81,8 @@ class ResultsFolder:
         self.path = Path(results_dir) / dataset
         self.journal = self.path / "study.journal"
         """All studies of the data set: what a rerun goes on from."""
+        self.database = self.path / "study.database"
+        """Instead of the journal: names the search, whose studies are in a database."""
         self.lock = self.path / ".lock"
         """Held by the search that is running."""
         self.all_csv = self.path / "all.csv"

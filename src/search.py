@@ -10,7 +10,7 @@ and goes on after its last finished epoch when the search does.
 
 import contextlib
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import asdict, dataclass
 from types import TracebackType
@@ -19,7 +19,7 @@ from typing import Any, Protocol
 import optuna
 from optuna.distributions import BaseDistribution
 from optuna.exceptions import UpdateFinishedTrialError
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from src import space
 from src.config import Hyperparameters, TuneConfig
@@ -46,6 +46,10 @@ with the same cause stop the search."""
 _PAUSE = 2.0
 """Seconds that nothing is started after a failure, twice as many after a second one in a row: what
 caused it, such as another program's hunger for memory, may pass."""
+_SILENCE = 600.0
+"""Seconds without a word after which a worker is given up: for want of memory a thread may wait for
+ever. Workers speak after every chunk of training batches; a pass over validation images is the
+longest that they are silent."""
 _TENSORBOARD_SHOWS_WELL = 300
 """Trials."""
 
@@ -103,6 +107,9 @@ class Workers(Protocol):
     def receive(self, timeout: float) -> list[tuple[int, Message]]:
         """Return what busy workers have said, waiting up to so many seconds for the first."""
 
+    def replace(self, worker: int) -> None:
+        """Give up a worker, whatever it is doing, and start another in its stead."""
+
 
 class SearchFailed(Exception):  # noqa: N818  # the message is for people
     """Trials failed, and failed again."""
@@ -115,7 +122,7 @@ class Search:
         config: what the user set.
         batch_size: images a training batch, the same in every trial.
         plan: brackets, rungs and slots.
-        store: where the study is, or will be.
+        store: where the study is, or will be; exclusively ours meanwhile.
         folder: where unfinished trials keep their states.
         data: images to train and validate on.
         compute: device and precision.
@@ -137,8 +144,7 @@ class Search:
         self.compute = compute
         self._store = store
         self._folder = folder
-        with store.exclusive():
-            self.study = open_study(store.storage, config, batch_size, plan, data, compute)
+        self.study = open_study(store.storage, config, batch_size, plan, data, compute)
         self._storage = self.study._storage
         self._log_name = log_name(self.study)
         self._trials: dict[int, optuna.Trial] = {}
@@ -156,8 +162,10 @@ class Search:
 
     @property
     def given_up(self) -> list[int]:
-        """Slots whose trials failed too often in this run."""
-        return [slot for slot, failures in self._failures.items() if failures >= _TRIES]
+        """Slots whose trials failed too often in this run, and that nobody else has filled."""
+        tired = [slot for slot, failures in self._failures.items() if failures >= _TRIES]
+        done = self._slots(TrialState.COMPLETE, TrialState.PRUNED) if tired else set()
+        return [slot for slot in tired if slot not in done]
 
     @property
     def is_over(self) -> bool:
@@ -167,7 +175,8 @@ class Search:
 
     def recover(self) -> None:
         """Put right the trials that nobody runs any more."""
-        self._store.recover(self.study)
+        with self._store.exclusive():
+            self._store.recover(self.study)
 
     def beat(self) -> None:
         """Give a sign of life of every running trial."""
@@ -186,9 +195,7 @@ class Search:
             bracket = self.plan.bracket_of(slot)
             waiting = self._in_slot(slot, TrialState.WAITING)
             if not waiting:
-                # The sampler must know the bracket before it is asked.
-                attributes = {SLOT: slot, BRACKET_ATTRIBUTE: bracket.s}
-                self.study.enqueue_trial(self._failed_params(slot), user_attrs=attributes)
+                self.study.add_trial(self._planned(slot))
                 waiting = self._in_slot(slot, TrialState.WAITING)
             frozen = waiting[0]
             self._store.beat(frozen._trial_id)  # first: one without a heartbeat is never stale
@@ -233,8 +240,6 @@ class Search:
         if fitted.interrupted is not None:
             self.put_back(trial.number)
             return None
-        if not fitted.history:
-            return self.fail(trial, "ended before its first epoch")
         state, reason = self._judge(ended)
         outcome = {
             "reason": reason,
@@ -243,24 +248,31 @@ class Search:
             "device": self.compute.name,
             "seconds": fitted.seconds,
         }
-        if state != TrialState.COMPLETE:
-            return self._tell(trial, state, outcome, None)
-        assert fitted.best is not None
-        value = fitted.best.val_accuracy
         with self._store.exclusive():
-            if self._beats_all(value):
-                checkpoint = make_checkpoint(trial, fitted)
-                self._store.keep_model(
-                    self.batch_size, checkpoint
-                )  # first, lest it ever be missing
-                if self._curves_level == "best":
-                    write_curves(self._curves(trial), trial.hyperparameters, fitted.history, value)
-            return self._tell(trial, state, outcome, value)
+            if not self._is_ours(trial):
+                return None
+            value = None
+            if state == TrialState.COMPLETE:
+                assert fitted.best is not None
+                value = fitted.best.val_accuracy
+                if self._beats_all(value):  # kept before the trial counts, lest it ever be missing
+                    self._store.keep_model(self.batch_size, make_checkpoint(trial, fitted))
+                    if self._curves_level == "best":
+                        curves = self._curves(trial)
+                        write_curves(curves, trial.hyperparameters, fitted.history, value)
+            record = self._tell(trial, state, outcome, value)
+        self._folder.trial_state(self.batch_size, trial.slot).unlink(missing_ok=True)
+        return record
 
     def fail(self, trial: StartedTrial, reason: str) -> TrialRecord | None:
         """Record a trial that broke off, for a reason in one line."""
         self._failures[trial.slot] += 1
-        return self._tell(trial, TrialState.FAIL, {"reason": reason[:300]}, None)
+        if self._failures[trial.slot] > 1:  # should the state that it goes on from be the cause
+            self._folder.trial_state(self.batch_size, trial.slot).unlink(missing_ok=True)
+        with self._store.exclusive():
+            if not self._is_ours(trial):
+                return None
+            return self._tell(trial, TrialState.FAIL, {"reason": reason[:300]}, None)
 
     def put_back(self, number: int) -> None:
         """Let a trial wait to be gone on with."""
@@ -271,31 +283,37 @@ class Search:
         del self._trials[number]
 
     def put_all_back(self) -> None:
-        """Let as many running trials as possible wait."""
-        for number in list(self._trials):
-            with contextlib.suppress(Exception):  # the next run finds it abandoned
+        """Let the running trials wait, as far as the storage can be reached."""
+        with contextlib.suppress(Exception):  # the next run finds them abandoned
+            for number in list(self._trials):
                 self.put_back(number)
 
     def drop_states(self) -> None:
         """Remove what unfinished trials have left, when the search is over."""
         self._folder.drop_states(self.batch_size)
 
+    def _is_ours(self, trial: StartedTrial) -> bool:
+        """Return whether nobody has thought a trial dead; if so, forget it."""
+        trial_id = self._trials[trial.number]._trial_id
+        if self._storage.get_trial(trial_id).state == TrialState.RUNNING:
+            return True
+        del self._trials[trial.number]
+        return False
+
     def _tell(
         self, trial: StartedTrial, state: TrialState, outcome: dict[str, Any], value: float | None
-    ) -> TrialRecord | None:
-        running = self._trials.pop(trial.number)
-        try:
-            running.set_user_attr(OUTCOME, outcome)
-            frozen = self.study.tell(running, value, state=state)
-        except UpdateFinishedTrialError:  # others thought it dead: what they make of it counts
-            return None
-        if state != TrialState.FAIL:
-            self._folder.trial_state(self.batch_size, trial.slot).unlink(missing_ok=True)
+    ) -> TrialRecord:
+        running = self._trials[trial.number]
+        running.set_user_attr(OUTCOME, outcome)
+        frozen = self.study.tell(running, value, state=state)
+        del self._trials[trial.number]
         return trial_record(frozen, self.batch_size)
 
     def _slots(self, *states: TrialState) -> set[int]:
+        """Return the plan's slots that have a trial in one of these states."""
         trials = self.study.get_trials(deepcopy=False, states=states)
-        return {trial.user_attrs[SLOT] for trial in trials}
+        slots = {int(trial.user_attrs[SLOT]) for trial in trials}
+        return {slot for slot in slots if slot < self.plan.trials}  # it may have been longer
 
     def _open_slot(self) -> int | None:
         """Return a slot that nobody has taken; those whose trials failed in this run come last."""
@@ -308,11 +326,22 @@ class Search:
         trials = self.study.get_trials(deepcopy=False, states=(state,))
         return [trial for trial in trials if trial.user_attrs[SLOT] == slot]
 
-    def _failed_params(self, slot: int) -> dict[str, Any]:
-        """Return the configuration of the last trial that failed in this slot, if one had any."""
-        failed = [trial.params for trial in self._in_slot(slot, TrialState.FAIL)]
-        whole = [params for params in failed if params.keys() == space.DISTRIBUTIONS.keys()]
-        return whole[-1] if whole else {}
+    def _planned(self, slot: int) -> FrozenTrial:
+        """Return a trial to add in a slot, which the sampler must find there when it is asked.
+
+        Where one has failed, it has that one's configuration, and its reports: it may go on from
+        the other's state, beyond rungs on which it must stand.
+        """
+        planned = create_trial(
+            state=TrialState.WAITING,
+            user_attrs={SLOT: slot, BRACKET_ATTRIBUTE: self.plan.bracket_of(slot).s},
+        )
+        for failed in reversed(self._in_slot(slot, TrialState.FAIL)):
+            if failed.params.keys() == space.DISTRIBUTIONS.keys():
+                planned.params, planned.distributions = failed.params, failed.distributions
+                planned.intermediate_values = failed.intermediate_values
+                break
+        return planned
 
     def _sampler(self, slot: int) -> optuna.samplers.BaseSampler:
         """Return a sampler whose random numbers follow from the slot, whatever ran before."""
@@ -413,6 +442,7 @@ class SearchRun:
         self._next_beat = 0.0
         self._next_look = 0.0
         self._pause_ends = 0.0
+        self._silent: defaultdict[int, float] = defaultdict(float)
         self._unused: list[int] = []
 
     def __enter__(self) -> "SearchRun":
@@ -441,8 +471,7 @@ class SearchRun:
                 yield from self._look()
             if not self._running and (self._stopping or not self._unfinished):
                 break
-            for worker, message in self._workers.receive(_POLL):
-                self._hear(worker, message)
+            self._listen()
         if self._failure is not None:
             raise self._failure
         if self._stopping is not None:
@@ -489,6 +518,23 @@ class SearchRun:
                 break
         self._unused = idle
         self._watcher.slots_filled(sum(self._filled.values()))
+
+    def _listen(self) -> None:
+        """Hear the workers; give up those that have said nothing for too long."""
+        started = time.monotonic()
+        messages = self._workers.receive(_POLL)
+        # Time in which this process did not listen, or was stopped itself, is not theirs.
+        waited = min(time.monotonic() - started, 2 * _POLL)
+        for worker, message in messages:
+            self._silent[worker] = 0.0
+            self._hear(worker, message)
+        for worker in list(self._running):
+            self._silent[worker] += waited
+            if self._silent[worker] > _SILENCE:
+                self._silent[worker] = 0.0
+                self._workers.replace(worker)
+                reason = f"its worker was silent for {_SILENCE:g} seconds"
+                self._hear(worker, Failed(cause=reason, reason=reason))
 
     def _hear(self, worker: int, message: Message) -> None:
         search, trial, started = self._running[worker]

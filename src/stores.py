@@ -10,6 +10,7 @@ import contextlib
 import json
 import os
 import re
+import secrets
 import warnings
 import zlib
 from collections.abc import Iterator
@@ -32,8 +33,10 @@ _GRACE = 5
 """A trial is given up when its machine has been silent for this many heartbeats."""
 _LOCK_KEY = 0x4843525F4C4E4721
 """Names our lock among all of a PostgreSQL database: "HCR_LNG!"."""
-_LOCK_PATIENCE = 120
+_LOCK_PATIENCE = 60
 """Seconds that a search waits for the others to have done with the studies, at most."""
+_ANSWER = 10
+"""Seconds that a search waits for a server to answer, give or take."""
 
 
 class Store(abc.ABC):
@@ -72,7 +75,7 @@ class Store(abc.ABC):
 
     @abc.abstractmethod
     def recover(self, study: optuna.Study) -> None:
-        """Put right the trials that are RUNNING though nobody runs them."""
+        """Put right the trials that are RUNNING though nobody runs them; within `exclusive`."""
 
     @abc.abstractmethod
     def beat(self, trial_id: int) -> None:
@@ -80,7 +83,7 @@ class Store(abc.ABC):
 
     @abc.abstractmethod
     def keep_model(self, batch_size: int, content: bytes) -> None:
-        """Keep the checkpoint of the best trial so far."""
+        """Keep the checkpoint of the best trial so far; within `exclusive`."""
 
     @abc.abstractmethod
     def fetch_models(self) -> None:
@@ -105,6 +108,11 @@ class Journal(Store):
                 "folder with `--results_dir`, or share one on a server with `--storage`"
             ) from error
         try:
+            if self._folder.database.exists():
+                raise UserError(
+                    f"{self._folder.path} holds a search whose studies are on a server; go on with "
+                    "it with `--storage`, or choose another folder with `--results_dir`"
+                )
             self._folder.sweep()
             self.storage = open_journal(self._folder)
         except BaseException:
@@ -163,7 +171,10 @@ class _OwnJournal(JournalFileBackend):
         for log in logs:
             check = zlib.crc32(json.dumps(log, separators=(",", ":")).encode(), check)
             checked.append({**log, _CHECK: f"{check:08x}"})
-        super().append_logs(checked)
+        try:
+            super().append_logs(checked)
+        except OSError as error:  # which does not say where
+            raise OSError(error.errno, error.strerror, str(self._path)) from error
         self._whole, self._check = self._path.stat().st_size, check
 
 
@@ -199,7 +210,10 @@ def open_journal(folder: ResultsFolder) -> BaseStorage:
         body, _, told = line.rpartition(b',"' + _CHECK.encode() + b'":"')
         check = zlib.crc32(body + b"}", check)
         if told != b'%08x"}' % check:
-            raise UserError(f"{folder.journal} is damaged in line {number}; {begin_anew}")
+            raise UserError(
+                f"{folder.journal} is damaged in line {number}, or written by another version; "
+                f"{begin_anew}"
+            )
     try:
         return JournalStorage(_OwnJournal(folder.journal, whole, check))
     except OSError:
@@ -220,46 +234,102 @@ class Database(Store):
     """
 
     shared = True
+    heartbeat: int
 
     def __init__(self, url: str, folder: ResultsFolder, heartbeat: int) -> None:
         self._url = _parse(url)
         self._folder = folder
         self.heartbeat = heartbeat
         self._engine: sqlalchemy.Engine
+        self._opened: RDBStorage | None = None
+        self._locked: sqlalchemy.Connection
+        """The connection that holds the lock, within `exclusive`."""
+        ours = sqlalchemy.MetaData()
+        self._searches = sqlalchemy.Table(
+            "hcr_lightning_searches",
+            ours,
+            sqlalchemy.Column("dataset", sqlalchemy.Text, primary_key=True),
+            sqlalchemy.Column("id", sqlalchemy.Text, nullable=False),
+            sqlalchemy.Column("heartbeat", sqlalchemy.Integer, nullable=False),
+        )
         self._models = sqlalchemy.Table(
             "hcr_lightning_models",
-            sqlalchemy.MetaData(),
-            sqlalchemy.Column("results", sqlalchemy.Text, primary_key=True),
+            ours,
+            sqlalchemy.Column("dataset", sqlalchemy.Text, primary_key=True),
             sqlalchemy.Column("batch_size", sqlalchemy.Integer, primary_key=True),
             sqlalchemy.Column("checkpoint", sqlalchemy.LargeBinary, nullable=False),
         )
 
     def __enter__(self) -> "Database":
-        if self._folder.journal.exists():
-            raise UserError(
-                f"{self._folder.path} holds a search with an embedded study; go on with it "
-                "without `--storage`, or choose another folder with `--results_dir`"
-            )
-        with self.reachable():
-            self._engine = sqlalchemy.create_engine(self._url, poolclass=sqlalchemy.NullPool)
-            with (
-                self.exclusive(),
-                warnings.catch_warnings(),
-            ):  # or two would make the tables at once
-                self._models.create(self._engine, checkfirst=True)
+        connection = {
+            "connect_timeout": _ANSWER,
+            "keepalives_idle": _ANSWER,
+            "keepalives_interval": _ANSWER // 3,
+            "keepalives_count": 3,
+            "tcp_user_timeout": 3000 * _ANSWER,
+        }
+        settings = {"pool_pre_ping": True, "hide_parameters": True, "connect_args": connection}
+        self._engine = sqlalchemy.create_engine(self._url, pool_size=1, **settings)
+        try:
+            with self.reachable(), self.exclusive(), warnings.catch_warnings():
+                self._searches.metadata.create_all(self._locked)
+                self._take_folder()
                 warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-                self.storage = RDBStorage(
+                self.storage = self._opened = RDBStorage(
                     self._url.render_as_string(hide_password=False),
-                    engine_kwargs={"pool_pre_ping": True, "hide_parameters": True},
-                    heartbeat_interval=int(self.heartbeat),
-                    grace_period=_GRACE * int(self.heartbeat),
+                    engine_kwargs=settings,
+                    skip_compatibility_check=True,  # or its connections would stay open
+                    heartbeat_interval=self.heartbeat,
+                    grace_period=_GRACE * self.heartbeat,
                 )
+                sqlalchemy.event.listen(self._opened.engine, "connect", _speak_utc)
+                self._opened.engine.dispose()  # connections from before that
+                self._opened._version_manager.check_table_schema_compatibility()
+        except BaseException as error:
+            self.__exit__()
+            if isinstance(error, RuntimeError):  # so Optuna refuses the tables of another version
+                raise UserError(f"`storage` (={self._shown}): {error}") from error
+            raise
         return self
+
+    def _take_folder(self) -> None:
+        """Make sure that the results folder is that of this very search, or nobody's yet."""
+        wanted = {"dataset": self._folder.path.name}
+        row = self._locked.execute(sqlalchemy.select(self._searches).filter_by(**wanted)).first()
+        if row is None:
+            identity, heartbeat = secrets.token_hex(16), self.heartbeat
+            values = {**wanted, "id": identity, "heartbeat": heartbeat}
+            self._locked.execute(self._searches.insert().values(**values))
+        else:
+            identity, heartbeat = row.id, row.heartbeat
+        if heartbeat != self.heartbeat:
+            raise UserError(
+                f"`heartbeat` (={self.heartbeat}) differs from that of the search in this database "
+                f"(={heartbeat}); its machines must agree on when one is given up"
+            )
+        another = "go on with it as it was begun, or choose another folder with `--results_dir`"
+        try:
+            with filelock.FileLock(self._folder.lock, timeout=_ANSWER):
+                if self._folder.journal.exists():
+                    raise UserError(
+                        f"{self._folder.path} holds a search with an embedded study; {another}"
+                    )
+                if not self._folder.database.exists():
+                    with replacing(self._folder.database) as temporary:
+                        temporary.write_text(identity)
+                elif self._folder.database.read_text(errors="replace") != identity:
+                    raise UserError(
+                        f"{self._folder.path} holds a search of another database; {another}"
+                    )
+        except filelock.Timeout as error:
+            raise UserError(
+                f"another search is running in {self._folder.path}; {another}"
+            ) from error
 
     def __exit__(self, *_: object) -> None:
         self._engine.dispose()
-        if isinstance(self.storage, RDBStorage):
-            self.storage.engine.dispose()
+        if self._opened is not None:
+            self._opened.engine.dispose()
 
     @contextlib.contextmanager
     def reachable(self) -> Iterator[None]:
@@ -270,15 +340,18 @@ class Database(Store):
             cause = error.__cause__ if isinstance(error.__cause__, Exception) else error
             cause = getattr(cause, "orig", None) or cause
             message = " ".join(str(cause).split())[:300]
-            where = self._url.render_as_string(hide_password=True).split("?")[0]
             raise UserError(
-                f"`storage` (={where}): {self._without_secrets(message)}; the same command goes "
-                "on when the database answers"
+                f"`storage` (={self._shown}): {self._without_secrets(message)}; the same command "
+                "goes on when the database answers"
             ) from error
 
+    @property
+    def _shown(self) -> str:
+        return self._url.render_as_string(hide_password=True).split("?")[0]
+
     def _without_secrets(self, message: str) -> str:
-        secrets = [self._url.password, *self._url.query.values()]
-        for secret in secrets:
+        query = {key: value for key, value in self._url.query.items() if "password" in key}
+        for secret in (self._url.password, *query.values()):
             if isinstance(secret, str) and secret:
                 message = message.replace(secret, "***")
         return message
@@ -286,11 +359,11 @@ class Database(Store):
     @contextlib.contextmanager
     def exclusive(self) -> Iterator[None]:
         """Hold PostgreSQL's lock for it, which does not outlive the connection."""
-        with self._engine.begin() as connection:
+        with self._engine.begin() as self._locked:
             for setting in ("lock_timeout", "idle_in_transaction_session_timeout"):
                 # The second one frees the lock when its holder's machine has vanished.
-                connection.exec_driver_sql(f"SET LOCAL {setting} = '{_LOCK_PATIENCE // 2}s'")
-            connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_LOCK_KEY})")
+                self._locked.exec_driver_sql(f"SET LOCAL {setting} = '{_LOCK_PATIENCE}s'")
+            self._locked.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_LOCK_KEY})")
             yield
 
     def recover(self, study: optuna.Study) -> None:
@@ -301,13 +374,14 @@ class Database(Store):
 
     def beat(self, trial_id: int) -> None:
         """Record a heartbeat."""
-        assert isinstance(self.storage, RDBStorage)
-        self.storage.record_heartbeat(trial_id)
+        assert self._opened is not None
+        self._opened.record_heartbeat(trial_id)
 
     def keep_model(self, batch_size: int, content: bytes) -> None:
         """Write it to the database, for all machines."""
-        row = {"results": self._folder.path.name, "batch_size": batch_size}
-        with self._engine.begin() as connection:
+        row = {"dataset": self._folder.path.name, "batch_size": batch_size}
+        self._locked.exec_driver_sql("SELECT 1")  # fails if we slept, and lost the lock meanwhile
+        with self._engine.begin() as connection:  # it must be there before the lock is released
             connection.execute(self._models.delete().filter_by(**row))
             connection.execute(self._models.insert().values(**row, checkpoint=content))
 
@@ -316,12 +390,18 @@ class Database(Store):
         columns = self._models.c
         query = sqlalchemy.select(columns.batch_size, columns.checkpoint)
         with self._engine.connect() as connection:
-            rows = connection.execute(query.filter_by(results=self._folder.path.name)).all()
+            rows = connection.execute(query.filter_by(dataset=self._folder.path.name)).all()
         for batch_size, content in rows:
             path = self._folder.study_model(batch_size)
             if not path.exists() or path.read_bytes() != content:
                 with replacing(path) as temporary:
                     temporary.write_bytes(content)
+
+
+def _speak_utc(connection: Any, _: object) -> None:
+    """Make machines agree on what the server calls now, which heartbeats are recorded as."""
+    connection.execute("SET TIME ZONE 'UTC'")
+    connection.commit()
 
 
 def _parse(url: str) -> sqlalchemy.URL:
@@ -344,3 +424,9 @@ def _parse(url: str) -> sqlalchemy.URL:
             "`storage` needs PostgreSQL's driver: pip install -e '.[postgresql]'"
         ) from error
     return parsed.set(drivername="postgresql+psycopg")
+
+
+def has_password(url: str) -> bool:
+    """Return whether a password is part of a PostgreSQL URL."""
+    parsed = _parse(url)
+    return parsed.password is not None or any("password" in key for key in parsed.query)

@@ -37,11 +37,12 @@ _SETTINGS = "settings"
 _BATCH_SIZE = "batch_size"
 
 
-def load_studies(storage: BaseStorage) -> dict[int, optuna.Study]:
-    """Return every study in the storage by its batch size, the smallest first."""
+def load_studies(storage: BaseStorage, dataset: str) -> dict[int, optuna.Study]:
+    """Return every study of a data set by its batch size, the smallest first."""
     studies = [
         optuna.load_study(study_name=name, storage=storage)
         for name in optuna.get_all_study_names(storage)
+        if re.fullmatch(rf"{dataset}-\d+", name)
     ]
     # A study without settings was being made when its process was killed; it has no trials.
     begun = {_batch_size(study): study for study in studies if _SETTINGS in study.user_attrs}
@@ -66,7 +67,7 @@ def check_settings(
     if config.storage is not None:
         where = f"the search for {config.dataset} in this database"
         another = "another database and another `--results_dir`"
-    for study in load_studies(storage).values():
+    for study in load_studies(storage, config.dataset).values():
         for name, recorded in study_settings(study).items():
             if recorded == wanted.get(name):
                 continue

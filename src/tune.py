@@ -39,7 +39,7 @@ from src.provenance import provenance
 from src.publish import check_published, load_best_models, model_of, publish_search, publish_study
 from src.results import ResultsFolder, make_writable
 from src.search import Search, SearchFailed, SearchRun, StartedTrial, Workers
-from src.stores import Database, Journal, Store
+from src.stores import Database, Journal, Store, has_password
 from src.studies import FINISHED, Run, check_settings, ended_trials, load_studies
 from src.workers import LocalWorkers
 
@@ -98,6 +98,11 @@ def _launcher(config: TuneConfig, data: TrainingData, interruption: Signals) -> 
         number = choose_workers(config.workers, compute)
         yield _Launcher(compute, number, lambda number: LocalWorkers(number, load, compute))
         return
+    if config.storage is not None and has_password(config.storage.get_secret_value()):
+        raise UserError(
+            "`storage` must name no password with `--launcher ray`, as Ray shows the command line "
+            "to all who see the cluster; put it in PGPASSWORD or ~/.pgpass"
+        )
     from src.cluster import Cluster  # an extra, which others do without
 
     with Cluster(config.gpus_per_worker) as cluster:
@@ -125,29 +130,30 @@ def _search(
 ) -> int:
     """Run what is left of the search at each batch size, and publish what came out."""
     compute = launcher.compute
-    check_settings(store.storage, config, data, compute)
-    studies = load_studies(store.storage)
-    check_published(folder, studies)
-    store.fetch_models()
-    load_best_models(folder, studies)  # better known missing now than later
     origin = provenance(compute)
 
     def make_checkpoint(trial: StartedTrial, fitted: Fitted) -> bytes:
         where = {"trial": trial.number, "bracket": trial.bracket.s}
         return dump_model(model_of(fitted, trial.hyperparameters, data, origin | where))
 
-    searches = [
-        Search(config, batch_size, plan, store, folder, data, compute)
-        for batch_size in config.batch_sizes
-    ]
+    with store.exclusive():  # or two that start at once could begin with different settings
+        check_settings(store.storage, config, data, compute)
+        studies = load_studies(store.storage, config.dataset)
+        check_published(folder, studies)
+        load_best_models(folder, store, studies)  # better known missing now than after hours
+        searches = [
+            Search(config, batch_size, plan, store, folder, data, compute)
+            for batch_size in config.batch_sizes
+        ]
     left = len(searches) * plan.trials - sum(search.done for search in searches)
     done = [record for search in searches for record, _ in ended_trials(search.study)]
     number = min(launcher.number, left)
     print_data(console, data, compute, number)
     for search in searches:
         if search.is_over:
-            publish_study(folder, search.batch_size, search.study, plan)
-    this_run = Run(search.study for search in searches)
+            search.drop_states()
+            publish_study(folder, store, search.batch_size, search.study, plan)
+    this_run = Run(search.study for search in searches) if left else None
     stopped: Interrupted | SearchFailed | None = None
     with contextlib.ExitStack() as stack:
         workers = stack.enter_context(launcher.launch(number))
@@ -157,14 +163,19 @@ def _search(
         )
         try:
             for search in stack.enter_context(contextlib.closing(run.run())):
-                store.fetch_models()
-                publish_study(folder, search.batch_size, search.study, plan)
+                publish_study(folder, store, search.batch_size, search.study, plan)
         except (Interrupted, SearchFailed) as caught:
             stopped = caught
+        except BaseException as error:
+            if this_run is not None:
+                with contextlib.suppress(Exception):  # if it can be said at all
+                    this_run.end(type(error).__name__)
+            raise
     given_up = sum(len(search.given_up) for search in searches)
-    this_run.end(str(stopped) if stopped else "trials failed" if given_up else FINISHED)
-    store.fetch_models()
-    records, best = publish_search(folder, load_studies(store.storage), plan, shared=store.shared)
+    if this_run is not None:
+        this_run.end(str(stopped) if stopped else "trials failed" if given_up else FINISHED)
+    studies = load_studies(store.storage, config.dataset)
+    records, best = publish_search(folder, store, studies, plan)
 
     if left == 0:
         say(console, "The budget is spent already; `--iterations` can add to it.")

@@ -28,7 +28,6 @@ from src.results import SELECTED_ON
 
 _PROGRESS_INTERVAL = 0.2
 """Seconds between two messages about one fit's progress."""
-_OUT_OF_MEMORY = "out of memory"
 
 
 @dataclass(frozen=True)
@@ -45,7 +44,7 @@ class Job:
     curves: Curves | None
     """Where to write the curves while it trains, if they are wanted."""
     state: Path | None
-    """Where its state is kept after every epoch, and found if it was interrupted."""
+    """Where its state is kept, and found if it was interrupted."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +76,7 @@ class Ended:
 
 @dataclass(frozen=True)
 class Failed:
-    """A trial broke off with an error, or with its worker."""
+    """A trial broke off with an error, or with its worker; another worker takes its place."""
 
     cause: str
     """What kind of failure: the same for those that one thing explains."""
@@ -143,10 +142,17 @@ class SearchGone(Exception):  # noqa: N818  # no error of ours
 
 
 def work(search: SearchProcess, load: Callable[[], TrainingData], compute: Compute) -> None:
-    """Train what comes until nothing more does."""
+    """Train what comes until nothing more does, or a job fails.
+
+    After a failure the process is not to be trusted: oneDNN keeps what it could not make for want
+    of memory, and a CUDA context does not outlive an error in a kernel.
+    """
     while (job := search.receive()) is not None:
         if isinstance(job, Job):  # anything else came too late for the job before
-            search.send(train(job, load, compute, search))
+            outcome = train(job, load, compute, search)
+            search.send(outcome)
+            if isinstance(outcome, Failed):
+                return
             gc.collect()  # a fit is full of cycles, and on CUDA keeps its graph's memory
 
 
@@ -175,12 +181,9 @@ def train(
     except SearchGone:
         raise
     except Exception as error:
-        failed = _describe(error)
-        if failed.cause == _OUT_OF_MEMORY and compute.device.type == "cuda":
-            del error  # and with it the frames that hold the memory
-            gc.collect()
-            torch.cuda.empty_cache()
-        return failed
+        return _describe(error)
+    if not fitted.history and not fitted.interrupted:
+        return Failed("no epoch", "it ended before its first epoch had")
     if hyperband.pruned or fitted.interrupted:  # nobody will want its weights
         fitted = dataclasses.replace(fitted, weights=None)
     return Ended(fitted, hyperband.pruned)
@@ -192,7 +195,7 @@ def _describe(error: Exception) -> Failed:
         isinstance(error, RuntimeError)  # so say PyTorch's allocator on CPU, cuDNN and cuBLAS
         and any(sign in message for sign in ("allocate memory", "out of memory", "ALLOC_FAILED"))
     )
-    kind = _OUT_OF_MEMORY if wanted_memory else type(error).__name__
+    kind = "out of memory" if wanted_memory else type(error).__name__
     return Failed(kind, f"{kind}: {message}" if message else kind, traceback.format_exc())
 
 

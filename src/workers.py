@@ -137,8 +137,10 @@ class LocalWorkers:
         messages = []
         for worker in sorted({watched[ready] for ready in wait(list(watched), timeout)}):
             message = self._next_message(worker)
-            if isinstance(message, Ended | Failed):
+            if isinstance(message, Ended):
                 self._busy.discard(worker)
+            elif isinstance(message, Failed):
+                self.replace(worker)
             messages.append((worker, message))
         return messages
 
@@ -151,10 +153,16 @@ class LocalWorkers:
             code = process.exitcode or 0
             how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
             reason = f"its worker process ended ({how})"
-            self._connections[worker].close()
-            self._connections[worker], self._processes[worker] = self._start_one()
             return Failed(cause=reason, reason=reason)
         return message
+
+    def replace(self, worker: int) -> None:
+        """Give up a worker, whatever it is doing, and start another in its stead."""
+        self._busy.discard(worker)
+        self._processes[worker].kill()
+        self._processes[worker].join()
+        self._connections[worker].close()
+        self._connections[worker], self._processes[worker] = self._start_one()
 
     def _send(self, worker: int, message: object) -> None:
         with contextlib.suppress(OSError):  # it died, which `receive` will say

@@ -1,18 +1,29 @@
 """Searches that share their studies on a PostgreSQL server, started here for them."""
 
+import contextlib
 import json
 import os
-import re
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 
+import optuna
 import pytest
+from optuna.trial import TrialState
 
 from src import tune
-from src.provenance import without_passwords
+from src.config import TuneConfig
+from src.data import load_training_data
+from src.device import PLAIN_CPU
+from src.fit import Fitted
+from src.hyperband import make_plan
+from src.provenance import provenance
+from src.results import Epoch, ResultsFolder, make_writable
+from src.search import Search, StartedTrial
+from src.stores import Database
+from src.worker import Ended
 from tests.conftest import REPOSITORY, Rows, Workplace
 from tests.postgres import PASSWORD, Server, find_program, running_server
 
@@ -230,7 +241,7 @@ def test_password_is_nowhere_in_what_a_search_leaves(
     ):
         assert PASSWORD not in str(server.query(name, query))
     recorded = json.loads((workplace.results / "mnist_5k/best.json").read_text())
-    assert "tuner:***@127.0.0.1" in recorded["provenance"]["command"]
+    assert "'--storage=***'" in recorded["provenance"]["command"]
 
 
 def test_printed_configuration_hides_the_password(capsys: pytest.CaptureFixture[str]) -> None:
@@ -240,16 +251,166 @@ def test_printed_configuration_hides_the_password(capsys: pytest.CaptureFixture[
 
 
 @pytest.mark.parametrize(
-    "url",
-    [
-        "postgresql+psycopg://me:hunter2@host/db",
-        "postgresql://me:hunter2@x/p@ss@host/db",
-        "postgresql://host/db?user=me&password=hunter2&x=1",
-        "'postgresql://me:hun ter2@host/db'",
-    ],
+    "options", [["--storage=x:hunter2@y", "--seed=1"], ["--storage", "hunter2 x", "--seed=1"]]
 )
-def test_passwords_of_urls_are_masked(url: str) -> None:
-    masked = without_passwords(f"python -m src.tune --storage={url} --seed 1")
-    assert not re.search(r"hunter2|ter2|p@ss", masked)
-    assert masked.endswith("--seed 1")
-    assert "me" in masked
+def test_recorded_command_hides_the_storage(
+    options: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["tune", *options])
+    command = provenance(PLAIN_CPU)["command"]
+    assert "hunter2" not in command
+    assert command.endswith("--seed=1")
+
+
+def test_ray_gets_no_password(
+    workplace: Workplace, server: Server, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert workplace.tune(f"--storage={server.create('ray')}", "--launcher=ray") == 2
+    error = capsys.readouterr().err
+    assert "must name no password with `--launcher ray`" in error
+    assert PASSWORD not in error
+
+
+# ---- one folder, several searches
+
+
+def test_folder_belongs_to_one_search(
+    workplace: Workplace, server: Server, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one, other = server.create("one"), server.create("other")
+    assert workplace.tune(f"--storage={one}", "--timeout=0.1s") == 0
+    assert workplace.tune("--seed=1") == 2
+    assert "holds a search whose studies are on a server" in capsys.readouterr().err
+    assert workplace.tune(f"--storage={other}", "--seed=1") == 2
+    assert "holds a search of another database" in capsys.readouterr().err
+    assert workplace.tune(f"--storage={one}", "--heartbeat=1") == 2
+    assert "`heartbeat` (=1) differs" in capsys.readouterr().err
+    assert workplace.tune(f"--storage={one}") == 0
+    assert len(numbers(workplace)) == 5
+
+
+def test_database_holds_several_data_sets(workplace: Workplace, database: str) -> None:
+    folder = ResultsFolder(workplace.results, "mnist")
+    make_writable(folder.path, "")
+    with Database(database, folder, heartbeat=15) as store, store.exclusive():
+        optuna.create_study(study_name="mnist-64", storage=store.storage)
+        store.keep_model(64, b"another data set's")
+    assert workplace.tune(f"--storage={database}") == 0
+    assert len(numbers(workplace)) == 5
+
+
+# ---- one study, several searches, at their worst moments
+
+
+@contextlib.contextmanager
+def searching(workplace: Workplace, database: str, name: str) -> Iterator[tuple[Search, Database]]:
+    """Give a search that only does what it is told, with a folder of its own."""
+    config = TuneConfig(
+        dataset="mnist_5k",
+        limit=100,
+        max_epochs=3,
+        reduction_factor=3,
+        log_dir=str(workplace.logs),
+    )
+    folder = ResultsFolder(workplace.folder / name, "mnist_5k")
+    make_writable(folder.path, "")
+    data = load_training_data(config.data_spec, "")
+    with Database(database, folder, heartbeat=15) as store:
+        with store.exclusive():
+            plan = make_plan(3, 3)
+            search = Search(config, 64, plan, store, folder, data, PLAIN_CPU)
+        yield search, store
+
+
+def ended(*accuracies: float) -> Ended:
+    history = tuple(Epoch(i, 0.1, value, 0.1, value) for i, value in enumerate(accuracies, 1))
+    best = max(history, key=lambda epoch: epoch.val_accuracy)
+    return Ended(Fitted(history, best, {}, None, 1.0, False, None, None), pruned=False)
+
+
+def give_up(search: Search, trial: StartedTrial) -> None:
+    trial_id = search.study.trials[trial.number]._trial_id
+    search.study._storage.set_trial_state_values(trial_id, state=TrialState.FAIL)
+
+
+def test_each_search_takes_another_place(workplace: Workplace, database: str) -> None:
+    with (
+        searching(workplace, database, "a") as (one, _),
+        searching(workplace, database, "b") as (other, _),
+    ):
+        started = [search.start() for _ in range(3) for search in (one, other)]
+    slots = [trial.slot for trial in started if trial is not None]
+    assert slots == [0, 1, 2, 3, 4]
+    assert started[5] is None
+
+
+def test_trial_that_was_given_up_changes_nothing_any_more(
+    workplace: Workplace, database: str
+) -> None:
+    with (
+        searching(workplace, database, "a") as (late, store),
+        searching(workplace, database, "b") as (other, _),
+    ):
+        lost = late.start()
+        assert lost is not None
+        assert not late.report(lost, 1, 0.5)
+        give_up(other, lost)
+        again = other.start()
+        assert again is not None
+        assert again.slot == lost.slot
+        assert again.hyperparameters == lost.hyperparameters
+        # It goes on from the reports of the one before, so that rungs have all their values.
+        assert other.study.trials[again.number].intermediate_values == {1: 0.5}
+        other.end(again, ended(0.5, 0.6, 0.7), lambda *_: b"counts")
+        assert late.report(lost, 2, 0.8)  # is told to stop
+        assert late.end(lost, ended(0.5, 0.8, 0.9), lambda *_: b"too late") is None
+        store.fetch_models()
+        kept = ResultsFolder(workplace.folder / "a", "mnist_5k").study_model(64)
+        assert kept.read_bytes() == b"counts"
+        assert late.done == other.done == 1
+
+
+def test_place_that_another_search_fills_is_not_given_up(
+    workplace: Workplace, database: str
+) -> None:
+    with (
+        searching(workplace, database, "a") as (small, _),
+        searching(workplace, database, "b") as (large, _),
+    ):
+        for _ in range(3):
+            for slot in range(5):
+                trial = small.start()
+                assert trial is not None
+                assert trial.slot == slot
+                small.fail(trial, "out of memory")
+        assert small.given_up == [0, 1, 2, 3, 4]
+        assert small.start() is None
+        for _ in range(5):
+            trial = large.start()
+            assert trial is not None
+            large.end(trial, ended(0.1, 0.2, 0.3), lambda *_: b"")
+        assert small.given_up == []
+        assert small.is_over
+
+
+def test_heartbeats_do_not_depend_on_time_zones(
+    workplace: Workplace, database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with searching(workplace, database, "a") as (one, _):
+        assert one.start() is not None
+        monkeypatch.setenv("PGTZ", "Pacific/Auckland")
+        with searching(workplace, database, "b") as (other, _):
+            other.recover()
+            assert [trial.state for trial in other.study.trials] == [TrialState.RUNNING]
+
+
+def test_tables_of_another_version_are_refused(
+    workplace: Workplace, database: str, server: Server, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert workplace.tune(f"--storage={database}", "--timeout=0.1s") == 0
+    name = database.rsplit("/", 1)[1]
+    server.query(name, "UPDATE alembic_version SET version_num = 'v0.9.0.a' RETURNING 1")
+    assert workplace.tune(f"--storage={database}") == 2
+    error = capsys.readouterr().err
+    assert "no longer compatible" in error
+    assert error.count("\n") == 1

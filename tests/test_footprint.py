@@ -45,11 +45,16 @@ def look(pid: int, folder: Path) -> Footprint:
     )
 
 
-@pytest.mark.parametrize("trials", [305, pytest.param(1000, marks=pytest.mark.long)])
+@pytest.mark.parametrize("trials", [200, pytest.param(1000, marks=pytest.mark.long)])
 def test_footprint_stays_flat(
     trials: int, workplace: Workplace, environment: dict[str, str]
 ) -> None:
-    options = (f"--iterations={trials // 5}", "--workers=2", "--batch_sizes=[16]")
+    options = (
+        f"--iterations={trials // 5}",
+        "--workers=2",
+        "--batch_sizes=[16]",
+        "--tensorboard=best",
+    )
     seen: list[Footprint] = []
     ended = 0
     with subprocess.Popen(

@@ -21,7 +21,7 @@ from tests.conftest import REPOSITORY, Rows, Workplace
 
 def trials(workplace: Workplace) -> list[FrozenTrial]:
     storage = open_journal(ResultsFolder(workplace.results, "mnist_5k"))
-    return [trial for study in load_studies(storage).values() for trial in study.trials]
+    return [trial for study in load_studies(storage, "mnist_5k").values() for trial in study.trials]
 
 
 def states(workplace: Workplace) -> list[TrialState]:
@@ -107,8 +107,15 @@ def test_search_killed_twenty_times_is_the_same_to_the_last_digit(
     assert names == {path.name for path in (whole.results / "mnist_5k").iterdir()}
 
 
-@pytest.mark.parametrize("to", ["process", "group"])  # a terminal sends Ctrl-C to the workers too
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("number", "code", "to"),
+    [
+        (signal.SIGINT, 130, "group"),  # a terminal sends Ctrl-C to the workers too
+        (signal.SIGTERM, 143, "process"),
+        pytest.param(signal.SIGINT, 130, "process", marks=pytest.mark.long),
+        pytest.param(signal.SIGTERM, 143, "group", marks=pytest.mark.long),
+    ],
+)
 def test_signal_stops_within_seconds_and_leaves_no_trial_running(
     number: signal.Signals,
     code: int,
@@ -155,7 +162,7 @@ def test_trial_that_was_planned_when_the_search_was_killed_is_not_taken_for_anot
     # Between planning and starting a trial are milliseconds: what a kill there leaves is made here.
     assert workplace.tune("--timeout=0.5s", "--limit=1000") == 0
     storage = open_journal(ResultsFolder(workplace.results, "mnist_5k"))
-    (study,) = load_studies(storage).values()
+    (study,) = load_studies(storage, "mnist_5k").values()
     study.enqueue_trial({}, user_attrs={"slot": 4, "bracket": 0})
     assert workplace.tune("--limit=1000", "--workers=2") == 0
     done = [t for t in study.get_trials() if t.state.name in ("COMPLETE", "PRUNED")]

@@ -139,6 +139,18 @@ def test_state_of_another_fit_is_not_gone_on_from(
     assert_same(run(state, **other), run(None, **other))
 
 
+def test_state_of_another_version_is_not_gone_on_from(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state = tmp_path / "state.ckpt"
+    monkeypatch.setattr(torch, "__version__", "2.11.0")
+    run(state, After(3))
+    monkeypatch.undo()
+    monkeypatch.setattr(src.resume, "_SHARE", 0)
+    fitted = run(state, After(3))
+    assert len(fitted.history) == 1
+
+
 def test_state_that_runs_code_is_not_loaded(run: Run, tmp_path: Path) -> None:
     class Hostile:
         def __reduce__(self) -> tuple[object, tuple[str]]:

@@ -171,6 +171,16 @@ def test_rerun_does_nothing_and_another_iteration_adds_one(workplace: Workplace)
     assert [row["bracket"] for row in second] == 2 * ["1", "1", "1", "0", "0"]
 
 
+def test_fewer_iterations_than_were_run_find_the_budget_spent(
+    workplace: Workplace, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert workplace.tune("--iterations=2") == 0
+    before = workplace.rows()
+    assert workplace.tune() == 0
+    assert "The budget is spent already" in capsys.readouterr().out
+    assert workplace.rows() == before
+
+
 def test_another_batch_size_joins_the_ranking(workplace: Workplace) -> None:
     assert workplace.tune("--batch_sizes=[64]") == 0
     assert workplace.tune("--batch_sizes=[16]") == 0

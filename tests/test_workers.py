@@ -166,6 +166,19 @@ def test_images_that_cannot_be_loaded_fail_the_trial() -> None:
         assert "/nowhere/at/all" in message.reason
 
 
+def test_worker_whose_trial_failed_is_replaced_by_a_fresh_one() -> None:
+    impossible = Job(**{**JOB.__dict__, "max_epochs": "many"})
+    with LocalWorkers(1, LOAD, PLAIN_CPU) as workers:
+        before = workers._processes[0].pid
+        workers.submit(0, impossible)
+        message = next_message(workers)
+        assert isinstance(message, Failed)
+        assert message.details.startswith("Traceback")
+        assert workers._processes[0].pid != before
+        workers.submit(0, JOB)
+        assert isinstance(next_message(workers), Reported)
+
+
 def test_spawned_workers_say_nothing(capfd: pytest.CaptureFixture[str]) -> None:
     train("spawn")
     out, err = capfd.readouterr()
@@ -209,7 +222,7 @@ def start(
 
 def trial_states(workplace: Workplace) -> list[optuna.trial.TrialState]:
     storage = open_journal(ResultsFolder(workplace.results, "mnist_5k"))
-    return [t.state for study in load_studies(storage).values() for t in study.trials]
+    return [t.state for study in load_studies(storage, "mnist_5k").values() for t in study.trials]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
