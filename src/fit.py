@@ -161,7 +161,7 @@ def _identity(
         "seed": seed,
         "device": compute.device.type,
         "precision": compute.precision,
-        "versions": [torch.__version__, lightning.__version__],
+        "versions": [str(torch.__version__), lightning.__version__],
     }
 
 
