@@ -19,6 +19,7 @@ import src.worker
 from src.config import Hyperparameters
 from src.fit import Fitted, fit
 from src.search import _Streak
+from src.worker import _describe
 from tests.conftest import REPOSITORY, Workplace, children
 
 # Only forked workers see what a test replaces, and where there is a GPU they are fresh ones.
@@ -130,6 +131,32 @@ def test_worker_that_hangs_is_given_up(
         "its worker was silent for 3 seconds"
     ]
     assert len(rows) == 6
+
+
+@pytest.mark.parametrize(
+    ("error", "cause", "reason"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory. Tried\n2 MiB."), "out of memory", "CUDA out"),
+        (MemoryError(), "out of memory", "out of memory"),
+        (RuntimeError("CUDA error: out of memory"), "out of memory", "CUDA error"),
+        (RuntimeError("cuDNN: CUDNN_STATUS_ALLOC_FAILED"), "out of memory", "cuDNN"),
+        (RuntimeError("something else"), "RuntimeError", "something else"),
+        (OSError(28, "No space left on device"), "OSError", "No space left"),
+    ],
+)
+def test_failures_that_one_thing_explains_have_one_cause(
+    error: Exception, cause: str, reason: str
+) -> None:
+    failed = _describe(error)
+    assert failed.cause == cause
+    assert reason in failed.reason
+    assert "\n" not in failed.reason
+
+
+def test_memory_that_the_allocator_does_not_get_is_out_of_memory() -> None:
+    with pytest.raises(RuntimeError) as caught:
+        torch.empty(2**55)
+    assert _describe(caught.value).cause == "out of memory"
 
 
 def test_failures_at_once_count_as_one() -> None:
