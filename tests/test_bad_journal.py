@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from tests.conftest import Rows, Workplace
 from tests.test_bad_input import COMMON, THOROUGH, damages, put_in_place
 
-few = settings(COMMON, max_examples=300 if THOROUGH else 6)
+few = settings(COMMON, max_examples=300 if THOROUGH else 4)
 
 
 @pytest.fixture(scope="module")

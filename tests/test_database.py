@@ -115,6 +115,7 @@ def test_searches_join_and_take_over_from_one_that_is_killed(
     assert set(states) <= {("COMPLETE",), ("PRUNED",), ("FAIL",)}
 
 
+@pytest.mark.long
 def test_search_that_was_thought_dead_leaves_its_trial_to_others(
     workplace: Workplace, database: str, environment: dict[str, str]
 ) -> None:

@@ -22,6 +22,12 @@ from src.search import _Streak
 from src.worker import _describe
 from tests.conftest import REPOSITORY, Workplace, children
 
+
+@pytest.fixture(autouse=True)
+def short_pause(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(src.search, "_PAUSE", 0.1)
+
+
 # Only forked workers see what a test replaces, and where there is a GPU they are fresh ones.
 needs_fork = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
 linux = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
