@@ -12,6 +12,8 @@ from typing import Any
 
 from src.device import Compute
 
+_SECRET = ("--storage", "--postgresql")
+"""Options whose values are not told."""
 _PACKAGES = ("torch", "torchvision", "lightning", "optuna", "optuna-integration")
 
 
@@ -41,17 +43,17 @@ def _command() -> str:
 
 
 def _without_secrets(arguments: Sequence[str]) -> Iterator[str]:
-    """Give arguments as they are, but for the value of --storage, which may have a password."""
+    """Give arguments as they are, but for URLs of databases, which may have a password."""
     secret = False
     for argument in arguments:
         option, assigned, _ = argument.partition("=")
         if secret:
             yield "***"
-        elif option == "--storage" and assigned:
-            yield "--storage=***"
+        elif option in _SECRET and assigned:
+            yield f"{option}=***"
         else:
             yield argument
-        secret = argument == "--storage"
+        secret = argument in _SECRET
 
 
 def _git_commit() -> str | None:
