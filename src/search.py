@@ -40,6 +40,8 @@ _POLL = 0.2
 """Seconds between two looks at whether to stop."""
 _LOOK = 2.0
 """Seconds between two looks at what other searches on the same studies have done."""
+_STARTING = 1.0
+"""Seconds that trials are started before those that run are heard again."""
 _TRIES = 3
 """So often a trial may fail in a run before its place is left empty; and so many failures in a row
 with the same cause stop the search."""
@@ -503,8 +505,9 @@ class SearchRun:
         # Without others nothing changes until a trial ends.
         self._next_look = time.monotonic() + _LOOK if self._store.shared else float("inf")
         idle = self._workers.idle
+        until = time.monotonic() + _STARTING
         for search in list(self._unfinished):
-            while idle and (trial := search.start()) is not None:
+            while idle and time.monotonic() < until and (trial := search.start()) is not None:
                 worker = idle.pop(0)
                 self._running[worker] = (search, trial, time.monotonic())
                 self._watcher.trial_started(trial)
@@ -517,6 +520,8 @@ class SearchRun:
             if not idle:
                 break
         self._unused = idle
+        if time.monotonic() >= until:
+            self._next_look = 0.0
         self._watcher.slots_filled(sum(self._filled.values()))
 
     def _listen(self) -> None:
