@@ -1,5 +1,7 @@
 import csv
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -77,3 +79,18 @@ def finished_search(tmp_path_factory: pytest.TempPathFactory) -> Workplace:
 def environment() -> dict[str, str]:
     """For a command in a process of its own."""
     return {**os.environ, "PYTHONPATH": str(REPOSITORY), "PYTHONUNBUFFERED": "1"}
+
+
+def start_search(
+    workplace: Workplace, environment: dict[str, str], *options: str
+) -> subprocess.Popen[str]:
+    """Start a small search in a process, and process group, of its own."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "src.tune", *workplace.options(*options)],
+        cwd=REPOSITORY,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )

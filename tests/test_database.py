@@ -24,7 +24,7 @@ from src.results import Epoch, ResultsFolder, make_writable
 from src.search import Search, StartedTrial
 from src.stores import Database
 from src.worker import Ended
-from tests.conftest import REPOSITORY, Rows, Workplace
+from tests.conftest import Rows, Workplace, start_search
 from tests.postgres import PASSWORD, Server, find_program, running_server
 
 pytestmark = pytest.mark.skipif(
@@ -42,20 +42,6 @@ def server() -> Iterator[Server]:
 def database(server: Server, request: pytest.FixtureRequest) -> str:
     """Return the URL of an empty database."""
     return server.create(request.node.name[:60])
-
-
-def start(
-    workplace: Workplace, environment: dict[str, str], *options: str
-) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-m", "src.tune", *workplace.options(*options)],
-        cwd=REPOSITORY,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
 
 
 def wait_for(process: subprocess.Popen[str], text: str) -> None:
@@ -95,7 +81,9 @@ def test_searches_join_and_take_over_from_one_that_is_killed(
     options = ("--workers=1", "--limit=1000", "--sampler=random", "--iterations=6")
     shared = (*options, "--max_epochs=2", f"--storage={database}", "--heartbeat=1")
     elsewhere = Workplace(workplace.folder / "elsewhere")
-    processes = [start(place, environment, *shared) for place in (workplace, elsewhere, workplace)]
+    processes = [
+        start_search(place, environment, *shared) for place in (workplace, elsewhere, workplace)
+    ]
     wait_for(processes[2], "trial ")
     os.killpg(processes[2].pid, signal.SIGKILL)
     processes[2].communicate()
@@ -128,12 +116,12 @@ def test_search_that_was_thought_dead_leaves_its_trial_to_others(
         "--max_epochs=2",
     )
     shared = (*options, f"--storage={database}", "--heartbeat=1")
-    sleeping = start(workplace, environment, *shared)
+    sleeping = start_search(workplace, environment, *shared)
     wait_for(sleeping, "images train")
     time.sleep(2)  # into the first trial
     os.killpg(sleeping.pid, signal.SIGSTOP)
     try:
-        awake = start(Workplace(workplace.folder / "awake"), environment, *shared)
+        awake = start_search(Workplace(workplace.folder / "awake"), environment, *shared)
         _, err = awake.communicate(timeout=120)
         assert awake.returncode == 0, err
     finally:
@@ -155,7 +143,7 @@ def test_server_that_goes_away_ends_the_search_in_one_line_and_it_goes_on_later(
     database: str,
 ) -> None:
     options = ("--workers=1", "--limit=1000", f"--storage={database}", "--heartbeat=1")
-    process = start(workplace, environment, *options)
+    process = start_search(workplace, environment, *options)
     wait_for(process, "trial ")
     server.stop()
     try:
@@ -164,7 +152,7 @@ def test_server_that_goes_away_ends_the_search_in_one_line_and_it_goes_on_later(
         assert err.count("\n") == 1
         assert "goes on when the database answers" in err
         assert PASSWORD not in err
-        late = start(workplace, environment, *options)
+        late = start_search(workplace, environment, *options)
         _, err = late.communicate(timeout=60)
         assert late.returncode == 2
         assert "Connection refused" in err
@@ -227,7 +215,7 @@ def test_wrong_password_is_refused_and_not_shown(
 def test_password_is_nowhere_in_what_a_search_leaves(
     workplace: Workplace, database: str, environment: dict[str, str], server: Server
 ) -> None:
-    process = start(workplace, environment, f"--storage={database}")
+    process = start_search(workplace, environment, f"--storage={database}")
     out, err = process.communicate(timeout=60)
     assert process.returncode == 0
     assert PASSWORD not in out + err

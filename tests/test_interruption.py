@@ -16,7 +16,7 @@ from optuna.trial import FrozenTrial, TrialState
 from src.results import COLUMNS, ResultsFolder
 from src.stores import open_journal
 from src.studies import load_studies
-from tests.conftest import REPOSITORY, Rows, Workplace
+from tests.conftest import Rows, Workplace, start_search
 
 
 def trials(workplace: Workplace) -> list[FrozenTrial]:
@@ -33,20 +33,6 @@ def without_seconds(workplace: Workplace) -> Rows:
     return [{name: row[name] for name in COLUMNS if name != "seconds"} for row in workplace.rows()]
 
 
-def start(
-    workplace: Workplace, environment: dict[str, str], *options: str
-) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-m", "src.tune", *workplace.options(*options)],
-        cwd=REPOSITORY,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-
-
 def wait_for_trial(process: subprocess.Popen[str], number: int) -> None:
     assert process.stdout is not None
     for line in process.stdout:
@@ -59,7 +45,7 @@ def test_killed_search_ends_like_an_uninterrupted_one(
     workplace: Workplace, tmp_path: Path, environment: dict[str, str]
 ) -> None:
     for number in (1, 3):
-        process = start(workplace, environment, "--workers=1")
+        process = start_search(workplace, environment, "--workers=1")
         wait_for_trial(process, number)
         time.sleep(0.1)  # into the next trial
         os.kill(process.pid, signal.SIGKILL)
@@ -92,7 +78,7 @@ def test_search_killed_twenty_times_is_the_same_to_the_last_digit(
     assert whole.tune(*options, max_epochs=9) == 0
     moments = random.Random(workers)
     for _ in range(20):
-        process = start(workplace, environment, *options, "--max_epochs=9")
+        process = start_search(workplace, environment, *options, "--max_epochs=9")
         assert process.stdout is not None
         while "images train" not in process.stdout.readline():
             pass
@@ -124,7 +110,7 @@ def test_signal_stops_within_seconds_and_leaves_no_trial_running(
     environment: dict[str, str],
 ) -> None:
     # Long trials, so that the signal comes in the middle of them.
-    process = start(workplace, environment, "--max_epochs=81", "--limit=4000", "--workers=2")
+    process = start_search(workplace, environment, "--max_epochs=81", "--limit=4000", "--workers=2")
     assert process.stdout is not None
     while "images train" not in process.stdout.readline():
         pass
@@ -173,7 +159,7 @@ def test_trial_that_was_planned_when_the_search_was_killed_is_not_taken_for_anot
 def test_second_ctrl_c_ends_it_at_once(workplace: Workplace, environment: dict[str, str]) -> None:
     # Chunks of 1,024 images at batch size 1 take their time, so that the first has no effect yet.
     slow = ("--max_epochs=81", "--limit=4000", "--workers=2", "--batch_sizes=[1]")
-    process = start(workplace, environment, *slow)
+    process = start_search(workplace, environment, *slow)
     assert process.stdout is not None
     while "images train" not in process.stdout.readline():
         pass
@@ -206,7 +192,7 @@ def test_results_that_cannot_be_written_end_the_search_in_order(
 def test_second_search_in_the_same_folder_is_refused(
     workplace: Workplace, environment: dict[str, str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    process = start(workplace, environment)
+    process = start_search(workplace, environment)
     wait_for_trial(process, 0)
     assert workplace.tune() == 2
     assert "another search is running in" in capsys.readouterr().err
