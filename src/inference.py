@@ -1,9 +1,9 @@
-"""What a model reads in images whose labels are known."""
+"""What a model reads in images: classes counted where labels are known, probabilities where not."""
 
 import torch
 from torch import Tensor
 
-from src.data import Images, evaluation_chunks
+from src.data import EVALUATION_BATCH, Images, evaluation_chunks
 from src.device import Compute
 from src.model import TwoConvNet, to_inputs
 from src.step import autocast
@@ -27,6 +27,27 @@ def confusion_counts(model: TwoConvNet, images: Images, compute: Compute) -> Ten
                 logits = model(to_inputs(batch.pixels))
             add_counts(counts, batch.labels, logits)
     return counts.cpu()
+
+
+@torch.inference_mode()
+def read_probabilities(model: TwoConvNet, pixels: Tensor, compute: Compute) -> Tensor:
+    """Compute the softmax of the logits, taking the plain path.
+
+    Args:
+        model: the network.
+        pixels: uint8 (N, 28, 28), light strokes on black, upright.
+        compute: device and precision.
+
+    Returns:
+        float32 (N, classes), on the CPU.
+    """
+    model = model.to(compute.device).eval()
+    probabilities = []
+    for batch in pixels.to(compute.device).split(EVALUATION_BATCH[compute.device.type]):
+        with autocast(compute):
+            logits = model(to_inputs(batch))
+        probabilities.append(logits.float().softmax(dim=1).cpu())
+    return torch.cat(probabilities)
 
 
 def no_counts(model: TwoConvNet, device: torch.device) -> Tensor:

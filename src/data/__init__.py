@@ -1,11 +1,12 @@
 """Data sets: torchvision's files → one fixed split → batches that live on the device."""
 
-from src.data.batches import CharacterData, Chunk, Chunks, evaluation_chunks
+from src.data.batches import EVALUATION_BATCH, CharacterData, Chunk, Chunks, evaluation_chunks
 from src.data.files import CLASS_NAMES, Images, load_images
 from src.data.split import TrainingData, load_training_data, split_validation
 
 __all__ = [
     "CLASS_NAMES",
+    "EVALUATION_BATCH",
     "CharacterData",
     "Chunk",
     "Chunks",
