@@ -28,6 +28,7 @@ COLUMNS = [
     *("epochs", "batch_size"),
     # and beyond
     *("trial", "state", "bracket", "seconds", "reason"),
+    *("schedule", "label_smoothing", "augmentation", "weight_averaging"),
 ]
 """The columns of a search's CSV."""
 

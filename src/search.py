@@ -149,6 +149,8 @@ class Search:
         self.study = open_study(store.storage, config, batch_size, plan, data, compute)
         self._storage = self.study._storage
         self._log_name = log_name(self.study)
+        self._recipe = config.recipe_choices
+        self._searched = space.distributions(self._recipe)
         self._trials: dict[int, optuna.Trial] = {}
         self._reported: dict[int, int] = {}
         self._failures = Counter[int]()
@@ -206,7 +208,8 @@ class Search:
         trial = optuna.Trial(self.study, frozen._trial_id)
         self._trials[trial.number] = trial
         self._reported[trial.number] = frozen.last_step or 0
-        return StartedTrial(trial.number, slot, bracket, space.suggest(trial, self.batch_size))
+        hyperparameters = space.suggest(trial, self.batch_size, self._recipe)
+        return StartedTrial(trial.number, slot, bracket, hyperparameters)
 
     def job(self, trial: StartedTrial) -> Job:
         """Return what a worker must do for a trial."""
@@ -309,7 +312,7 @@ class Search:
         running.set_user_attr(OUTCOME, outcome)
         frozen = self.study.tell(running, value, state=state)
         del self._trials[trial.number]
-        return trial_record(frozen, self.batch_size)
+        return trial_record(frozen, self.batch_size, self._recipe)
 
     def _slots(self, *states: TrialState) -> set[int]:
         """Return the plan's slots that have a trial in one of these states."""
@@ -339,7 +342,7 @@ class Search:
             user_attrs={SLOT: slot, BRACKET_ATTRIBUTE: self.plan.bracket_of(slot).s},
         )
         for failed in reversed(self._in_slot(slot, TrialState.FAIL)):
-            if failed.params.keys() == space.DISTRIBUTIONS.keys():
+            if failed.params.keys() == self._searched.keys():
                 planned.params, planned.distributions = failed.params, failed.distributions
                 planned.intermediate_values = failed.intermediate_values
                 break
@@ -351,7 +354,7 @@ class Search:
         if self.config.sampler == "random":
             return optuna.samplers.RandomSampler(seed=seed)
         return _KnownSpaceTPESampler(
-            seed=seed, n_startup_trials=10, multivariate=True, constant_liar=True
+            self._searched, seed=seed, n_startup_trials=10, multivariate=True, constant_liar=True
         )
 
     def _curves(self, trial: StartedTrial) -> Curves:
@@ -376,10 +379,14 @@ class Search:
 class _KnownSpaceTPESampler(optuna.samplers.TPESampler):
     """TPE that does not look through all trials for what they have in common: all of the space."""
 
+    def __init__(self, searched: dict[str, BaseDistribution], **options: Any) -> None:
+        super().__init__(**options)
+        self._searched = searched
+
     def infer_relative_search_space(
         self, study: optuna.Study, trial: FrozenTrial
     ) -> dict[str, BaseDistribution]:
-        return space.DISTRIBUTIONS
+        return self._searched
 
 
 class _Streak:
