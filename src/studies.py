@@ -14,7 +14,7 @@ from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial
 
 from src import space
-from src.config import TuneConfig
+from src.config import Hyperparameters, TuneConfig
 from src.data import TrainingData
 from src.device import Compute
 from src.errors import UserError
@@ -194,7 +194,7 @@ def ended_trials(study: optuna.Study) -> list[tuple[TrialRecord, list[Epoch]]]:
     searched = space.distributions(recipe).keys()
     return [
         (
-            trial_record(trial, batch_size, recipe),
+            trial_record(trial, space.restore(trial.params, batch_size, recipe)),
             [Epoch(*row) for row in trial.user_attrs.get(OUTCOME, {}).get("history", [])],
         )
         for trial in study.get_trials(deepcopy=False)
@@ -202,7 +202,7 @@ def ended_trials(study: optuna.Study) -> list[tuple[TrialRecord, list[Epoch]]]:
     ]
 
 
-def trial_record(trial: FrozenTrial, batch_size: int, recipe: space.Choices) -> TrialRecord:
+def trial_record(trial: FrozenTrial, hyperparameters: Hyperparameters) -> TrialRecord:
     """Return the record of a trial that has ended."""
     outcome = trial.user_attrs.get(OUTCOME, {"reason": ABANDONED})
     seconds = outcome.get("seconds")
@@ -210,7 +210,7 @@ def trial_record(trial: FrozenTrial, batch_size: int, recipe: space.Choices) -> 
         seconds = trial.duration.total_seconds()
     return TrialRecord(
         val_accuracy=outcome.get("val_accuracy"),
-        hyperparameters=space.restore(trial.params, batch_size, recipe),
+        hyperparameters=hyperparameters,
         epochs=len(outcome.get("history", trial.intermediate_values)),
         trial=trial.number,
         state=trial.state.name,

@@ -27,7 +27,8 @@ LEVELS = [
     ["fit"],
     ["worker"],
     ["workers", "cluster"],
-    ["search"],
+    ["slots"],
+    ["search", "search_run"],
     ["cli", "display", "publish"],
     ["tune", "train", "evaluate"],
 ]
