@@ -2,13 +2,17 @@
 
     python -m src.evaluate results/mnist/best-model.ckpt
 
-Writes metrics.json and confusion-matrix.png beside the checkpoint. Seconds on a laptop.
+Writes metrics.json and confusion-matrix.png beside the checkpoint, and adds a line to
+results/<dataset>/test-log.jsonl, so that repeated looks at the test split are seen. Seconds on a
+laptop.
 """
 
+import hashlib
 import json
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
+from datetime import UTC, datetime
 from pathlib import Path
 
 import jsonargparse
@@ -25,7 +29,7 @@ from src.figures import draw_confusion
 from src.inference import confusion_counts
 from src.metrics import ConfusionMatrix, wilson_interval
 from src.provenance import provenance
-from src.results import make_writable, write_json
+from src.results import ResultsFolder, TestRecord, make_writable, record_test, write_json
 
 
 def make_parser() -> jsonargparse.ArgumentParser:
@@ -64,6 +68,20 @@ def _evaluate(options: jsonargparse.Namespace) -> int:
         confusion_counts(model.task().model, images, compute), model.class_names
     )
     low, high = wilson_interval(matrix.correct, matrix.images)
+    sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+    log = ResultsFolder(config.results_dir, dataset)
+    make_writable(log.path, "--results_dir")
+    opened = record_test(
+        log,
+        TestRecord(
+            date=datetime.now(UTC).isoformat(timespec="seconds"),
+            checkpoint=str(path),
+            checkpoint_sha256=sha256,
+            dataset=dataset,
+            n_test=matrix.images,
+            test_accuracy=matrix.accuracy,
+        ),
+    )
     metrics = {
         "dataset": dataset,
         "test_accuracy": matrix.accuracy,
@@ -76,6 +94,8 @@ def _evaluate(options: jsonargparse.Namespace) -> int:
         "test_images_sha256": images.sha256(),
         "caution": caution,
         "checkpoint": str(path),
+        "checkpoint_sha256": sha256,
+        "test_split_opened": opened.times,
         "val_accuracy": model.val_accuracy,
         "provenance": provenance(compute),
     }
@@ -96,10 +116,19 @@ def _evaluate(options: jsonargparse.Namespace) -> int:
         f"macro accuracy {matrix.macro_accuracy:.4f}; validation accuracy was "
         f"{model.val_accuracy:.4f}",
     )
+    say(
+        console,
+        f"The test split of {dataset} has now been opened {_times(opened.times)}, for "
+        f"{opened.models} model{'' if opened.models == 1 else 's'} ({log.test_log}).",
+    )
     console.print(_class_table(matrix))
     console.print(_confusion_table(matrix))
     say(console, f"Written: {metrics_file}, {figure_file}")
     return 0
+
+
+def _times(number: int) -> str:
+    return {1: "once", 2: "twice"}.get(number, f"{number:,} times")
 
 
 def _caution(trained_on: str, tested_on: str) -> str | None:

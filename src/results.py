@@ -70,6 +70,33 @@ class Epoch:
     """Share of the images, 0…1."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class TestRecord:
+    """One look at a test split: a line of the test log."""
+
+    __test__ = False  # pytest would take it for tests
+
+    date: str
+    """In UTC, as ISO 8601 has it."""
+    checkpoint: str
+    checkpoint_sha256: str
+    """Of the model's file."""
+    dataset: str
+    n_test: int
+    """Images in the test split."""
+    test_accuracy: float
+    """Share of them that was read correctly, 0…1."""
+
+
+@dataclass(frozen=True)
+class Opened:
+    """How often a test split was looked at, this time included."""
+
+    times: int
+    models: int
+    """Different ones, by their files."""
+
+
 class ResultsFolder:
     """results/<dataset>/: where a search writes, and what it calls its files.
 
@@ -89,6 +116,9 @@ class ResultsFolder:
         self.all_csv = self.path / "all.csv"
         self.best_json = self.path / "best.json"
         self.best_model = self.path / "best-model.ckpt"
+        self.finalists_json = self.path / "finalists.json"
+        self.test_log = self.path / "test-log.jsonl"
+        """A line for every time that the test split was opened."""
         self.failure = self.path / "last-failure.txt"
         """Traceback of the last trial that failed."""
         self.states = self.path / "running"
@@ -128,7 +158,7 @@ class ResultsFolder:
 
     def published(self, batch_sizes: Sequence[int]) -> list[str]:
         """Return the names of the files that people read, those that are there."""
-        files = [self.best_json, self.best_model, self.all_csv]
+        files = [self.best_json, self.best_model, self.finalists_json, self.all_csv]
         for batch_size in batch_sizes:
             files += [
                 self.study_csv(batch_size),
@@ -192,3 +222,25 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
     """Write a JSON object."""
     with replacing(path) as temporary:
         temporary.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n")
+
+
+def record_test(folder: ResultsFolder, record: TestRecord) -> Opened:
+    """Add a line to the test log, before anybody sees what it says.
+
+    Raises:
+        UserError: the log is damaged.
+    """
+    line = json.dumps(asdict(record)) + "\n"
+    with folder.test_log.open("a+", encoding="utf-8") as file:
+        file.write(line)
+        file.flush()
+        os.fsync(file.fileno())
+        file.seek(0)
+        lines = file.readlines()
+    try:
+        hashes = [str(json.loads(line)["checkpoint_sha256"]) for line in lines]
+    except (ValueError, LookupError, TypeError) as error:
+        raise UserError(
+            f"{folder.test_log} is damaged: a line is no record of a test; mend or move it"
+        ) from error
+    return Opened(len(hashes), len(set(hashes)))

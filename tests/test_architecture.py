@@ -28,9 +28,10 @@ LEVELS = [
     ["worker"],
     ["workers", "cluster"],
     ["slots"],
-    ["search", "search_run"],
+    ["search", "finals", "search_run"],
     ["cli", "display", "publish"],
-    ["tune", "train", "evaluate"],
+    ["stage"],
+    ["tune", "finalists", "train", "evaluate"],
 ]
 LEVEL = {room: level for level, rooms in enumerate(LEVELS) for room in rooms}
 

@@ -93,7 +93,8 @@ def test_train_reload_and_test_agree(
     correct = sum(model.validation_confusion[i][i] for i in range(10))
     assert correct / 40 == pytest.approx(model.val_accuracy, abs=1e-6)
 
-    assert evaluate.main([str(checkpoint), "--json", f"--output_dir={tmp_path}"]) == 0
+    folders = [f"--output_dir={tmp_path}", f"--results_dir={tmp_path}"]
+    assert evaluate.main([str(checkpoint), "--json", *folders]) == 0
     printed = json.loads(capsys.readouterr().out)
     assert printed == json.loads((tmp_path / "metrics.json").read_text())
     assert printed["dataset"] == "mnist_5k"
