@@ -1,0 +1,209 @@
+"""A picture of one character → EMNIST's form: 28×28, light strokes on black, upright, centred.
+
+EMNIST's own images were made of binary scans of NIST's forms: blurred by a Gaussian (sigma 1),
+cropped to the strokes, centred in a square with the aspect ratio kept, given a margin of 2 pixels
+and sampled down to 28×28 with bicubic interpolation (Cohen, Afshar, Tapson, van Schaik 2017,
+"EMNIST: an extension of MNIST to handwritten letters", section II). A picture from elsewhere also
+has paper, light and a pen of its own, which are taken away first.
+"""
+
+import warnings
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, UnidentifiedImageError
+from scipy import ndimage
+
+from src.errors import UserError
+
+SIDE = 28
+"""Side of an EMNIST image, in pixels."""
+
+_EXTENT = 22.0
+"""Longer side of the strokes' bounding box in EMNIST at half intensity, in its pixels: the median
+of 1,500 training images each of its digits and letters."""
+_STROKE = 3.0
+"""Width of EMNIST's strokes in its pixels, the median of the same images."""
+_BLUR = 0.6
+"""Sigma of the Gaussian in EMNIST's pixels: 1 pixel of NIST's scans, in which a character is
+about 32 pixels tall."""
+_WORKING_SIDE = 1024
+"""Longer side to which pictures are brought before they are looked at, in pixels."""
+_CHARACTER_SIDE = 256
+"""Longer side of a character at least when its strokes are measured, in pixels."""
+_WINDOW = 0.25
+"""What is narrower than this is no background; in longer sides of the picture."""
+_LEAST_CONTRAST = 10
+"""Strokes that stand out less from their background are none; of 255."""
+_LEAST_CONTRAST_TO_NOISE = 6
+"""The same in standard deviations of the background."""
+_SMALLEST_DOT = 0.3
+"""Smallest mark, in squares of the stroke width: the tip of a round pen leaves 0.79."""
+
+_Grey = NDArray[np.float32]
+_Mask = NDArray[np.bool_]
+
+
+def read_picture(path: str | Path) -> Image.Image:
+    """Read a picture, or the first one of an animation, the way up that its EXIF says.
+
+    Raises:
+        UserError: there is no such file, it is no whole picture, or one too large to be read.
+    """
+    warnings.filterwarnings("error", category=Image.DecompressionBombWarning)
+    try:
+        with Image.open(path) as picture:
+            picture.load()
+            return ImageOps.exif_transpose(picture)
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        most = (Image.MAX_IMAGE_PIXELS or 0) // 10**6
+        raise UserError(f"{path}: larger than {most} megapixels; make it smaller") from error
+    except UnidentifiedImageError as error:
+        raise UserError(f"{path}: no picture, or of a kind that is not known") from error
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror or 'damaged'}") from error
+    except Exception as error:  # whatever a damaged file makes its decoder raise
+        raise UserError(f"{path}: damaged") from error
+
+
+def bring_to_emnist(picture: Image.Image) -> NDArray[np.uint8]:
+    """Bring a picture of one character to EMNIST's form.
+
+    Args:
+        picture: of any size and mode, dark on light or light on dark.
+
+    Returns:
+        uint8 (28, 28), light strokes on black, upright.
+
+    Raises:
+        UserError: nothing is on the picture.
+    """
+    ink = _ink(_grey(picture))
+    return _draw(_without_specks(ink))
+
+
+def _grey(picture: Image.Image) -> _Grey:
+    """Return (height, width), 0…255, along the axis on which the picture's colours differ most."""
+    colours = _colours(picture)
+    side = max(colours.size)
+    size = tuple(max(1, round(length * _WORKING_SIDE / side)) for length in colours.size)
+    colours = colours.resize(size, Image.Resampling.BICUBIC, reducing_gap=3)
+    pixels = np.asarray(colours, dtype=np.float32)
+    if pixels.ndim == 2:
+        return pixels
+    spread = np.cov(pixels.reshape(-1, 3)[:: max(1, pixels.size // 300_000)], rowvar=False)
+    axis = np.linalg.eigh(spread)[1][:, -1]
+    return pixels @ (axis / np.sqrt(3)).astype(np.float32)
+
+
+def _colours(picture: Image.Image) -> Image.Image:
+    """Return the picture in mode L or RGB; what is transparent gets the strokes' opposite."""
+    if picture.mode.startswith(("I", "F")):  # more than 8 bits
+        values = np.nan_to_num(np.asarray(picture, dtype=np.float32))
+        if picture.mode.startswith("I;16"):
+            return Image.fromarray((values / 257).astype(np.uint8))
+        low, high = values.min(), values.max()
+        return Image.fromarray(((values - low) * (255 / max(high - low, 1e-9))).astype(np.uint8))
+    if picture.has_transparency_data:
+        picture = picture.convert("RGBA")
+        opacity = np.asarray(picture.getchannel("A"), dtype=np.float32)
+        light = np.asarray(picture.convert("L"), dtype=np.float32)
+        mean = (light * opacity).sum() / max(opacity.sum(), 1)
+        paper = Image.new("RGBA", picture.size, "black" if mean > 127 else "white")
+        return Image.alpha_composite(paper, picture).convert("RGB")
+    return picture.convert("L" if picture.mode in ("1", "L", "LA") else "RGB")
+
+
+def _ink(grey: _Grey) -> _Grey:
+    """Take the background away: 0 is paper, 1 a stroke, whichever is the darker.
+
+    Raises:
+        UserError: nothing stands out.
+    """
+    smooth = ndimage.gaussian_filter(grey, 1)
+    side = max(grey.shape)
+    details = smooth - ndimage.gaussian_filter(smooth, side / 12, truncate=2)
+    if (details.astype(np.float64) ** 3).mean() < 0:  # strokes are the few pixels that differ much
+        smooth = -smooth
+    window = round(_WINDOW * side)
+    ink = smooth - ndimage.grey_opening(smooth, (window, window))
+    ink -= np.median(ink)
+    noise = 1.48 * np.median(np.abs(ink))  # standard deviation, were it normal
+    threshold = _otsu(ink)
+    strokes = ink[ink > threshold]
+    level = float(np.median(strokes)) if strokes.size else 0.0
+    if level < max(_LEAST_CONTRAST, _LEAST_CONTRAST_TO_NOISE * noise):
+        raise UserError("nothing is drawn on it")
+    return ink / level
+
+
+def _otsu(values: _Grey) -> float:
+    """Return the threshold that parts values best (Otsu 1979, equation 18)."""
+    counts, edges = np.histogram(values, bins=256)
+    centres = (edges[1:] + edges[:-1]) / 2
+    below = np.cumsum(counts)
+    sums = np.cumsum(counts * centres)
+    above = below[-1] - below
+    with np.errstate(divide="ignore", invalid="ignore"):
+        between = below * above * (sums / below - (sums[-1] - sums) / above) ** 2
+    return float(edges[1 + int(np.nanargmax(between[:-1]))])
+
+
+def _without_specks(ink: _Grey) -> _Mask:
+    """Return where the strokes are, cropped to them, without marks no pen makes; see above."""
+    box = _bounding_box(_marks(ink > 0.5))
+    side = max(s.stop - s.start for s in box)
+    factor = max(1.0, _CHARACTER_SIDE / side)
+    if factor > 1:
+        rim = 2
+        rows, columns = (slice(max(s.start - rim, 0), s.stop + rim) for s in box)
+        part = Image.fromarray(ink[rows, columns])
+        size = tuple(round(length * factor) for length in part.size)
+        ink = np.asarray(part.resize(size, Image.Resampling.BICUBIC))
+    mask = _marks(ink > 0.5)
+    return mask[_bounding_box(mask)]
+
+
+def _marks(mask: _Mask) -> _Mask:
+    labels, _ = ndimage.label(mask, np.ones((3, 3)))
+    areas = np.bincount(labels.ravel())
+    areas[0] = 0
+    width = _stroke_width(labels == areas.argmax())
+    return (areas >= _SMALLEST_DOT * width**2)[labels] & mask
+
+
+def _bounding_box(mask: _Mask) -> tuple[slice, slice]:
+    box: list[tuple[slice, slice]] = ndimage.find_objects(mask.astype(np.int8))
+    return box[0]
+
+
+def _stroke_width(mask: _Mask) -> float:
+    """Return the strokes' width in pixels: twice the distance from their middle to their edge."""
+    depth = ndimage.distance_transform_edt(np.pad(mask, 1))
+    ridge = (depth == ndimage.maximum_filter(depth, 3)) & (depth > 0)
+    return float(2 * np.median(depth[ridge]) - 1)
+
+
+def _draw(mask: _Mask) -> NDArray[np.uint8]:
+    """Draw a cropped character with EMNIST's pen, at EMNIST's size."""
+    extent = max(mask.shape)
+    width = _stroke_width(mask)
+    scale = _EXTENT / extent
+    grow = 0.0
+    if width * scale < _STROKE:
+        # Strokes grow to both sides, so the character grows by as much as its strokes.
+        scale = (_EXTENT - _STROKE) / (extent - width)
+        grow = (_STROKE / scale - width) / 2
+    square = SIDE / scale
+    rim = int(square)
+    distance = ndimage.distance_transform_edt(~np.pad(mask, rim))
+    picture = ndimage.gaussian_filter(
+        (distance <= grow).astype(np.float32), _BLUR / scale, truncate=3
+    )
+    top, left = ((length + 2 * rim - square) / 2 for length in mask.shape)
+    drawn = Image.fromarray(picture).resize(
+        (SIDE, SIDE), Image.Resampling.BICUBIC, (left, top, left + square, top + square)
+    )
+    levels = np.asarray(drawn)
+    return np.clip(np.rint(levels * (255 / levels.max())), 0, 255).astype(np.uint8)
