@@ -28,6 +28,8 @@ _STROKE = 3.0
 _BLUR = 0.6
 """Sigma of the Gaussian in EMNIST's pixels: 1 pixel of NIST's scans, in which a character is
 about 32 pixels tall."""
+_FINE = 8
+"""Pixels a side to which a pixel of the result is drawn, before blurring."""
 _WORKING_SIDE = 1024
 """Longer side to which pictures are brought before they are looked at, in pixels."""
 _CHARACTER_SIDE = 256
@@ -58,13 +60,13 @@ def read_picture(path: str | Path) -> Image.Image:
             return ImageOps.exif_transpose(picture)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         most = (Image.MAX_IMAGE_PIXELS or 0) // 10**6
-        raise UserError(f"{path}: larger than {most} megapixels; make it smaller") from error
+        raise UserError(f"larger than {most} megapixels; make it smaller") from error
     except UnidentifiedImageError as error:
-        raise UserError(f"{path}: no picture, or of a kind that is not known") from error
+        raise UserError("no picture, or of a kind that is not known") from error
     except OSError as error:
-        raise UserError(f"{path}: {error.strerror or 'damaged'}") from error
+        raise UserError(error.strerror or "damaged") from error
     except Exception as error:  # whatever a damaged file makes its decoder raise
-        raise UserError(f"{path}: damaged") from error
+        raise UserError("damaged") from error
 
 
 def bring_to_emnist(picture: Image.Image) -> NDArray[np.uint8]:
@@ -80,21 +82,22 @@ def bring_to_emnist(picture: Image.Image) -> NDArray[np.uint8]:
         UserError: nothing is on the picture.
     """
     ink = _ink(_grey(picture))
-    return _draw(_without_specks(ink))
+    return _draw(_character(ink))
 
 
 def _grey(picture: Image.Image) -> _Grey:
     """Return (height, width), 0…255, along the axis on which the picture's colours differ most."""
     colours = _colours(picture)
     side = max(colours.size)
-    size = tuple(max(1, round(length * _WORKING_SIDE / side)) for length in colours.size)
-    colours = colours.resize(size, Image.Resampling.BICUBIC, reducing_gap=3)
+    width, height = (max(1, round(length * _WORKING_SIDE / side)) for length in colours.size)
+    colours = colours.resize((width, height), Image.Resampling.BICUBIC, reducing_gap=3)
     pixels = np.asarray(colours, dtype=np.float32)
     if pixels.ndim == 2:
         return pixels
     spread = np.cov(pixels.reshape(-1, 3)[:: max(1, pixels.size // 300_000)], rowvar=False)
     axis = np.linalg.eigh(spread)[1][:, -1]
-    return pixels @ (axis / np.sqrt(3)).astype(np.float32)
+    grey: _Grey = pixels @ (axis / np.sqrt(3)).astype(np.float32)
+    return grey
 
 
 def _colours(picture: Image.Image) -> Image.Image:
@@ -123,7 +126,7 @@ def _ink(grey: _Grey) -> _Grey:
     """
     smooth = ndimage.gaussian_filter(grey, 1)
     side = max(grey.shape)
-    details = smooth - ndimage.gaussian_filter(smooth, side / 12, truncate=2)
+    details = smooth - ndimage.uniform_filter(smooth, side // 4)
     if (details.astype(np.float64) ** 3).mean() < 0:  # strokes are the few pixels that differ much
         smooth = -smooth
     window = round(_WINDOW * side)
@@ -135,7 +138,8 @@ def _ink(grey: _Grey) -> _Grey:
     level = float(np.median(strokes)) if strokes.size else 0.0
     if level < max(_LEAST_CONTRAST, _LEAST_CONTRAST_TO_NOISE * noise):
         raise UserError("nothing is drawn on it")
-    return ink / level
+    strokes_as_1: _Grey = ink / np.float32(level)
+    return strokes_as_1
 
 
 def _otsu(values: _Grey) -> float:
@@ -150,32 +154,36 @@ def _otsu(values: _Grey) -> float:
     return float(edges[1 + int(np.nanargmax(between[:-1]))])
 
 
-def _without_specks(ink: _Grey) -> _Mask:
-    """Return where the strokes are, cropped to them, without marks no pen makes; see above."""
-    box = _bounding_box(_marks(ink > 0.5))
-    side = max(s.stop - s.start for s in box)
-    factor = max(1.0, _CHARACTER_SIDE / side)
+def _character(ink: _Grey) -> _Mask:
+    """Return where the strokes are, cropped to them and large enough to be measured."""
+    box = _bounding_box(_without_specks(ink > 0.5))
+    rows, columns = (slice(max(s.start - 2, 0), s.stop + 2) for s in box)
+    part = Image.fromarray(ink[rows, columns])
+    factor = _CHARACTER_SIDE / max(part.size)
     if factor > 1:
-        rim = 2
-        rows, columns = (slice(max(s.start - rim, 0), s.stop + rim) for s in box)
-        part = Image.fromarray(ink[rows, columns])
-        size = tuple(round(length * factor) for length in part.size)
-        ink = np.asarray(part.resize(size, Image.Resampling.BICUBIC))
-    mask = _marks(ink > 0.5)
+        part = part.resize(
+            (round(part.width * factor), round(part.height * factor)), Image.Resampling.BICUBIC
+        )
+    mask = _without_specks(np.asarray(part) > 0.5)
     return mask[_bounding_box(mask)]
 
 
-def _marks(mask: _Mask) -> _Mask:
+def _without_specks(mask: _Mask) -> _Mask:
+    """Drop marks smaller than the tip of the pen that drew the largest."""
     labels, _ = ndimage.label(mask, np.ones((3, 3)))
     areas = np.bincount(labels.ravel())
     areas[0] = 0
-    width = _stroke_width(labels == areas.argmax())
-    return (areas >= _SMALLEST_DOT * width**2)[labels] & mask
+    largest = int(areas.argmax())
+    shape = labels == largest
+    width = _stroke_width(shape[_bounding_box(shape)])
+    kept: _Mask = (areas >= max(1.0, _SMALLEST_DOT * width**2))[labels]
+    return kept
 
 
 def _bounding_box(mask: _Mask) -> tuple[slice, slice]:
-    box: list[tuple[slice, slice]] = ndimage.find_objects(mask.astype(np.int8))
-    return box[0]
+    """Return the rows and columns that hold all of it."""
+    rows, columns = (np.flatnonzero(mask.any(axis=axis)) for axis in (1, 0))
+    return slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
 
 
 def _stroke_width(mask: _Mask) -> float:
@@ -186,24 +194,27 @@ def _stroke_width(mask: _Mask) -> float:
 
 
 def _draw(mask: _Mask) -> NDArray[np.uint8]:
-    """Draw a cropped character with EMNIST's pen, at EMNIST's size."""
+    """Draw a cropped character at EMNIST's size, with a pen as broad as EMNIST's at least."""
     extent = max(mask.shape)
     width = _stroke_width(mask)
     scale = _EXTENT / extent
     grow = 0.0
     if width * scale < _STROKE:
-        # Strokes grow to both sides, so the character grows by as much as its strokes.
+        # Strokes grow to both sides, and the character with them.
         scale = (_EXTENT - _STROKE) / (extent - width)
         grow = (_STROKE / scale - width) / 2
     square = SIDE / scale
-    rim = int(square)
-    distance = ndimage.distance_transform_edt(~np.pad(mask, rim))
-    picture = ndimage.gaussian_filter(
-        (distance <= grow).astype(np.float32), _BLUR / scale, truncate=3
+    rim = int(square - min(mask.shape)) // 2 + 2
+    near = ndimage.distance_transform_edt(~np.pad(mask, rim)) <= grow
+    left, top = ((length - square) / 2 for length in near.T.shape)
+    fine = Image.fromarray(near.astype(np.float32)).resize(
+        (_FINE * SIDE, _FINE * SIDE),
+        Image.Resampling.BOX,
+        (left, top, left + square, top + square),
     )
-    top, left = ((length + 2 * rim - square) / 2 for length in mask.shape)
-    drawn = Image.fromarray(picture).resize(
-        (SIDE, SIDE), Image.Resampling.BICUBIC, (left, top, left + square, top + square)
+    soft = Image.fromarray(ndimage.gaussian_filter(np.asarray(fine), _BLUR * _FINE))
+    drawn = np.asarray(soft.resize((SIDE, SIDE), Image.Resampling.BICUBIC))
+    levels: NDArray[np.uint8] = np.clip(np.rint(drawn * (255 / drawn.max())), 0, 255).astype(
+        np.uint8
     )
-    levels = np.asarray(drawn)
-    return np.clip(np.rint(levels * (255 / levels.max())), 0, 255).astype(np.uint8)
+    return levels

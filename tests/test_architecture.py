@@ -7,7 +7,7 @@ from tests.conftest import REPOSITORY
 # is one room, modules import each other as they need.
 LEVELS = [
     ["archive", "errors", "seeding", "model", "fused", "hyperband", "metrics", "quiet"],
-    ["config"],
+    ["config", "photo"],
     ["data", "device", "interrupt", "pruning", "results", "space"],
     ["curves", "figures", "provenance", "step", "stores", "studies"],
     ["inference"],
@@ -18,7 +18,7 @@ LEVELS = [
     ["workers", "cluster"],
     ["search"],
     ["cli", "display", "publish"],
-    ["tune", "train", "evaluate"],
+    ["tune", "train", "evaluate", "predict"],
 ]
 LEVEL = {room: level for level, rooms in enumerate(LEVELS) for room in rooms}
 
@@ -58,7 +58,7 @@ def test_imports_go_one_way() -> None:
 
 
 def test_what_draws_and_counts_needs_no_torch_and_no_optuna() -> None:
-    for room in ("figures", "metrics", "results", "hyperband"):
+    for room in ("figures", "metrics", "results", "hyperband", "photo"):
         for name in imports(REPOSITORY / f"src/{room}.py"):
             assert name.split(".")[0] not in {"torch", "lightning", "optuna"}
 
