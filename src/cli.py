@@ -1,6 +1,7 @@
 """The command line: options from typed fields, errors as one line, exit codes."""
 
 import io
+import os
 import re
 import sys
 from collections.abc import Callable, Sequence
@@ -17,6 +18,7 @@ from src.quiet import silence_libraries
 
 USER_ERROR = 2
 _CTRL_C = 130
+_BROKEN_PIPE = 141
 
 _YAML_LENGTH = 2**16
 _YAML_DEPTH = 5
@@ -139,28 +141,33 @@ def run(
     try:
         return command(parser.parse_args(argv))
     except (jsonargparse.ArgumentError, UnicodeDecodeError) as error:
-        return _fail(f"{_plain(str(error))} ({parser.prog} --help lists all options)")
+        return fail(f"{_plain(str(error))} ({parser.prog} --help lists all options)")
     except UserError as error:
-        return _fail(str(error))
+        return fail(str(error))
     except Interrupted as interrupted:
         print(interrupted.reason, file=sys.stderr)
         return interrupted.exit_code
     except KeyboardInterrupt:
         print("interrupted by Ctrl-C", file=sys.stderr)
         return _CTRL_C
+    except BrokenPipeError:  # whoever read the output has seen enough, such as `head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # Python writes the rest out when it ends
+        return _BROKEN_PIPE
     except OSError as error:
         if error.strerror is None:
             raise
-        return _fail(f"{error.filename or 'reading or writing'}: {error.strerror}")
+        return fail(f"{error.filename or 'reading or writing'}: {error.strerror}")
 
 
-def _fail(message: str) -> int:
-    # What comes out of a file may hold instructions to the terminal.
-    line = "".join(
-        c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in _one_line(message)
-    )
-    print(f"error: {line}", file=sys.stderr)
+def fail(message: str) -> int:
+    """Print one line on standard error; return the exit code for what a user can mend."""
+    print(f"error: {printable(message)}", file=sys.stderr)
     return USER_ERROR
+
+
+def printable(text: str) -> str:
+    """Return text as one line without what could be an instruction to the terminal."""
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in _one_line(text))
 
 
 def _one_line(text: str) -> str:

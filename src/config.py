@@ -280,6 +280,26 @@ class EvaluateConfig(Surroundings):
         _a_path("output_dir", self.output_dir or "")
 
 
+@dataclass(frozen=True, kw_only=True)
+class PredictConfig:
+    """A saved model that reads pictures."""
+
+    model: str = "results/emnist_letters_digits/best-model.ckpt"
+    """The checkpoint of the model that reads."""
+    top: int = 3
+    """How many classes to name for each picture, the most probable first."""
+    device: Device = "auto"
+    """Where to compute; auto takes CUDA where there is one."""
+    show: str | None = None
+    """Folder for what the model saw of each picture: its 28×28 pixels, enlarged, as NAME-seen.png;
+    null: nowhere."""
+
+    def __post_init__(self) -> None:
+        _within("top", self.top, 1)
+        _a_path("model", self.model)
+        _a_path("show", self.show or "")
+
+
 def parse_duration(duration: str | float) -> float:
     """Return the seconds that a duration such as 90, 90s, 10m, 1.5h or 1h30m stands for."""
     text = str(duration)

@@ -18,7 +18,7 @@ LEVELS = [
         "quiet",
         "schedule",
     ],
-    ["config"],
+    ["config", "photo"],
     ["data", "device", "interrupt", "pruning", "results", "space"],
     ["curves", "figures", "provenance", "step", "stores", "studies"],
     ["inference"],
@@ -31,7 +31,7 @@ LEVELS = [
     ["search", "finals", "search_run"],
     ["cli", "display", "publish"],
     ["stage"],
-    ["tune", "finalists", "train", "evaluate"],
+    ["tune", "finalists", "train", "evaluate", "predict"],
 ]
 LEVEL = {room: level for level, rooms in enumerate(LEVELS) for room in rooms}
 
@@ -71,7 +71,7 @@ def test_imports_go_one_way() -> None:
 
 
 def test_what_draws_and_counts_needs_no_torch_and_no_optuna() -> None:
-    for room in ("figures", "metrics", "results", "hyperband"):
+    for room in ("figures", "metrics", "results", "hyperband", "photo"):
         for name in imports(REPOSITORY / f"src/{room}.py"):
             assert name.split(".")[0] not in {"torch", "lightning", "optuna"}
 

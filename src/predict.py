@@ -1,0 +1,98 @@
+"""Read the handwritten characters on pictures, one on each.
+
+    python -m src.predict photo.png
+
+Any size, dark on light or light on dark. A fifth of a second a picture on a laptop. A file that
+cannot be read gets a line on standard error, and the exit code is 2; the others are read.
+"""
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import jsonargparse
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from src import cli
+from src.checkpoint import load_model
+from src.config import PredictConfig
+from src.device import choose_compute
+from src.errors import UserError
+from src.inference import read_probabilities
+from src.photo import bring_to_emnist, read_picture
+from src.results import make_writable, replacing
+
+_ENLARGED = 10
+"""Pixels a side of each pixel of what is shown."""
+
+
+def make_parser() -> jsonargparse.ArgumentParser:
+    """Build the command's parser."""
+    parser = cli.make_parser("src.predict", cli.first_line(__doc__), PredictConfig)
+    parser.add_argument("pictures", type=str, nargs="+", help="Pictures, such as photo.png.")
+    parser.add_argument(
+        "--json", action="store_true", help="Print one JSON object a picture and nothing else."
+    )
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; return its exit code."""
+    return cli.run(make_parser(), _predict, argv)
+
+
+def _predict(options: jsonargparse.Namespace) -> int:
+    config = cli.make_config(PredictConfig, options)
+    compute = choose_compute(config.device, "32")
+    saved = load_model(config.model)
+    model = saved.task().model
+    if config.show:
+        make_writable(Path(config.show), "--show")
+    shown: set[Path] = set()
+    exit_code = 0
+    for file in options.pictures:
+        try:
+            pixels = bring_to_emnist(read_picture(file))
+        except UserError as error:
+            exit_code = cli.fail(f"{file}: {error}")
+            continue
+        if config.show:
+            _show(_free_path(Path(config.show), Path(file), shown), pixels)
+        (probabilities,) = read_probabilities(model, torch.from_numpy(pixels)[None], compute)
+        best = probabilities.argsort(descending=True)[: config.top].tolist()
+        top = [(saved.class_names[i], float(probabilities[i])) for i in best]
+        if options.json:
+            prediction, probability = top[0]
+            record = {
+                "file": file, "prediction": prediction, "probability": probability, "top": top
+            }  # fmt: skip
+            line = json.dumps(record)
+        else:
+            reading = ", ".join(f"{name} {p:.1%}" for name, p in top)
+            line = cli.printable(f"{file}: {reading}")
+        print(line, flush=True)
+    return exit_code
+
+
+def _free_path(folder: Path, file: Path, taken: set[Path]) -> Path:
+    """Return where to show what was seen of a file: a name that no other file of this run has."""
+    number = 1
+    while (path := folder / f"{file.stem}-seen{f'-{number}' * (number > 1)}.png") in taken:
+        number += 1
+    taken.add(path)
+    return path
+
+
+def _show(path: Path, pixels: NDArray[np.uint8]) -> None:
+    """Write pixels, uint8 (28, 28), large enough for a person."""
+    large = Image.fromarray(pixels.repeat(_ENLARGED, axis=0).repeat(_ENLARGED, axis=1))
+    with replacing(path) as temporary:
+        large.save(temporary)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
