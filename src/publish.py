@@ -17,7 +17,15 @@ from src.figures import draw_best, draw_rungs
 from src.fit import Fitted
 from src.hyperband import Plan
 from src.metrics import ConfusionMatrix
-from src.results import SELECTED_ON, ResultsFolder, TrialRecord, replacing, write_json, write_trials
+from src.results import (
+    SELECTED_ON,
+    ResultsFolder,
+    TrialRecord,
+    replacing,
+    write_epochs,
+    write_json,
+    write_trials,
+)
 from src.stores import Store
 from src.studies import ABANDONED, FINISHED, ended_trials, runs, study_settings
 
@@ -41,7 +49,7 @@ def publish_study(
 def publish_search(
     folder: ResultsFolder, store: Store, studies: Mapping[int, optuna.Study], plan: Plan
 ) -> tuple[list[TrialRecord], SavedModel | None]:
-    """Write all.csv, best.json and best-model.ckpt over all batch sizes.
+    """Write all.csv, curves.csv, best.json and best-model.ckpt over all batch sizes.
 
     Args:
         folder: where.
@@ -52,7 +60,9 @@ def publish_search(
     Returns:
         All trials that have ended, and the best model; None while no trial has finished.
     """
-    records = [record for study in studies.values() for record, _ in ended_trials(study)]
+    trials = [trial for study in studies.values() for trial in ended_trials(study)]
+    records = [record for record, _ in trials]
+    write_epochs(folder.curves_csv, trials)
     write_trials(folder.all_csv, records)
     models = load_best_models(folder, store, studies)
     if not models:

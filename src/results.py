@@ -6,7 +6,7 @@ import json
 import os
 import secrets
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,12 @@ COLUMNS = [
     *("trial", "state", "bracket", "seconds", "reason"),
 ]
 """The columns of a search's CSV."""
+
+CURVE_COLUMNS = [
+    *("batch_size", "trial", "epoch"),
+    *("train_loss", "train_accuracy", "val_loss", "val_accuracy"),
+]
+"""The columns of the table of learning curves."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,6 +92,8 @@ class ResultsFolder:
         self.lock = self.path / ".lock"
         """Held by the search that is running."""
         self.all_csv = self.path / "all.csv"
+        self.curves_csv = self.path / "curves.csv"
+        """The learning curves of all trials."""
         self.best_json = self.path / "best.json"
         self.best_model = self.path / "best-model.ckpt"
         self.failure = self.path / "last-failure.txt"
@@ -123,7 +131,7 @@ class ResultsFolder:
 
     def published(self, batch_sizes: Sequence[int]) -> list[str]:
         """Return the names of the files that people read, those that are there."""
-        files = [self.best_json, self.best_model, self.all_csv]
+        files = [self.best_json, self.best_model, self.all_csv, self.curves_csv]
         for batch_size in batch_sizes:
             files += [
                 self.study_csv(batch_size),
@@ -181,6 +189,17 @@ def write_trials(path: Path, records: Sequence[TrialRecord]) -> None:
     rows = [asdict(record) | asdict(record.hyperparameters) for record in records]
     with replacing(path) as temporary:
         pd.DataFrame(rows, columns=COLUMNS).to_csv(temporary, index=False)
+
+
+def write_epochs(path: Path, trials: Iterable[tuple[TrialRecord, Sequence[Epoch]]]) -> None:
+    """Write one row for each epoch of each trial; a loss that is no number stays nan or inf."""
+    rows = [
+        {"batch_size": record.hyperparameters.batch_size, "trial": record.trial, **asdict(epoch)}
+        for record, history in trials
+        for epoch in history
+    ]
+    with replacing(path) as temporary:
+        pd.DataFrame(rows, columns=CURVE_COLUMNS).to_csv(temporary, index=False, na_rep="nan")
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:

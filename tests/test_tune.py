@@ -41,6 +41,26 @@ def test_tables_have_the_published_columns_first(finished_search: Workplace) -> 
     assert finished_search.rows("32-all.csv") + finished_search.rows("64-all.csv") == everything
 
 
+def test_curves_have_a_row_for_every_epoch_and_the_accuracy_selected_on(
+    finished_search: Workplace,
+) -> None:
+    curves = finished_search.rows("curves.csv")
+    assert list(curves[0]) == [
+        *("batch_size", "trial", "epoch"),
+        *("train_loss", "train_accuracy", "val_loss", "val_accuracy"),
+    ]
+    by_trial: dict[tuple[str, str], list[dict[str, str]]] = {}
+    for row in curves:
+        by_trial.setdefault((row["batch_size"], row["trial"]), []).append(row)
+    rows = finished_search.rows()
+    assert list(by_trial) == [(row["batch_size"], row["trial"]) for row in rows]
+    for row in rows:
+        curve = by_trial[row["batch_size"], row["trial"]]
+        assert [int(epoch["epoch"]) for epoch in curve] == list(range(1, int(row["epochs"]) + 1))
+        best = max(float(epoch["val_accuracy"]) for epoch in curve)
+        assert best == float(row["val_accuracy"])
+
+
 def test_configurations_lie_in_the_search_space(finished_search: Workplace) -> None:
     for row in finished_search.rows():
         for name in ("conv1", "conv2", "dense_units"):
