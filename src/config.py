@@ -203,6 +203,19 @@ class EvaluateConfig:
         _a_path("output_dir", self.output_dir or "")
 
 
+@dataclass(frozen=True, kw_only=True)
+class ReportConfig:
+    """A search, told."""
+
+    dataset: Dataset
+    """Data set whose search is told."""
+    results_dir: str = "results"
+    """Folder for results: one folder in it for each data set."""
+
+    def __post_init__(self) -> None:
+        _a_path("results_dir", self.results_dir)
+
+
 def parse_duration(duration: str | float) -> float:
     """Return the seconds that a duration such as 90, 90s, 10m, 1.5h or 1h30m stands for."""
     text = str(duration)

@@ -96,6 +96,17 @@ class ResultsFolder:
         """The learning curves of all trials."""
         self.best_json = self.path / "best.json"
         self.best_model = self.path / "best-model.ckpt"
+        self.finalists_json = self.path / "finalists.json"
+        """The best configurations, trained again with several seeds."""
+        self.metrics_json = self.path / "metrics.json"
+        """What `evaluate` measured last."""
+        self.mistakes = self.path / "mistakes.png"
+        """Test images that the model was surest about, and wrong."""
+        self.test_log = self.path / "test-log.jsonl"
+        """A line for each time that the test images were opened."""
+        self.report = self.path / "report.html"
+        self.figures = self.path / "figures"
+        """The report's pictures."""
         self.failure = self.path / "last-failure.txt"
         """Traceback of the last trial that failed."""
         self.states = self.path / "running"
@@ -126,7 +137,12 @@ class ResultsFolder:
 
     def sweep(self) -> None:
         """Remove what a killed process has left half written; nobody else may be writing."""
-        for left in (*self.path.glob(f".*.{'?' * 2 * _TOKEN}.*"), *self.states.glob("*.partial")):
+        unfinished = f".*.{'?' * 2 * _TOKEN}.*"
+        for left in (
+            *self.path.glob(unfinished),
+            *self.figures.glob(unfinished),
+            *self.states.glob("*.partial"),
+        ):
             left.unlink(missing_ok=True)
 
     def published(self, batch_sizes: Sequence[int]) -> list[str]:
