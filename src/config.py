@@ -196,10 +196,14 @@ class EvaluateConfig:
     data_dir: str = "data"
     """Folder with the data sets, in torchvision's layout; what is missing is downloaded there."""
     output_dir: str | None = None
-    """Folder for metrics.json and confusion-matrix.png; null: beside the checkpoint."""
+    """Folder for metrics.json and the pictures; null: beside the checkpoint."""
+    log_dir: str | None = None
+    """Folder for TensorBoard, which then shows the pictures as the run <log_dir>/<dataset>/winner;
+    null: none."""
 
     def __post_init__(self) -> None:
         _a_path("data_dir", self.data_dir)
+        _a_path("log_dir", self.log_dir or "")
         _a_path("output_dir", self.output_dir or "")
 
 

@@ -18,11 +18,18 @@ from rich.table import Table
 from src import cli
 from src.checkpoint import SavedModel, load_model
 from src.config import EvaluateConfig
+from src.curves import write_pictures
 from src.data import CLASS_NAMES, Images, load_images
 from src.device import Compute, choose_compute
 from src.display import open_console, say
 from src.errors import UserError
-from src.figures import Mistake, draw_confusion, draw_mistakes
+from src.figures import (
+    Mistake,
+    confusion_figure,
+    draw_confusion,
+    draw_mistakes,
+    mistakes_figure,
+)
 from src.inference import confusion_counts, read_probabilities
 from src.metrics import ConfusionMatrix, surest_mistakes, wilson_interval
 from src.provenance import provenance
@@ -63,6 +70,8 @@ def _evaluate(options: jsonargparse.Namespace) -> int:
         print(f"caution: {caution}", file=sys.stderr)
     folder = Path(config.output_dir) if config.output_dir else path.parent
     make_writable(folder, "--output_dir")
+    if config.log_dir is not None:
+        make_writable(Path(config.log_dir), "--log_dir")
     images = Images.joined(load_images(dataset, "test", config.data_dir)).to(compute.device)
     matrix = ConfusionMatrix(
         confusion_counts(model.task().model, images, compute), model.class_names
@@ -104,6 +113,11 @@ def _evaluate(options: jsonargparse.Namespace) -> int:
         draw_mistakes(mistakes_file, list(mistakes.values()))
     else:
         mistakes_file.unlink(missing_ok=True)  # of a model that made some
+    if config.log_dir is not None:
+        pictures = {"confusion": confusion_figure(matrix)}
+        if mistakes:
+            pictures["mistakes"] = mistakes_figure(list(mistakes.values()))
+        write_pictures(config.log_dir, dataset, "test", pictures)
     if options.json:
         print(json.dumps(metrics))
         return 0

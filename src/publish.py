@@ -11,9 +11,10 @@ import optuna
 
 from src.checkpoint import SavedModel, load_model
 from src.config import Hyperparameters
+from src.curves import write_pictures
 from src.data import TrainingData
 from src.errors import UserError
-from src.figures import draw_best, draw_rungs
+from src.figures import confusion_figure, draw_best, draw_rungs
 from src.fit import Fitted
 from src.hyperband import Plan
 from src.metrics import ConfusionMatrix
@@ -197,6 +198,13 @@ def draw_model(path: Path, model: SavedModel) -> None:
         model.best_epoch,
         matrix,
     )
+
+
+def write_winner(log_dir: str, model: SavedModel) -> None:
+    """Show TensorBoard how the best model reads the validation images."""
+    matrix = ConfusionMatrix(model.validation_confusion, model.class_names)
+    pictures = {"confusion": confusion_figure(matrix)}
+    write_pictures(log_dir, model.data_spec.dataset, "validation", pictures)
 
 
 def _tally(records: Sequence[TrialRecord]) -> dict[str, object]:

@@ -36,7 +36,14 @@ from src.fit import Fitted
 from src.hyperband import Plan, make_plan
 from src.interrupt import Interrupted, Signals
 from src.provenance import provenance
-from src.publish import check_published, load_best_models, model_of, publish_search, publish_study
+from src.publish import (
+    check_published,
+    load_best_models,
+    model_of,
+    publish_search,
+    publish_study,
+    write_winner,
+)
 from src.results import ResultsFolder, make_writable
 from src.search import Search, SearchFailed, SearchRun, StartedTrial, Workers
 from src.stores import Database, Journal, Store, has_password
@@ -184,6 +191,8 @@ def _search(
     else:
         hp = best.hyperparameters
         print_ranking(console, records)
+        if config.tensorboard != "none" and left:
+            write_winner(config.log_dir, best)
         say(
             console,
             f"Best: conv1 {hp.conv1}, conv2 {hp.conv2}, dense_units {hp.dense_units}, "
@@ -192,7 +201,8 @@ def _search(
             f"Written to {folder.path}: {', '.join(folder.published(config.batch_sizes))}\n"
             "Next:\n"
             f"  tensorboard --logdir {shlex.quote(config.log_dir)}\n"
-            f"  python -m src.evaluate {shlex.quote(str(folder.best_model))}",
+            f"  python -m src.evaluate {shlex.quote(str(folder.best_model))}\n"
+            f"  {_report_command(config)}",
         )
     if run.last_failure is not None:
         folder.failure.write_text(run.last_failure.details or run.last_failure.reason)
@@ -214,6 +224,13 @@ def _search(
 _GO_ON = (
     "when the cause is mended, with fewer `--workers` if memory ran out, the same command goes on"
 )
+
+
+def _report_command(config: TuneConfig) -> str:
+    command = f"python -m src.report --dataset {config.dataset}"
+    if config.results_dir != TuneConfig.results_dir:
+        command += f" --results_dir {shlex.quote(config.results_dir)}"
+    return command
 
 
 def _loader(config: TuneConfig, data: TrainingData, compute: Compute) -> Callable[[], TrainingData]:
