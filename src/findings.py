@@ -4,12 +4,12 @@ import csv
 import hashlib
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from datetime import datetime
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NoReturn, TextIO, TypeVar
 
 from src.errors import UserError
 from src.hyperband import Plan, make_plan
@@ -217,7 +217,7 @@ def _reading(path: Path) -> Iterator[None]:
 def _read_trials(folder: ResultsFolder) -> Iterator[Trial]:
     curves = _read_curves(folder.curves_csv)
     with _reading(folder.all_csv), folder.all_csv.open(newline="") as file:
-        for row in csv.DictReader(file, strict=True):
+        for row in _rows(file, ("batch_size", *_ABOUT_A_TRIAL)):
             if None in row or None in row.values():
                 raise ValueError(f"a row has not the columns of the first: {row}")
             state = row["state"]
@@ -258,7 +258,7 @@ def _read_curves(path: Path) -> dict[tuple[int, int], list[Epoch]]:
     if not path.exists():
         return curves
     with _reading(path), path.open(newline="") as file:
-        for row in csv.DictReader(file, strict=True):
+        for row in _rows(file, CURVE_COLUMNS):
             curve = curves.setdefault((_count(row["batch_size"]), _count(row["trial"])), [])
             figures = {name: float(row[name]) for name in CURVE_COLUMNS[3:]}
             for name in ("train_accuracy", "val_accuracy"):
@@ -267,6 +267,15 @@ def _read_curves(path: Path) -> dict[tuple[int, int], list[Epoch]]:
             if curve[-1].epoch != len(curve):
                 raise ValueError(f"epochs of trial {row['trial']} do not count from 1")
     return curves
+
+
+def _rows(file: TextIO, columns: Sequence[str]) -> Iterator[dict[str, str]]:
+    """Give the rows of a table that has these columns, and maybe more."""
+    reader = csv.DictReader(file, strict=True)
+    missing = set(columns) - set(reader.fieldnames or ())
+    if missing:
+        raise ValueError(f"it has no column {sorted(missing)[0]}")
+    yield from reader
 
 
 def _count(text: str) -> int:

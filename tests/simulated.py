@@ -11,6 +11,7 @@ from src.checkpoint import SavedModel, save_model
 from src.config import Dataset, DataSpec, Hyperparameters
 from src.data import CLASS_NAMES
 from src.hyperband import is_promoted, make_plan
+from src.metrics import ConfusionMatrix, wilson_interval
 from src.publish import describe_model
 from src.results import Epoch, ResultsFolder, TrialRecord, write_epochs, write_json, write_trials
 from src.task import make_task
@@ -175,3 +176,25 @@ def finalists_of(folder: ResultsFolder) -> dict[str, object]:
         "winner": {"rank": 1, "seed": 2},
         "provenance": best["provenance"],
     }  # fmt: skip
+
+
+def metrics_of(folder: ResultsFolder, checkpoint: str = "best-model.ckpt") -> dict[str, object]:
+    """Return what metrics.json would hold."""
+    best = json.loads(folder.best_json.read_text())
+    names = CLASS_NAMES[cast(Dataset, folder.path.name)]
+    matrix = ConfusionMatrix(simulate_confusion(len(names), 10_000, 0.97), names)
+    return {
+        "dataset": folder.path.name,
+        "test_accuracy": matrix.accuracy,
+        "n_test": matrix.images,
+        "ci95": list(wilson_interval(matrix.correct, matrix.images)),
+        "macro_accuracy": matrix.macro_accuracy,
+        "per_class": [asdict(one) for one in matrix.per_class()],
+        "most_confused": [asdict(one) for one in matrix.most_confused()],
+        "confusion_matrix": matrix.counts.tolist(),
+        "mistakes": [{"image": 3, "true": "1", "predicted": "7", "probability": 0.99}],
+        "caution": None,
+        "checkpoint": checkpoint,
+        "val_accuracy": best["val_accuracy"],
+        "provenance": best["provenance"],
+    }
