@@ -113,7 +113,9 @@ def simulated(tmp_path: Path) -> ResultsFolder:
 
 def test_page_needs_no_other_file_and_runs_nothing(reported: tuple[ResultsFolder, Page]) -> None:
     _, page = reported
-    assert not re.search(r"https?:|//\w|<script|javascript:|@import|url\(", page.html)
+    text = re.sub(r"data:image/png;base64,[\w+/=]+", "", page.html)
+    assert len(text) < 60_000
+    assert not re.search(r"https?:|//\w|<script|javascript:|@import|url\(", text)
     for link in page.links:
         assert link.startswith(("data:", "#"))
         assert not link.startswith("#") or link[1:] in page.keys
@@ -281,15 +283,12 @@ def test_finalists_and_tests_are_shown_as_their_files_have_them(simulated: Resul
     assert "this is not the best model shown above" in page.text
 
 
-@pytest.mark.parametrize("classes", ["mnist", "emnist_letters_digits", "emnist_byclass"])
-def test_any_number_of_classes_is_listed_once(classes: str, tmp_path: Path) -> None:
-    page = make_report(simulate_search(tmp_path, classes, max_epochs=3))
+@pytest.mark.parametrize(("dataset", "classes"), [("emnist_letters", 26), ("emnist_byclass", 62)])
+def test_any_number_of_classes_is_listed_once(dataset: str, classes: int, tmp_path: Path) -> None:
+    page = make_report(simulate_search(tmp_path, dataset, max_epochs=3))
     listed = list(page.table("Classes by F1")["class"])
-    assert (
-        len(set(listed))
-        == len(listed)
-        == {"mnist": 10}.get(classes, 36 if classes.endswith("digits") else 62)
-    )
+    assert len(set(listed)) == len(listed) == classes
+    assert "Nothing was published on these classes" in page.text
 
 
 # ---- what mattered
@@ -435,7 +434,7 @@ def test_where_nothing_can_be_written_is_one_line(
     assert error.count("\n") == 1
 
 
-@pytest.mark.parametrize("writes", [2, 10])
+@pytest.mark.parametrize("writes", [1, 10])
 def test_killed_between_two_writes_it_leaves_the_old_report(
     writes: int, simulated: ResultsFolder, environment: dict[str, str]
 ) -> None:

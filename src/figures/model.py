@@ -95,7 +95,7 @@ def mistakes_figure(mistakes: Sequence[Mistake]) -> Figure:
         axes.imshow(255 - mistake.pixels, cmap="gray", vmin=0, vmax=255)
         axes.set_title(
             f"is {mistake.true}, read as {mistake.predicted}\np = {mistake.probability:.3f}",
-            fontsize=8,
+            fontsize=9,
         )
     return figure
 

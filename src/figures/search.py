@@ -55,6 +55,8 @@ _FEW_VALUES = 10
 """Values up to which each has a tick of its own where there is much room."""
 _FOLLOWED = 60
 """Trials up to which the eye can tell them apart in one panel."""
+_IN_FRONT = 20
+"""Trials that stand out among more than can be told apart."""
 _FEW_TICKS = 5
 """Values up to which each has one where there is little."""
 
@@ -437,18 +439,34 @@ def parallel_figure(trials: Sequence[Trial], names: Sequence[str], plan: Plan) -
         heights.append(_draw_axis(axes, i, [trial.hyperparameters[name] for trial in known]))
     heights.append(_draw_accuracies(axes, len(names), [accuracy_of(trial) for trial in known]))
     lines = list(zip(*heights, strict=True))
-    looks = _looks(trials, plan)
     places = range(len(names) + 1)
-    for ending, look in looks.items():
-        members = [
-            line for line, t in zip(lines, known, strict=True) if ending_of(t, plan) == ending
+    handles = []
+    if len(known) > _FOLLOWED:
+        front = {id(trial) for trial in ranking(known)[:_IN_FRONT]}
+        groups = [
+            (
+                [line for line, t in zip(lines, known, strict=True) if id(t) not in front],
+                "0.75",
+                0.2,
+            ),
+            ([line for line, t in zip(lines, known, strict=True) if id(t) in front], _DARKEST, 0.7),
         ]
-        alpha = min(0.7, max(0.06, 12 / max(len(members), 1)))
+        labels = ["all others", f"the best {len(front)}"]
+        handles = [
+            Line2D([], [], color=colour, label=label)
+            for (_, colour, _), label in zip(groups, labels, strict=True)
+        ]
+    else:
+        groups = []
+        for ending, look in _looks(known, plan).items():
+            members = [
+                line for line, t in zip(lines, known, strict=True) if ending_of(t, plan) == ending
+            ]
+            groups.append((members, look.colour, 0.7))
+            handles.append(Line2D([], [], color=look.colour, label=look.label))
+    for members, colour, alpha in groups:
         for line in members:
-            axes.plot(places, line, color=look.colour, linewidth=1.0, alpha=alpha)
-    handles = [look.handle(line=True) for look in looks.values()]
-    for handle in handles:
-        handle.set_marker("")
+            axes.plot(places, line, color=colour, linewidth=1.0, alpha=alpha)
     ranked = ranking(known)
     if ranked:
         best = lines[known.index(ranked[0])]

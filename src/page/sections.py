@@ -97,8 +97,8 @@ def _data(dataset: str, search: Search | None) -> str:
     if _is_subset(dataset, search):
         text += (
             f" These are a subset, {train + validation:,} of the {TRAINING_IMAGES[dataset]:,} "
-            "images "
-            "of the official training files, so no figure here is one of the whole data set."
+            "images of the official training files, so no figure here is one of the whole data "
+            "set."
         )
     return (
         text
@@ -181,9 +181,9 @@ def _ranking(findings: Findings) -> list[Block]:
         return [Text("No trial has trained to its end yet.")]
     names = list(ranked[0].hyperparameters)
     table = Table(
-        f"The best {min(_RANKED, len(ranked))} of {_plural(len(ranked), 'finished trial')}, by the "
-        "validation accuracy of the best epoch. Neighbours whose 95 % intervals (Wilson) overlap "
-        "are not told apart by these images.",
+        f"The best {min(_RANKED, len(ranked))} of {_plural(len(ranked), 'finished trial')}, by "
+        "the validation accuracy of the best epoch. Neighbours whose 95 % intervals (Wilson) "
+        "overlap are not told apart by these images.",
         [
             *("rank", "validation accuracy", "95 % interval"),
             *map(_words, names),
@@ -264,9 +264,8 @@ def _published_words(findings: Findings) -> str:
         )
         if findings.dataset == "emnist_letters_digits":
             text += (
-                f" The nearest is {PUBLISHED['emnist_balanced'].best} on EMNIST Balanced, "
-                "which has "
-                "47 classes and other images."
+                f" The nearest is {PUBLISHED['emnist_balanced'].best} on EMNIST Balanced, which "
+                "has 47 classes and other images."
             )
         return text
     text = f"HCR-CNN (TensorFlow, Keras Tuner) published {published.best} as its best"
@@ -296,13 +295,12 @@ def _history(findings: Findings) -> list[Block]:
         _picture(
             "history",
             figure,
-            f"Validation accuracy of {_plural(len(findings.trials), 'trial')} in order; the "
-            "best is "
-            f"trial {best.trial} at batch size {best.batch_size} with {accuracy_of(best):.4f}.",
-            "Each mark is a trial, at the accuracy of its best epoch; its shape and shade tell how "
-            "far it trained, so pale marks are lower also because they had fewer epochs. The black "
-            "line is the best finished trial so far; each batch size is a study of its own, where "
-            "the line begins anew. The axis is stretched towards 100 %.",
+            f"Validation accuracy of {_plural(len(findings.trials), 'trial')} in order; the best "
+            f"is trial {best.trial} at batch size {best.batch_size} with {accuracy_of(best):.4f}.",
+            "Each mark is a trial, at the accuracy of its best epoch; its shape and shade tell "
+            "how far it trained, so pale marks are lower also because they had fewer epochs. The "
+            "black line is the best finished trial so far; each batch size is a study of its own, "
+            "where the line begins anew. The axis is stretched towards 100 %.",
         )
     ]
 
@@ -340,9 +338,9 @@ def _rungs(findings: Findings) -> list[Block]:
         Text(
             f"Hyperband with at most {_plural(plan.max_epochs, 'epoch')} a trial, factor "
             f"{plan.reduction_factor}, {_plural(plan.iterations, 'iteration')}: "
-            f"{_plural(spent, 'epoch')} were trained, "
-            f"{_percent(spent / max(everything, 1), 0)} of the "
-            f"{everything:,} that {_plural(len(trials), 'trial')} would have taken without rungs."
+            f"{_plural(spent, 'epoch')} were trained, {_percent(spent / max(everything, 1), 0)} "
+            f"of the {everything:,} that {_plural(len(trials), 'trial')} would have taken without "
+            "rungs."
         ),
         _picture(
             "budget",
@@ -355,11 +353,9 @@ def _rungs(findings: Findings) -> list[Block]:
         ),
         Table(
             "Trials and epochs by bracket and rung, all batch sizes and iterations together. "
-            "“Plan” "
-            "is what one iteration at one batch size sends there if exactly one in "
-            f"{plan.reduction_factor} is promoted; as trials are judged the moment they "
-            "arrive, more "
-            "may pass.",
+            "“Plan” is what one iteration at one batch size sends there if exactly one in "
+            f"{plan.reduction_factor} is promoted; as trials are judged the moment they arrive, "
+            "more may pass.",
             [*columns, "epochs spent", "share"],
             rows,
         ),
@@ -371,11 +367,9 @@ def _rungs(findings: Findings) -> list[Block]:
             "learning-curves",
             figures.learning_figure(trials, plan),
             "Learning curves of all trials, which end at the rungs that stopped them.",
-            "Validation accuracy epoch by epoch, one line a trial, coloured by the rung at "
-            "which it "
-            "was stopped; a mark is its last epoch. Both axes are stretched: epochs are "
-            "logarithmic, "
-            "and accuracy is logarithmic in the error.",
+            "Validation accuracy epoch by epoch, one line a trial, coloured by the rung at which "
+            "it was stopped; a mark is its last epoch. Both axes are stretched: epochs are "
+            "logarithmic, and accuracy is logarithmic in the error.",
         )
     )
     return blocks
@@ -402,11 +396,10 @@ def _importance(findings: Findings) -> list[Block]:
     left_out = len(findings.trials) - len(known)
     caption = (
         f"Which hyperparameters set the best {_percent(BEST, 0)} of trials apart from all "
-        "(PED-ANOVA; "
-        f"{_plural(len(known), 'trial')}). Trials that a rung stopped cannot be compared with "
-        "those "
-        f"that trained on, so all are compared after {_plural(budget, 'epoch')}, the lowest rung: "
-        "it tells what makes learning fast, which need not be what makes it good in the end"
+        f"(PED-ANOVA; {_plural(len(known), 'trial')}). Trials that a rung stopped cannot be "
+        "compared with those that trained on, so all are compared after "
+        f"{_plural(budget, 'epoch')}, the lowest rung: it tells what makes learning fast, which "
+        "need not be what makes it good in the end"
     )
     caption += (
         f"; {_plural(left_out, 'trial')} ended before and are left out. " if left_out else ". "
@@ -457,10 +450,8 @@ def _slices(findings: Findings) -> list[Block]:
             figures.parallel_figure(known, names, plan),
             f"Parallel coordinates of {listed} and validation accuracy.",
             "Each line is a trial: it crosses every axis at the value it had, and ends on the "
-            "right "
-            "at its accuracy (stretched towards 100 %). Where the dark lines run together, the "
-            "good "
-            "configurations agree.",
+            "right at its accuracy (stretched towards 100 %). Where the dark lines run together, "
+            "the good configurations agree; of many trials only the best 20 are dark.",
         ),
     ]
 
@@ -472,17 +463,16 @@ def _winner(winner: Winner | None) -> list[Block]:
     return [
         Text(
             f"{_configuration(winner.hyperparameters)}. Validation accuracy "
-            f"{_accuracy(winner.val_accuracy, matrix.images)} on {matrix.images:,} images, "
-            "with the "
-            f"weights of epoch {winner.best_epoch} of {len(winner.history)}."
+            f"{_accuracy(winner.val_accuracy, matrix.images)} on {matrix.images:,} images, with "
+            f"the weights of epoch {winner.best_epoch} of {len(winner.history)}."
         ),
         _picture(
             "winner-curves",
             figures.curves_figure(winner.history, winner.best_epoch),
             f"Accuracy and loss of the best model by epoch; the best is epoch {winner.best_epoch}.",
-            "Accuracy and loss on training images (dashed) and validation images (solid). Training "
-            "values are taken while the weights change and with dropout, so they can be the worse "
-            "ones.",
+            "Accuracy and loss on training images (dashed) and validation images (solid). "
+            "Training values are taken while the weights change and with dropout, so they can be "
+            "the worse ones.",
         ),
         *_readings("winner", matrix, "validation"),
     ]
@@ -499,10 +489,9 @@ def _readings(name: str, matrix: ConfusionMatrix, which: str) -> list[Block]:
             figures.confusion_figure(matrix),
             f"Confusion matrix of {matrix.images:,} {which} images; {wrong:,} are off the "
             "diagonal.",
-            f"Rows: what the {matrix.images:,} {which} images are. Columns: what they were "
-            "read as. "
-            f"{_plural(wrong, 'image')} off the diagonal were misread. Shades are shares of a row, "
-            "stretched so that single mistakes can be seen.",
+            f"Rows: what the {matrix.images:,} {which} images are. Columns: what they were read "
+            f"as. {_plural(wrong, 'image')} off the diagonal were misread. Shades are shares of a "
+            "row, stretched so that single mistakes can be seen.",
         ),
         Table(
             f"Classes by F1 on {which} images, those that are read worst first. Precision: of the "
@@ -540,10 +529,9 @@ def _finalists(finalists: Finalists | None) -> list[Block]:
     return [
         Table(
             f"Each configuration trained {_plural(finalists.seeds, 'time')} with different seeds, "
-            f"for up to {_plural(finalists.max_epochs, 'epoch')}: mean and standard deviation "
-            "of the "
-            "validation accuracy, the 95 % interval of the mean, and its optimism: how much higher "
-            "the figure was that the search had selected it for.",
+            f"for up to {_plural(finalists.max_epochs, 'epoch')}: mean and standard deviation of "
+            "the validation accuracy, the 95 % interval of the mean, and its optimism: how much "
+            "higher the figure was that the search had selected it for.",
             [
                 *("rank", "mean", "standard deviation", "95 % interval", "in the search"),
                 *("optimism", "trial", "configuration"),
@@ -571,8 +559,8 @@ def _test(findings: Findings, winner: Winner | None) -> list[Block]:
     if tested is None:
         return [
             Text(
-                "The test images have not been opened. “python -m src.evaluate” on best-model.ckpt "
-                "does that; what it finds is shown here."
+                "The test images have not been opened. “python -m src.evaluate” on "
+                "best-model.ckpt does that; what it finds is shown here."
             ),
             *_openings(findings.openings, findings.best_model_sha256),
         ]
@@ -582,9 +570,8 @@ def _test(findings: Findings, winner: Winner | None) -> list[Block]:
             f"{tested.checkpoint} reads {_accuracy(tested.test_accuracy, tested.n_test)} of "
             f"{tested.n_test:,} test images (95 % interval {_accuracy(low, tested.n_test)} to "
             f"{_accuracy(high, tested.n_test)}); the mean over classes is "
-            f"{_accuracy(tested.macro_accuracy, tested.n_test)}. On the validation images, "
-            "which it "
-            f"was selected on, it had "
+            f"{_accuracy(tested.macro_accuracy, tested.n_test)}. On the validation images, which "
+            "it was selected on, it had "
             f"{_accuracy(tested.val_accuracy, _validated(findings.search))}."
         )
     ]
@@ -623,8 +610,8 @@ def _openings(openings: Sequence[Opening], best_model_sha256: str | None) -> lis
         return []
     return [
         Table(
-            f"The test images were opened {_plural(len(openings), 'time')}. Each further look that "
-            "decides something makes them worth less as a test.",
+            f"The test images were opened {_plural(len(openings), 'time')}. Each further look "
+            "that decides something makes them worth less as a test.",
             ["date", "checkpoint", "is the best model", "test accuracy", "images"],
             [
                 [
