@@ -267,16 +267,28 @@ class FinalsConfig(WorkersConfig, Surroundings):
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluateConfig(Surroundings):
+class EvaluateConfig:
     """A saved model, tested."""
 
     dataset: Dataset | None = None
     """Test on this data set instead of the model's own; its classes must be the same."""
+    device: Device = "auto"
+    """Where to compute; auto takes CUDA where there is one."""
+    data_dir: str = "data"
+    """Folder with the data sets, in torchvision's layout; what is missing is downloaded there."""
+    results_dir: str = "results"
+    """Folder for results: <results_dir>/<dataset>/test-log.jsonl records every look at the test
+    images."""
     output_dir: str | None = None
-    """Folder for metrics.json and confusion-matrix.png; null: beside the checkpoint."""
+    """Folder for metrics.json and the pictures; null: beside the checkpoint."""
+    log_dir: str | None = None
+    """Folder for TensorBoard, which then shows the pictures as the run <log_dir>/<dataset>/winner;
+    null: none."""
 
     def __post_init__(self) -> None:
-        super().__post_init__()
+        _a_path("data_dir", self.data_dir)
+        _a_path("results_dir", self.results_dir)
+        _a_path("log_dir", self.log_dir or "")
         _a_path("output_dir", self.output_dir or "")
 
 
@@ -298,6 +310,19 @@ class PredictConfig:
         _within("top", self.top, 1)
         _a_path("model", self.model)
         _a_path("show", self.show or "")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportConfig:
+    """A search, told."""
+
+    dataset: Dataset
+    """Data set whose search is told."""
+    results_dir: str = "results"
+    """Folder for results: one folder in it for each data set."""
+
+    def __post_init__(self) -> None:
+        _a_path("results_dir", self.results_dir)
 
 
 def parse_duration(duration: str | float) -> float:

@@ -2,6 +2,7 @@
 
 import shlex
 from collections.abc import Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -18,6 +19,7 @@ from rich.progress import (
 from rich.table import Table
 
 from src.checkpoint import SavedModel
+from src.config import Surroundings
 from src.data import TrainingData
 from src.device import Compute
 from src.hyperband import Plan
@@ -247,8 +249,16 @@ def print_best(
         f"Written to {folder.path}: {', '.join(folder.published(batch_sizes))}\n"
         "Next:\n"
         f"  tensorboard --logdir {shlex.quote(log_dir)}\n"
-        f"  python -m src.evaluate {shlex.quote(str(folder.best_model))}",
+        f"  python -m src.evaluate {shlex.quote(str(folder.best_model))}\n"
+        f"  {_report_command(folder)}",
     )
+
+
+def _report_command(folder: ResultsFolder) -> str:
+    command = f"python -m src.report --dataset {folder.path.name}"
+    if folder.path.parent != Path(Surroundings.results_dir):
+        command += f" --results_dir {shlex.quote(str(folder.path.parent))}"
+    return command
 
 
 def say(console: Console, text: str) -> None:

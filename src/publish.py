@@ -11,13 +11,22 @@ import optuna
 
 from src.checkpoint import SavedModel, load_model
 from src.config import Hyperparameters
+from src.curves import write_pictures
 from src.data import TrainingData
 from src.errors import UserError
-from src.figures import draw_best, draw_rungs
+from src.figures import confusion_figure, draw_best, draw_rungs
 from src.fit import Fitted
 from src.hyperband import Plan
 from src.metrics import ConfusionMatrix
-from src.results import SELECTED_ON, ResultsFolder, TrialRecord, replacing, write_json, write_trials
+from src.results import (
+    SELECTED_ON,
+    ResultsFolder,
+    TrialRecord,
+    replacing,
+    write_epochs,
+    write_json,
+    write_trials,
+)
 from src.stores import Store
 from src.studies import (
     ABANDONED,
@@ -50,7 +59,7 @@ def publish_study(
 def publish_search(
     folder: ResultsFolder, store: Store, studies: Mapping[int, optuna.Study]
 ) -> SavedModel | None:
-    """Write all.csv, best.json and best-model.ckpt over all batch sizes.
+    """Write all.csv, curves.csv, best.json and best-model.ckpt over all batch sizes.
 
     Args:
         folder: where.
@@ -61,7 +70,9 @@ def publish_search(
         The best model: that of the finals' winner, or while there were none that of the best
         trial; None while no trial has finished.
     """
-    records = [record for study in studies.values() for record, _ in ended_trials(study)]
+    trials = [trial for study in studies.values() for trial in ended_trials(study)]
+    records = [record for record, _ in trials]
+    write_epochs(folder.curves_csv, trials)
     write_trials(folder.all_csv, records)
     models = load_best_models(folder, store, studies)
     if not models:
@@ -213,6 +224,13 @@ def draw_model(path: Path, model: SavedModel) -> None:
         model.best_epoch,
         matrix,
     )
+
+
+def write_winner(log_dir: str, model: SavedModel) -> None:
+    """Show TensorBoard how the best model reads the validation images."""
+    matrix = ConfusionMatrix(model.validation_confusion, model.class_names)
+    pictures = {"confusion": confusion_figure(matrix)}
+    write_pictures(log_dir, model.data_spec.dataset, "validation", pictures)
 
 
 def _tally(records: Sequence[TrialRecord]) -> dict[str, object]:

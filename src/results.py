@@ -6,7 +6,7 @@ import json
 import os
 import secrets
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,12 @@ COLUMNS = [
     *("schedule", "label_smoothing", "augmentation", "weight_averaging"),
 ]
 """The columns of a search's CSV."""
+
+CURVE_COLUMNS = [
+    *("batch_size", "trial", "epoch"),
+    *("train_loss", "train_accuracy", "val_loss", "val_accuracy"),
+]
+"""The columns of the table of learning curves."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,11 +120,21 @@ class ResultsFolder:
         self.lock = self.path / ".lock"
         """Held by the search that is running."""
         self.all_csv = self.path / "all.csv"
+        self.curves_csv = self.path / "curves.csv"
+        """The learning curves of all trials."""
         self.best_json = self.path / "best.json"
         self.best_model = self.path / "best-model.ckpt"
         self.finalists_json = self.path / "finalists.json"
+        """The best configurations, trained again with several seeds."""
+        self.metrics_json = self.path / "metrics.json"
+        """What `evaluate` measured last."""
+        self.mistakes = self.path / "mistakes.png"
+        """Test images that the model was surest about, and wrong."""
         self.test_log = self.path / "test-log.jsonl"
         """A line for every time that the test split was opened."""
+        self.report = self.path / "report.html"
+        self.figures = self.path / "figures"
+        """The report's pictures."""
         self.failure = self.path / "last-failure.txt"
         """Traceback of the last trial that failed."""
         self.states = self.path / "running"
@@ -153,12 +169,18 @@ class ResultsFolder:
 
     def sweep(self) -> None:
         """Remove what a killed process has left half written; nobody else may be writing."""
-        for left in (*self.path.glob(f".*.{'?' * 2 * _TOKEN}.*"), *self.states.glob("*.partial")):
+        unfinished = f".*.{'?' * 2 * _TOKEN}.*"
+        for left in (
+            *self.path.glob(unfinished),
+            *self.figures.glob(unfinished),
+            *self.states.glob("*.partial"),
+        ):
             left.unlink(missing_ok=True)
 
     def published(self, batch_sizes: Sequence[int]) -> list[str]:
         """Return the names of the files that people read, those that are there."""
-        files = [self.best_json, self.best_model, self.finalists_json, self.all_csv]
+        files = [self.best_json, self.best_model, self.finalists_json]
+        files += [self.all_csv, self.curves_csv]
         for batch_size in batch_sizes:
             files += [
                 self.study_csv(batch_size),
@@ -216,6 +238,17 @@ def write_trials(path: Path, records: Sequence[TrialRecord]) -> None:
     rows = [asdict(record) | asdict(record.hyperparameters) for record in records]
     with replacing(path) as temporary:
         pd.DataFrame(rows, columns=COLUMNS).to_csv(temporary, index=False)
+
+
+def write_epochs(path: Path, trials: Iterable[tuple[TrialRecord, Sequence[Epoch]]]) -> None:
+    """Write one row for each epoch of each trial; a loss that is no number stays nan or inf."""
+    rows = [
+        {"batch_size": record.hyperparameters.batch_size, "trial": record.trial, **asdict(epoch)}
+        for record, history in trials
+        for epoch in history
+    ]
+    with replacing(path) as temporary:
+        pd.DataFrame(rows, columns=CURVE_COLUMNS).to_csv(temporary, index=False, na_rep="nan")
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:

@@ -22,7 +22,7 @@ from src.display import open_console, print_best, print_data, print_plan, print_
 from src.finals import Finals, choose_finalists
 from src.hyperband import Plan, make_plan
 from src.interrupt import Signals
-from src.publish import check_published, load_best_models, publish_search, publish_study
+from src.publish import check_published, load_best_models, publish_search, publish_study, write_winner
 from src.results import ResultsFolder, make_writable
 from src.search import Search
 from src.stage import Launcher, Stage, launching, open_store, run_finals
@@ -112,6 +112,8 @@ def _search(
     if stage.left == 0:
         say(console, "The budget is spent already; `--iterations` can add to it.")
     if best is not None:
+        if config.tensorboard != "none" and stage.left + last.left:
+            write_winner(config.log_dir, best)
         print_best(console, best, folder, config.batch_sizes, config.log_dir)
     return last.tell(folder)
 
