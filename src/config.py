@@ -192,7 +192,7 @@ class TuneConfig(WorkersConfig, FitConfig):
     """When the search is over, train this many of the best configurations again with several
     seeds, and choose the winner by their means; 0: the best trial wins."""
     seeds: int = 5
-    """With --finalists: how often each is trained."""
+    """How often each finalist is trained, with --finalists."""
     tensorboard: CurvesLevel = "auto"
     """Whose curves TensorBoard gets: those of all trials, while they train; of each that is the
     best so far, when it ends; or none. A few hundred are as many as TensorBoard shows well: auto

@@ -22,7 +22,13 @@ from src.display import open_console, print_best, print_data, print_plan, print_
 from src.finals import Finals, choose_finalists
 from src.hyperband import Plan, make_plan
 from src.interrupt import Signals
-from src.publish import check_published, load_best_models, publish_search, publish_study, write_winner
+from src.publish import (
+    check_published,
+    load_best_models,
+    publish_search,
+    publish_study,
+    write_winner,
+)
 from src.results import ResultsFolder, make_writable
 from src.search import Search
 from src.stage import Launcher, Stage, launching, open_store, run_finals
