@@ -31,6 +31,9 @@ Augmentation = Literal["none", "affine", "elastic", "affine_elastic"]
 _Part = TypeVar("_Part")
 _Choice = TypeVar("_Choice")
 
+RECIPE = ("schedule", "label_smoothing", "augmentation", "weight_averaging")
+"""What a configuration can have beyond the published search space."""
+
 _UNITS_AT_MOST = 2048
 _TRIALS_AT_MOST = 1_000_000
 _SEEDS_AT_LEAST = 2
@@ -230,8 +233,7 @@ class TuneConfig(WorkersConfig, FitConfig):
     @property
     def recipe_choices(self) -> dict[str, tuple[Any, ...]]:
         """What the search chooses the recipe of a trial from: one value or more of each option."""
-        names = ("schedule", "label_smoothing", "augmentation", "weight_averaging")
-        return {name: _choices(getattr(self, name)) for name in names}
+        return {name: _choices(getattr(self, name)) for name in RECIPE}
 
 
 @dataclass(frozen=True, kw_only=True)

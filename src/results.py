@@ -13,7 +13,7 @@ from typing import Any
 
 import pandas as pd
 
-from src.config import Hyperparameters
+from src.config import RECIPE, Hyperparameters
 from src.errors import UserError
 
 SELECTED_ON = "val_accuracy"
@@ -28,7 +28,7 @@ COLUMNS = [
     *("epochs", "batch_size"),
     # and beyond
     *("trial", "state", "bracket", "seconds", "reason"),
-    *("schedule", "label_smoothing", "augmentation", "weight_averaging"),
+    *RECIPE,
 ]
 """The columns of a search's CSV."""
 

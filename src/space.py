@@ -66,13 +66,9 @@ def restore(params: Mapping[str, Any], batch_size: int, recipe: Choices) -> Hype
     return Hyperparameters(**values, batch_size=batch_size)
 
 
-def describe(recipe: Choices) -> dict[str, Any]:
-    """Return the ranges and choices, as they are recorded with a study."""
-    ranges = {"units": UNITS, "dropout_rate": DROPOUT_RATE, "learning_rate": LEARNING_RATE}
-    return {
-        **{name: list(values) for name, values in ranges.items()},
-        "recipe": {name: list(values) for name, values in recipe.items()},
-    }
+def describe() -> dict[str, list[float]]:
+    """Return the ranges, as they are recorded with a study."""
+    return {"units": [*UNITS], "dropout_rate": [*DROPOUT_RATE], "learning_rate": [*LEARNING_RATE]}
 
 
 def _open(recipe: Choices) -> Choices:

@@ -14,7 +14,7 @@ from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial
 
 from src import space
-from src.config import Hyperparameters, TuneConfig
+from src.config import RECIPE, Hyperparameters, TuneConfig
 from src.data import TrainingData
 from src.device import Compute
 from src.errors import UserError
@@ -94,7 +94,8 @@ def make_settings(config: TuneConfig, data: TrainingData, compute: Compute) -> d
         "sampler": config.sampler,
         "patience": config.patience,
         "precision": compute.precision,
-        "search_space": space.describe(config.recipe_choices),
+        **{name: list(values) for name, values in config.recipe_choices.items()},
+        "search_space": space.describe(),
         "split_hash": data.split_hash,  # last, as it differs where others do
     }
 
@@ -126,8 +127,8 @@ def iterations(studies: Iterable[optuna.Study]) -> int:
 
 def study_recipe(study: optuna.Study) -> space.Choices:
     """Return what the trials of a study choose their recipe from."""
-    recipe: space.Choices = study_settings(study)["search_space"]["recipe"]
-    return recipe
+    settings = study_settings(study)
+    return {name: settings[name] for name in RECIPE}
 
 
 def open_study(

@@ -1,4 +1,5 @@
 import dataclasses
+import math
 from collections.abc import Sequence
 
 import pytest
@@ -65,11 +66,18 @@ def test_it_learns_real_digits(data: TrainingData) -> None:
     assert fitted.history[-1].train_loss < fitted.history[0].train_loss / 2
 
 
-@pytest.mark.parametrize("precision", ["32", "bf16"])
-def test_kept_weights_are_the_best_epochs(data: TrainingData, precision: str) -> None:
+@pytest.mark.parametrize(
+    ("precision", "learning_rate", "averaging"),
+    [("32", 0.03, False), ("bf16", 0.03, False), ("32", 0.05, True)],
+)
+def test_kept_weights_are_the_best_epochs(
+    data: TrainingData, precision: str, learning_rate: float, averaging: bool
+) -> None:
     compute = dataclasses.replace(CPU, precision=precision)  # type: ignore[arg-type]
     # So large a step that accuracy goes up and down, and the last epoch is not the best.
-    hyperparameters = dataclasses.replace(SMALL, learning_rate=0.03)
+    hyperparameters = dataclasses.replace(
+        SMALL, learning_rate=learning_rate, weight_averaging=averaging
+    )
     fitted = run(data, hyperparameters, max_epochs=8, compute=compute)
     accuracies = [epoch.val_accuracy for epoch in fitted.history]
     assert fitted.best is not None
@@ -80,6 +88,29 @@ def test_kept_weights_are_the_best_epochs(data: TrainingData, precision: str) ->
     counts = confusion_counts(task.model, data.validation, compute)
     assert counts.sum() == 100
     assert counts.trace().item() / 100 == pytest.approx(fitted.best.val_accuracy)
+
+
+def test_schedule_spans_all_epochs(data: TrainingData) -> None:
+    class Rates(Callback):
+        def on_train_batch_end(
+            self, trainer: Trainer, pl_module: LightningModule, *_: object
+        ) -> None:
+            rates.append(trainer.optimizers[0].param_groups[0]["lr"])
+
+    rates: list[float] = []
+    hyperparameters = dataclasses.replace(SMALL, schedule="cosine")
+    run(data, hyperparameters, max_epochs=2, callbacks=[Rates()])
+    # An epoch is one chunk of 13 steps; the rate is that of its last one (SGDR, eq. 5).
+    expected = [1.5e-3 * (1 + math.cos(math.pi * step / 26)) for step in (12, 25)]
+    assert rates == pytest.approx(expected)
+
+
+def test_distortions_differ_in_every_epoch(data: TrainingData) -> None:
+    hyperparameters = dataclasses.replace(SMALL, augmentation="affine_elastic", learning_rate=1e-9)
+    losses = [epoch.train_loss for epoch in run(data, hyperparameters).history]
+    assert len(set(losses)) == 3
+    still = dataclasses.replace(SMALL, dropout_rate=0.0, learning_rate=1e-9)
+    assert len({round(epoch.train_loss, 4) for epoch in run(data, still).history}) == 1
 
 
 def test_logged_figures_are_those_of_a_plain_loop(data: TrainingData) -> None:

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -79,12 +79,25 @@ def assert_same(one: Fitted, other: Fitted) -> None:
 
 
 @pytest.mark.parametrize("precision", ["32", "bf16"])
-@pytest.mark.parametrize("learning_rate", [3e-3, 3e-2])  # the second one stops early
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"learning_rate": 3e-3},
+        {"learning_rate": 3e-2},  # stops early
+        {
+            "schedule": "one_cycle",
+            "label_smoothing": 0.1,
+            "augmentation": "affine_elastic",
+            "weight_averaging": True,
+        },
+    ],
+    ids=["plain", "stops early", "recipe"],
+)
 def test_fit_interrupted_again_and_again_is_bit_for_bit_the_whole_one(
-    precision: Literal["32", "bf16"], learning_rate: float, run: Run, tmp_path: Path
+    precision: Literal["32", "bf16"], changes: dict[str, Any], run: Run, tmp_path: Path
 ) -> None:
     compute = replace(PLAIN_CPU, precision=precision)
-    configuration = replace(CONFIGURATION, learning_rate=learning_rate)
+    configuration = replace(CONFIGURATION, **changes)
     whole = run(None, configuration=configuration, compute=compute)
     state = tmp_path / "running/state.ckpt"
     epochs = []

@@ -39,7 +39,10 @@ def test_rungs_are_exact(finished_search: Workplace) -> None:
 
 def test_tables_have_the_published_columns_first(finished_search: Workplace) -> None:
     everything = finished_search.rows()
-    assert list(everything[0]) == [*PUBLISHED, "trial", "state", "bracket", "seconds", "reason"]
+    assert list(everything[0]) == [
+        *(*PUBLISHED, "trial", "state", "bracket", "seconds", "reason"),
+        *("schedule", "label_smoothing", "augmentation", "weight_averaging"),
+    ]
     assert finished_search.rows("32-all.csv") + finished_search.rows("64-all.csv") == everything
 
 
@@ -284,3 +287,38 @@ def test_diverged_trial_is_pruned_with_its_reason(
     assert {row["state"] for row in rows} == {"PRUNED"}
     assert all(row["reason"].startswith("diverged: ") for row in rows)
     assert not (workplace.results / "mnist_5k/best.json").exists()
+
+
+def test_search_chooses_the_recipe_where_there_is_a_choice(
+    workplace: Workplace, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["--weight_averaging=true", "--augmentation=[none,affine]", "--sampler=random"]
+    assert workplace.tune(*options, "--iterations=2") == 0
+    rows = workplace.rows()
+    assert {row["augmentation"] for row in rows} == {"none", "affine"}
+    assert {row["weight_averaging"] for row in rows} == {"True"}
+    assert {row["schedule"] for row in rows} == {"constant"}
+    best = max(rows, key=lambda row: (row["state"] == "COMPLETE", float(row["val_accuracy"])))
+    model = load_model(workplace.results / "mnist_5k/best-model.ckpt")
+    assert model.hyperparameters.augmentation == best["augmentation"]
+    assert model.hyperparameters.weight_averaging
+    assert workplace.tune(*options[:1], *options[2:], "--iterations=2") == 2
+    assert "`augmentation` (=['none']) differs" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ("--schedule=[cosine,cosine]", "`schedule` (=['cosine', 'cosine']) must name"),
+        ("--augmentation=[]", "`augmentation` (=[]) must name"),
+        ("--label_smoothing=[0.1,1.0]", "`label_smoothing` (=1.0) must be >= 0 and < 1"),
+        ("--augmentation=twirl", "`augmentation` (=twirl) must be one of"),
+    ],
+)
+def test_wrong_recipes_are_refused_in_one_line(
+    option: str, message: str, workplace: Workplace, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert workplace.tune(option) == 2
+    err = capsys.readouterr().err
+    assert message in err
+    assert len(err.splitlines()) == 1
