@@ -60,9 +60,11 @@ def read_picture(path: str | Path) -> Image.Image:
     Raises:
         UserError: there is no such file, it is no whole picture, or one too large to be read.
     """
-    warnings.filterwarnings("error", category=Image.DecompressionBombWarning)
     try:
-        with Image.open(path) as picture:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            picture = Image.open(path)
+        with picture:
             picture.load()
             return ImageOps.exif_transpose(picture)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
