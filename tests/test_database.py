@@ -13,7 +13,7 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
-from src import tune
+from src import finalists, tune
 from src.config import TuneConfig
 from src.data import load_training_data
 from src.device import PLAIN_CPU
@@ -102,6 +102,27 @@ def test_searches_join_and_take_over_from_one_that_is_killed(
     assert (workplace.results / model).read_bytes() == (elsewhere.results / model).read_bytes()
     states = server.query(database.rsplit("/", 1)[1], "SELECT DISTINCT state FROM trials")
     assert set(states) <= {("COMPLETE",), ("PRUNED",), ("FAIL",)}
+
+
+def test_machines_share_the_finals(
+    workplace: Workplace, database: str, environment: dict[str, str]
+) -> None:
+    options = (f"--storage={database}", "--workers=1", "--finalists=2", "--seeds=2")
+    elsewhere = Workplace(workplace.folder / "elsewhere")
+    processes = [start_search(place, environment, *options) for place in (workplace, elsewhere)]
+    printed = []
+    for process in processes:
+        out, err = process.communicate(timeout=200)
+        assert process.returncode == 0, err
+        printed += [line for line in out.splitlines() if line.startswith("finalist:")]
+    assert len(printed) == 4  # each fit was trained by one of the two
+    for name in ("finalists.json", "best-model.ckpt"):
+        one, other = (place.results / "mnist_5k" / name for place in (workplace, elsewhere))
+        assert one.read_bytes() == other.read_bytes()
+
+    folders = (f"--results_dir={workplace.results}", f"--log_dir={workplace.logs}")
+    again = ["--dataset=mnist_5k", f"--storage={database}", "--finalists=2", "--seeds=2", *folders]
+    assert finalists.main(again) == 0
 
 
 @pytest.mark.long
