@@ -223,6 +223,25 @@ class PredictConfig:
         _a_path("show", self.show or "")
 
 
+@dataclass(frozen=True, kw_only=True)
+class ExportConfig:
+    """A saved model, written for other programs."""
+
+    model: str
+    """The checkpoint of the model to write."""
+    format: Literal["onnx", "torch"] = "onnx"
+    """What to write: ONNX (an extra: export), or a program of torch.export."""
+    output: str | None = None
+    """File to write; null: model.onnx or model.pt2 beside the model."""
+    data_dir: str = "data"
+    """Folder with the data sets: where the model's own is there, its images check the file."""
+
+    def __post_init__(self) -> None:
+        _a_path("model", self.model)
+        _a_path("output", self.output or "")
+        _a_path("data_dir", self.data_dir)
+
+
 def parse_duration(duration: str | float) -> float:
     """Return the seconds that a duration such as 90, 90s, 10m, 1.5h or 1h30m stands for."""
     text = str(duration)

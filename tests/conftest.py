@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from src import tune
+from src import train, tune
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 REAL_DATA = REPOSITORY / "data"
@@ -73,6 +73,21 @@ def finished_search(tmp_path_factory: pytest.TempPathFactory) -> Workplace:
     workplace = Workplace(tmp_path_factory.mktemp("finished"))
     assert workplace.tune("--batch_sizes=[32,64]", max_epochs=9) == 0
     return workplace
+
+
+@pytest.fixture(scope="session")
+def digit_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small model that reads digits, trained once in seconds: its checkpoint."""
+    workplace = Workplace(tmp_path_factory.mktemp("digits"))
+    hyperparameters = [
+        "--conv1=16", "--conv2=32", "--dense_units=64", "--dropout_rate=0.2",
+        "--learning_rate=0.003", "--batch_size=32",
+    ]  # fmt: skip
+    options = workplace.options("--limit=3000", max_epochs=4)
+    options.remove("--reduction_factor=3")
+    assert train.main([*options, *hyperparameters]) == 0
+    (checkpoint,) = workplace.results.glob("mnist_5k/train/*/model.ckpt")
+    return checkpoint
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ LEVELS = [
     ["workers", "cluster"],
     ["search"],
     ["cli", "display", "publish"],
-    ["tune", "train", "evaluate", "predict"],
+    ["tune", "train", "evaluate", "predict", "export"],
 ]
 LEVEL = {room: level for level, rooms in enumerate(LEVELS) for room in rooms}
 

@@ -9,14 +9,20 @@ from pathlib import Path
 
 import pytest
 
-from src import evaluate, predict, train, tune
+from src import evaluate, export, predict, train, tune
 from tests.conftest import REPOSITORY
 
 README = (REPOSITORY / "README.md").read_text()
 BLOCKS = re.findall(r"^```sh\n(.*?)^```", README, flags=re.MULTILINE | re.DOTALL)
 COMMANDS = [line for block in BLOCKS for line in block.splitlines()]
 MODULES = [c for c in COMMANDS for c in re.findall(r"python -m src\.\w+.*", c)]
-COMMAND = {"tune": tune, "train": train, "evaluate": evaluate, "predict": predict}
+COMMAND = {
+    "tune": tune,
+    "train": train,
+    "evaluate": evaluate,
+    "predict": predict,
+    "export": export,
+}
 
 
 def test_readme_shows_every_command() -> None:
