@@ -36,6 +36,12 @@ _CHARACTER_SIDE = 256
 """Longer side of a character at least when its strokes are measured, in pixels."""
 _WINDOW = 0.25
 """What is narrower than this is no background; in longer sides of the picture."""
+_SPARSE = 8
+"""Every so many rows and columns tell how the light falls."""
+_FILLED = 0.95
+"""What takes more than this share of a side of the picture surrounds the character …"""
+_LEAST_REST = 0.2
+"""… if what remains is as long as this share of the picture's longer side."""
 _LEAST_CONTRAST = 10
 """Strokes that stand out less from their background are none; of 255."""
 _LEAST_CONTRAST_TO_NOISE = 6
@@ -124,7 +130,7 @@ def _ink(grey: _Grey) -> _Grey:
     Raises:
         UserError: nothing stands out.
     """
-    smooth = ndimage.gaussian_filter(grey, 1)
+    smooth = ndimage.gaussian_filter(grey - _light(grey), 1)
     side = max(grey.shape)
     details = smooth - ndimage.uniform_filter(smooth, side // 4)
     if (details.astype(np.float64) ** 3).mean() < 0:  # strokes are the few pixels that differ much
@@ -133,8 +139,7 @@ def _ink(grey: _Grey) -> _Grey:
     ink = smooth - ndimage.grey_opening(smooth, (window, window))
     ink -= np.median(ink)
     noise = 1.48 * np.median(np.abs(ink))  # standard deviation, were it normal
-    threshold = _otsu(ink)
-    strokes = ink[ink > threshold]
+    strokes = ink[ink > _otsu(ink)]
     level = float(np.median(strokes)) if strokes.size else 0.0
     if level < max(_LEAST_CONTRAST, _LEAST_CONTRAST_TO_NOISE * noise):
         raise UserError("nothing is drawn on it")
@@ -142,21 +147,32 @@ def _ink(grey: _Grey) -> _Grey:
     return strokes_as_1
 
 
+def _light(grey: _Grey) -> _Grey:
+    """Return the quadratic surface that fits best: light that falls from the side."""
+    rows, columns = (np.linspace(-1, 1, length, dtype=np.float32) for length in grey.shape)
+    y, x = np.broadcast_arrays(rows[:, None], columns)
+    terms = np.stack([np.ones_like(x), x, y, x * x, x * y, y * y], axis=-1)
+    few = terms[::_SPARSE, ::_SPARSE].reshape(-1, 6)
+    factors = np.linalg.lstsq(few, grey[::_SPARSE, ::_SPARSE].ravel())[0]
+    light: _Grey = terms @ factors
+    return light
+
+
 def _otsu(values: _Grey) -> float:
     """Return the threshold that parts values best (Otsu 1979, equation 18)."""
     counts, edges = np.histogram(values, bins=256)
     centres = (edges[1:] + edges[:-1]) / 2
-    below = np.cumsum(counts)
+    below = np.cumsum(counts)[:-1]
     sums = np.cumsum(counts * centres)
-    above = below[-1] - below
-    with np.errstate(divide="ignore", invalid="ignore"):
-        between = below * above * (sums / below - (sums[-1] - sums) / above) ** 2
-    return float(edges[1 + int(np.nanargmax(between[:-1]))])
+    above = values.size - below
+    means = sums[:-1] / np.maximum(below, 1), (sums[-1] - sums[:-1]) / np.maximum(above, 1)
+    between = below * above * (means[0] - means[1]) ** 2
+    return float(edges[1 + int(between.argmax())])
 
 
 def _character(ink: _Grey) -> _Mask:
     """Return where the strokes are, cropped to them and large enough to be measured."""
-    box = _bounding_box(_without_specks(ink > 0.5))
+    box = _bounding_box(_without_specks(_without_surroundings(ink > 0.5)))
     rows, columns = (slice(max(s.start - 2, 0), s.stop + 2) for s in box)
     part = Image.fromarray(ink[rows, columns])
     factor = _CHARACTER_SIDE / max(part.size)
@@ -166,6 +182,21 @@ def _character(ink: _Grey) -> _Mask:
         )
     mask = _without_specks(np.asarray(part) > 0.5)
     return mask[_bounding_box(mask)]
+
+
+def _without_surroundings(mask: _Mask) -> _Mask:
+    """Drop what fills a side of the picture, such as the table beside the paper."""
+    labels, _ = ndimage.label(mask, np.ones((3, 3)))
+    sides = (labels[0], labels[-1], labels[:, 0], labels[:, -1])
+    filling = [
+        np.bincount(side).argmax()
+        for side in sides
+        if np.bincount(side).max() > _FILLED * len(side)
+    ]
+    rest: _Mask = mask & ~np.isin(labels, filling)
+    if not rest.any() or max(rest[_bounding_box(rest)].shape) < _LEAST_REST * max(mask.shape):
+        return mask  # it was the character, on a picture cropped to it
+    return rest
 
 
 def _without_specks(mask: _Mask) -> _Mask:

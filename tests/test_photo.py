@@ -1,0 +1,269 @@
+import io
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw
+
+from src.errors import UserError
+from src.photo import SIDE, bring_to_emnist, read_picture
+from tests.conftest import needs_emnist
+
+WHITE, BLACK = 255, 0
+NARROW = [(0.5, 0.0), (0.5, 1.0)]
+ZIGZAG = [(0.0, 0.0), (1.0, 0.0), (0.0, 1.0), (1.0, 1.0)]
+
+
+def write(
+    points: list[tuple[float, float]] = ZIGZAG,
+    size: tuple[int, int] = (600, 450),
+    place: tuple[float, float] = (0.4, 0.3),
+    tall: float = 0.4,
+    pen: float = 0.02,
+) -> Image.Image:
+    """Write a line with a round pen, black on white; lengths in longer sides of the picture."""
+    fine = 4  # drawn larger, so that edges are smooth
+    side = max(size) * fine
+    picture = Image.new("L", (size[0] * fine, size[1] * fine), WHITE)
+    draw = ImageDraw.Draw(picture)
+    corners = [((place[0] + x * tall) * side, (place[1] + y * tall) * side) for x, y in points]
+    draw.line(corners, fill=BLACK, width=round(pen * side))
+    for x, y in corners:
+        draw.circle((x, y), pen * side / 2, fill=BLACK)
+    return picture.resize(size, Image.Resampling.BOX)
+
+
+def invert(picture: Image.Image) -> Image.Image:
+    return Image.eval(picture, lambda value: 255 - value)
+
+
+def photograph(picture: Image.Image, seed: int = 0) -> Image.Image:
+    """Put writing on yellowish paper with a grain, in uneven light, through a noisy JPEG camera."""
+    rng = np.random.default_rng(seed)
+    ink = 1 - np.asarray(picture.convert("L"), dtype=np.float32)[..., None] / 255
+    light = np.linspace(1, 0.6, ink.shape[1])[None, :, None]
+    grain = rng.normal(0, 4, (ink.shape[0] // 4 + 1, ink.shape[1] // 4 + 1, 1))
+    grain = grain.repeat(4, 0).repeat(4, 1)[: ink.shape[0], : ink.shape[1]]
+    paper, pen = np.array([235, 228, 205]), np.array([50, 50, 90])
+    colours = (paper * (1 - ink) + pen * ink) * light + grain + rng.normal(0, 5, ink.shape)
+    stream = io.BytesIO()
+    Image.fromarray(colours.clip(0, 255).astype(np.uint8)).save(stream, "JPEG", quality=80)
+    return Image.open(stream)
+
+
+def difference(one: NDArray[np.uint8], other: NDArray[np.uint8]) -> float:
+    """Return the mean difference of pixels as a share of the mean ink."""
+    a, b = one.astype(float), other.astype(float)
+    return float(np.abs(a - b).mean() / ((a + b).mean() / 2))
+
+
+def test_result_is_light_strokes_on_black_centred_with_a_margin() -> None:
+    pixels = bring_to_emnist(write())
+    assert pixels.shape == (SIDE, SIDE)
+    assert pixels.dtype == np.uint8
+    assert pixels.max() == 255
+    assert pixels[[0, -1]].max() == pixels[:, [0, -1]].max() == 0
+    rows, columns = (np.flatnonzero(pixels.max(axis=axis) > 127) for axis in (1, 0))
+    assert rows[0] + rows[-1] == columns[0] + columns[-1] == SIDE - 1
+    assert rows[-1] - rows[0] + 1 == 22
+
+
+def test_character_is_upright_and_not_mirrored() -> None:
+    pixels = bring_to_emnist(write([(0, 0), (0, 1), (0.6, 1)]))  # an L
+    assert pixels[4:20, 6:12].mean() > 5 * pixels[4:20, 14:24].mean()
+    assert pixels[20:, 14:24].mean() > 5 * pixels[4:20, 14:24].mean()
+
+
+def test_aspect_ratio_is_kept() -> None:
+    pixels = bring_to_emnist(write(NARROW))
+    assert np.ptp(np.flatnonzero(pixels.max(axis=1) > 127)) + 1 == 22
+    assert np.ptp(np.flatnonzero(pixels.max(axis=0) > 127)) + 1 <= 4
+
+
+@pytest.mark.parametrize("points", [ZIGZAG, NARROW])
+@pytest.mark.parametrize("pen", [0.005, 0.02, 0.04])
+def test_polarity_does_not_matter(points: list[tuple[float, float]], pen: float) -> None:
+    picture = write(points, pen=pen)
+    assert difference(bring_to_emnist(picture), bring_to_emnist(invert(picture))) < 0.01
+
+
+@pytest.mark.parametrize("size", [(60, 45), (200, 150), (1200, 900), (2400, 1800)])
+def test_size_of_the_picture_does_not_matter(size: tuple[int, int]) -> None:
+    assert difference(bring_to_emnist(write(size=size)), bring_to_emnist(write())) < 0.08
+
+
+@pytest.mark.parametrize("place", [(0.02, 0.02), (0.55, 0.3)])
+@pytest.mark.parametrize("tall", [0.2, 0.4])
+def test_place_and_size_on_the_paper_do_not_matter(
+    place: tuple[float, float], tall: float
+) -> None:
+    moved = write(place=place, tall=tall, pen=0.05 * tall)
+    assert difference(bring_to_emnist(moved), bring_to_emnist(write())) < 0.05
+
+
+@pytest.mark.parametrize("pen", [0.004, 0.01, 0.03, 0.04])
+def test_pen_does_not_matter(pen: float) -> None:
+    assert difference(bring_to_emnist(write(pen=pen)), bring_to_emnist(write())) < 0.15
+
+
+@pytest.mark.parametrize("points", [ZIGZAG, NARROW])
+@pytest.mark.parametrize("side", [300, 1200])
+def test_paper_light_and_noise_do_not_matter(points: list[tuple[float, float]], side: int) -> None:
+    picture = write(points, (side, side * 3 // 4))
+    photographed = bring_to_emnist(photograph(picture))
+    assert difference(photographed, bring_to_emnist(picture)) < 0.1
+    assert difference(bring_to_emnist(photograph(invert(picture))), photographed) < 0.1
+
+
+def test_edge_of_a_shadow_is_no_stroke() -> None:
+    picture = write()
+    pixels = np.asarray(picture).copy()
+    pixels[:, 300:] //= 2
+    assert difference(bring_to_emnist(Image.fromarray(pixels)), bring_to_emnist(picture)) < 0.1
+
+
+def test_table_around_the_paper_is_no_stroke() -> None:
+    paper = write()
+    table = Image.new("L", (640, 490), 60)
+    table.paste(paper, (20, 20))
+    assert difference(bring_to_emnist(table), bring_to_emnist(paper)) < 0.05
+
+
+def test_specks_are_dropped_and_dots_are_kept() -> None:
+    picture = write(NARROW)
+    clean = bring_to_emnist(picture)
+    ImageDraw.Draw(picture).circle((40, 400), 2, fill=BLACK)
+    assert difference(bring_to_emnist(picture), clean) < 0.01
+    ImageDraw.Draw(picture).circle((360, 100), 6, fill=BLACK)  # the tip of the pen
+    dotted = bring_to_emnist(picture)
+    ink = np.flatnonzero(dotted.max(axis=1) > 60)
+    assert (np.diff(ink) > 1).sum() == 1
+    assert ink[0] < 5
+
+
+def test_separate_strokes_are_kept() -> None:
+    picture = write([(0, 0), (0, 1)])
+    picture.paste(write([(1, 0), (1, 1)]), mask=invert(write([(1, 0), (1, 1)])))
+    pixels = bring_to_emnist(picture)
+    assert (np.diff((pixels[14] > 127).astype(int)) == 1).sum() == 2
+
+
+def test_exif_turns_the_picture(tmp_path: Path) -> None:
+    upright = write()
+    for orientation, turn in [(3, 180), (6, 90), (8, 270)]:
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        upright.rotate(turn, expand=True).save(tmp_path / "turned.jpg", exif=exif, quality=95)
+        turned = bring_to_emnist(read_picture(tmp_path / "turned.jpg"))
+        assert difference(turned, bring_to_emnist(upright)) < 0.02
+
+
+def on_nothing(picture: Image.Image, ink: int) -> Image.Image:
+    """Return strokes of one grey on a transparent ground."""
+    strokes = Image.new("LA", picture.size, ink)
+    strokes.putalpha(invert(picture))
+    return strokes
+
+
+MODES: dict[str, Callable[[Image.Image], Image.Image]] = {
+    "1-bit": lambda picture: picture.convert("1", dither=Image.Dither.NONE),
+    "16-bit": lambda p: Image.fromarray(np.asarray(p).astype(np.uint16) * 257),
+    "32-bit": lambda p: Image.fromarray(np.asarray(p).astype(np.int32) * 1000),
+    "float": lambda p: Image.fromarray(np.asarray(p).astype(np.float32) / 255),
+    "colour": lambda p: Image.merge("RGB", (p, p, p)),
+    "palette": lambda p: p.convert("RGB").convert("P"),
+    "CMYK": lambda p: p.convert("RGB").convert("CMYK"),
+    "black on transparent": lambda p: on_nothing(p, BLACK),
+    "white on transparent": lambda p: on_nothing(p, WHITE),
+    "transparent colour": lambda p: on_nothing(p, BLACK).convert("RGBA"),
+    "red on blue": lambda p: Image.composite(
+        Image.new("RGB", p.size, (29, 57, 201)), Image.new("RGB", p.size, (190, 20, 20)), p
+    ),
+}
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_kind_of_picture_does_not_matter(mode: str, tmp_path: Path) -> None:
+    picture = MODES[mode](write())
+    suffix = "tif" if picture.mode in ("CMYK", "F", "I") else "png"
+    picture.save(tmp_path / f"picture.{suffix}")
+    pixels = bring_to_emnist(read_picture(tmp_path / f"picture.{suffix}"))
+    assert difference(pixels, bring_to_emnist(write())) < 0.1
+
+
+def test_first_picture_of_an_animation_counts(tmp_path: Path) -> None:
+    frames = [write(ZIGZAG), write(NARROW)]
+    frames[0].save(tmp_path / "moving.gif", save_all=True, append_images=frames[1:])
+    pixels = bring_to_emnist(read_picture(tmp_path / "moving.gif"))
+    assert difference(pixels, bring_to_emnist(frames[0])) < 0.02
+
+
+def noise(scale: float) -> Image.Image:
+    grey = np.random.default_rng(0).normal(128, scale, (300, 400))
+    return Image.fromarray(grey.clip(0, 255).astype(np.uint8))
+
+
+EMPTY = {
+    "white": Image.new("L", (400, 300), WHITE),
+    "black": Image.new("RGB", (400, 300), BLACK),
+    "transparent": Image.new("RGBA", (400, 300), (0, 0, 0, 0)),
+    "one pixel": Image.new("L", (1, 1), BLACK),
+    "one pixel high": Image.new("L", (1000, 1), BLACK),
+    "constant float": Image.new("F", (40, 30), 0.3),
+    "gradient": Image.linear_gradient("L"),
+    "faint noise": noise(2),
+    "noise": noise(20),
+    "photographed paper": photograph(Image.new("L", (400, 300), WHITE)),
+}
+
+
+@pytest.mark.parametrize("name", EMPTY)
+def test_empty_picture_is_refused(name: str) -> None:
+    with pytest.raises(UserError, match="nothing is drawn"):
+        bring_to_emnist(EMPTY[name])
+
+
+def test_thinnest_pictures_do_not_crash() -> None:
+    rng = np.random.default_rng(0)
+    for size in [(1, 2), (2, 2), (3, 1), (5000, 1), (1, 5000), (28, 28)]:
+        with np.errstate(all="raise"):
+            try:
+                pixels = bring_to_emnist(
+                    Image.fromarray(rng.integers(0, 2, size[::-1], dtype=np.uint8) * 255)
+                )
+            except UserError:
+                continue
+        assert pixels.shape == (SIDE, SIDE)
+
+
+def test_files_that_are_no_pictures_are_refused_with_a_reason(tmp_path: Path) -> None:
+    whole = io.BytesIO()
+    photograph(write()).save(whole, "PNG")
+    files = {
+        "text.png": (b"no picture", "no picture"),
+        "empty.png": (b"", "no picture"),
+        "truncated.png": (whole.getvalue()[: len(whole.getvalue()) // 2], "damaged|truncated"),
+        "bomb.png": (bomb(), "larger than 89 megapixels"),
+    }
+    for name, (content, reason) in files.items():
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(UserError, match=reason):
+            read_picture(tmp_path / name)
+    with pytest.raises(UserError, match="No such file"):
+        read_picture(tmp_path / "missing.png")
+    with pytest.raises(UserError, match="directory"):
+        read_picture(tmp_path)
+
+
+def bomb(side: int = 60_000) -> bytes:
+    """Return the beginning of a PNG that says it has 3.6 gigapixels."""
+    small = io.BytesIO()
+    Image.new("L", (1, 1)).save(small, "PNG")
+    content = bytearray(small.getvalue())
+    content[16:24] = side.to_bytes(4, "big") * 2
+    content[29:33] = zlib.crc32(bytes(content[12:29])).to_bytes(4, "big")
+    return bytes(content)
+
