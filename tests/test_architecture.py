@@ -17,8 +17,8 @@ LEVELS = [
     ["worker"],
     ["workers", "cluster"],
     ["search"],
-    ["cli", "display", "publish"],
-    ["tune", "train", "evaluate", "predict", "export"],
+    ["cli", "display", "page", "publish"],
+    ["tune", "train", "evaluate", "predict", "export", "demo"],
 ]
 LEVEL = {room: level for level, rooms in enumerate(LEVELS) for room in rooms}
 

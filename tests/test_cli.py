@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from src import evaluate, export, predict, train, tune
+from src import demo, evaluate, export, predict, train, tune
 from tests.conftest import REPOSITORY, Workplace
 
 Main = Callable[[Sequence[str] | None], int]
@@ -18,6 +18,7 @@ MAINS = {
     "evaluate": evaluate.main,
     "predict": predict.main,
     "export": export.main,
+    "demo": demo.main,
 }
 TRAIN = [
     "--dataset=mnist_5k", "--conv1=8", "--conv2=8", "--dense_units=16", "--dropout_rate=0.1",

@@ -2,6 +2,7 @@ import contextlib
 import dataclasses
 import io
 import json
+import string
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -12,10 +13,9 @@ import torch
 from torch import Tensor
 
 from src import export
-from src.checkpoint import load_model, save_model
-from src.config import DataSpec
-from src.data import CLASS_NAMES, load_images
-from src.task import make_task
+from src.checkpoint import load_model
+from src.data import load_images
+from tests.conftest import as_letters
 
 try:
     import onnx
@@ -126,23 +126,12 @@ def test_onnx_has_the_opset_that_is_told(written: Written) -> None:
 def test_a_model_of_letters_is_checked_on_digits_where_no_letters_are(
     checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    model = load_model(checkpoint)
-    names = CLASS_NAMES["emnist_letters"]
-    matrix = [[0] * len(names) for _ in names]
-    matrix[0][0] = model.image_counts["validation"]
-    letters = dataclasses.replace(
-        model,
-        data_spec=DataSpec(dataset="emnist_letters"),
-        class_names=names,
-        weights=dict(make_task(model.hyperparameters, len(names)).state_dict()),
-        validation_confusion=matrix,
-    )
-    save_model(tmp_path / "letters.ckpt", letters)
+    as_letters(checkpoint, tmp_path / "letters.ckpt")
     arguments = [f"--model={tmp_path}/letters.ckpt", "--format=torch", "--data_dir=nowhere"]
     assert export.main([*arguments, f"--output={tmp_path}/new/letters.pt2"]) == 0
     assert "images of mnist_5k" in capsys.readouterr().out
     read, description = open_torch(tmp_path / "new/letters.pt2")
-    assert json.loads(description["classes"]) == list(names)
+    assert json.loads(description["classes"]) == list(string.ascii_uppercase)
     assert read(torch.zeros(3, 28, 28, dtype=torch.uint8)).shape == (3, 26)
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from src import evaluate, export, predict, train, tune
+from src import demo, evaluate, export, predict, train, tune
 from tests.conftest import REPOSITORY
 
 README = (REPOSITORY / "README.md").read_text()
@@ -22,6 +22,7 @@ COMMAND = {
     "evaluate": evaluate,
     "predict": predict,
     "export": export,
+    "demo": demo,
 }
 
 

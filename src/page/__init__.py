@@ -98,8 +98,8 @@ class Models:
             "seen": pixels.ravel().tolist(),
             "classes": saved.class_names,
             "probabilities": probabilities.tolist(),
-            "about": f"Trained on {saved.data_spec.dataset}; reads {100 * saved.val_accuracy:.2f} % of "
-            "its validation images correctly.",
+            "about": f"Trained on {saved.data_spec.dataset}; reads "
+            f"{100 * saved.val_accuracy:.2f} % of its validation images correctly.",
         }
 
     def _load(self, name: str) -> _Loaded:
