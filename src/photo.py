@@ -23,9 +23,9 @@ SIDE = 28
 _EXTENT = 22.0
 """Longer side of the strokes' bounding box in EMNIST at half intensity, in its pixels: the median
 of 1,500 training images each of its digits and letters."""
-_STROKE = 3.0
+_STROKE = 2.5
 """Width of EMNIST's strokes in its pixels, the median of the same images."""
-_BLUR = 0.6
+_BLUR = 0.5
 """Sigma of the Gaussian in EMNIST's pixels: 1 pixel of NIST's scans, in which a character is
 about 32 pixels tall."""
 _FINE = 8
@@ -116,6 +116,7 @@ def _colours(picture: Image.Image) -> Image.Image:
         return Image.fromarray(((values - low) * (255 / max(high - low, 1e-9))).astype(np.uint8))
     if picture.has_transparency_data:
         picture = picture.convert("RGBA")
+        picture = picture.reduce(max(1, max(picture.size) // (2 * _WORKING_SIDE)))
         opacity = np.asarray(picture.getchannel("A"), dtype=np.float32)
         light = np.asarray(picture.convert("L"), dtype=np.float32)
         mean = (light * opacity).sum() / max(opacity.sum(), 1)
