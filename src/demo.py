@@ -11,6 +11,7 @@ import webbrowser
 from collections.abc import Sequence
 
 import jsonargparse
+import torch
 
 from src import cli
 from src.checkpoint import load_model
@@ -48,6 +49,7 @@ def _demo(options: jsonargparse.Namespace) -> int:
             f"there is no model: no best-model.ckpt in a folder of {config.results_dir}, and none "
             "is named; `python -m src.tune --config configs/quickstart.yaml` makes one"
         )
+    torch.set_num_threads(1)  # one small image at a time; the threads of several users would clash
     with Signals() as signals, Server(config.host, config.port, models, signals.check) as server:
         say(
             open_console(),

@@ -138,6 +138,7 @@ class Server(ThreadingMixIn, TCPServer):
 
     allow_reuse_address = sys.platform != "win32"  # where it would share a port that is in use
     daemon_threads = True
+    request_queue_size = 64  # a browser opens up to six connections
 
     def __init__(self, host: str, port: int, models: Models, check: Callable[[], None]) -> None:
         self.models = models
