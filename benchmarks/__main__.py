@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks import gpu, overhead, precision, search, storage, throughput, workers
+from benchmarks import gpu, overhead, precision, recipes, search, storage, throughput, workers
 from benchmarks.tables import print_rows
 from src.device import choose_compute
 from src.provenance import provenance
@@ -29,6 +29,7 @@ BENCHMARKS: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
     "overhead": overhead.measure,
     "workers": workers.measure,
     "precision": precision.measure,
+    "recipes": recipes.measure,
     "storage": storage.measure,
     "gpu": gpu.measure,
 }

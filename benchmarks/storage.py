@@ -26,7 +26,9 @@ from src.fit import Fitted
 from src.hyperband import make_plan
 from src.interrupt import Interrupted, Interruption
 from src.results import Epoch, ResultsFolder, TrialRecord, make_writable
-from src.search import Search, SearchRun, StartedTrial
+from src.search import Search
+from src.search_run import SearchRun
+from src.slots import StartedTrial
 from src.stores import Database, Journal, Store
 from src.worker import Ended, Job, Message, Reported
 

@@ -8,6 +8,7 @@ from jsonargparse.typing import SecretStr
 
 from src.errors import UserError
 from src.hyperband import make_plan
+from src.schedule import Schedule
 
 Dataset = Literal[
     "mnist_5k",
@@ -25,8 +26,10 @@ Device = Literal["auto", "cpu", "cuda"]
 CurvesLevel = Literal["auto", "all", "best", "none"]
 Launcher = Literal["local", "ray"]
 Precision = Literal["auto", "32", "bf16"]
+Augmentation = Literal["none", "affine", "elastic", "affine_elastic"]
 
 _Part = TypeVar("_Part")
+_Choice = TypeVar("_Choice")
 
 _UNITS_AT_MOST = 2048
 _TRIALS_AT_MOST = 1_000_000
@@ -45,18 +48,28 @@ class Hyperparameters:
     dropout_rate: float
     """Share of the hidden dense layer's outputs dropped in training, 0 or more and below 1."""
     learning_rate: float
-    """Adam's step size."""
+    """Adam's step size; with a schedule, the highest."""
     batch_size: int
     """Images an optimizer step."""
+    schedule: Schedule = "constant"
+    """How the learning rate goes over all epochs: constant; up and down again, to almost nothing
+    (one_cycle); or down along half a cosine."""
+    label_smoothing: float = 0.0
+    """Share of every label that is spread over all classes in training, 0 or more and below 1."""
+    augmentation: Augmentation = "none"
+    """Whether training images are turned, sheared, scaled and shifted a little (affine), bent
+    (elastic), or both, anew in every epoch."""
+    weight_averaging: bool = False
+    """Whether what validates and is kept is an average of the weights over about the last epoch."""
 
     def __post_init__(self) -> None:
         for name in ("conv1", "conv2", "dense_units"):
             _within(name, getattr(self, name), 1, _UNITS_AT_MOST)
         _within("batch_size", self.batch_size, 1)
-        if not 0 <= self.dropout_rate < 1:
-            raise UserError(f"`dropout_rate` (={self.dropout_rate}) must be >= 0 and < 1")
+        _a_share("dropout_rate", self.dropout_rate)
         if not 0 < self.learning_rate < float("inf"):
             raise UserError(f"`learning_rate` (={self.learning_rate}) must be above 0 and finite")
+        _a_share("label_smoothing", self.label_smoothing)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,6 +131,18 @@ class TuneConfig(FitConfig):
     """Hyperband's η: of the trials on a rung, one in this many is promoted."""
     iterations: int = 1
     """Hyperband iterations for each batch size, in all; more than were run before adds to them."""
+    schedule: Schedule | tuple[Schedule, ...] = "constant"
+    """How the learning rate goes over a trial's epochs: constant, one_cycle or cosine. Of several,
+    such as "[constant,one_cycle]", the search chooses one for each trial."""
+    label_smoothing: float | tuple[float, ...] = 0.0
+    """Share of every label that is spread over all classes in training, or several to choose
+    from."""
+    augmentation: Augmentation | tuple[Augmentation, ...] = "none"
+    """How training images are distorted: none, affine, elastic or affine_elastic, or several to
+    choose from."""
+    weight_averaging: bool | tuple[bool, ...] = False
+    """Whether the average of the weights over about the last epoch is what counts: true, false, or
+    "[true,false]" to choose from."""
     sampler: Sampler = "tpe"
     """How configurations are proposed: Tree-structured Parzen Estimator, or uniformly at random."""
     patience: int | None = 3
@@ -160,6 +185,11 @@ class TuneConfig(FitConfig):
                 f"(={self.reduction_factor}) and `iterations` (={self.iterations}) plan {trials:,} "
                 f"trials for each batch size; {_TRIALS_AT_MOST:,} are the most"
             )
+        for name, choices in self.recipe_choices.items():
+            if not choices or len(set(choices)) < len(choices):
+                raise UserError(f"`{name}` (={list(choices)}) must name at least one, each once")
+        for share in self.recipe_choices["label_smoothing"]:
+            _a_share("label_smoothing", share)
         if self.patience is not None:
             _within("patience", self.patience, 1)
         if self.workers != "auto":
@@ -169,6 +199,12 @@ class TuneConfig(FitConfig):
             raise UserError(f"`gpus_per_worker` (={self.gpus_per_worker}) must be above 0, up to 1")
         if self.timeout is not None:
             parse_duration(self.timeout)
+
+    @property
+    def recipe_choices(self) -> dict[str, tuple[Any, ...]]:
+        """What the search chooses the recipe of a trial from: one value or more of each option."""
+        names = ("schedule", "label_smoothing", "augmentation", "weight_averaging")
+        return {name: _choices(getattr(self, name)) for name in names}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -277,6 +313,15 @@ def _within(name: str, value: int, least: int, most: int = 2**31 - 1) -> None:
     if not least <= value <= most:
         bound = f">= {least}" if value < least else f"<= {most}"
         raise UserError(f"`{name}` (={value}) must be {bound}")
+
+
+def _a_share(name: str, value: float) -> None:
+    if not 0 <= value < 1:
+        raise UserError(f"`{name}` (={value}) must be >= 0 and < 1")
+
+
+def _choices(value: _Choice | tuple[_Choice, ...]) -> tuple[_Choice, ...]:
+    return value if isinstance(value, tuple) else (value,)
 
 
 def _a_path(name: str, value: str) -> None:

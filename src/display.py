@@ -19,7 +19,7 @@ from src.data import TrainingData
 from src.device import Compute
 from src.hyperband import Plan
 from src.results import TrialRecord
-from src.search import StartedTrial
+from src.slots import StartedTrial
 
 
 class FitDisplay(pl.Callback):

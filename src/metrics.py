@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+from scipy import stats
 
 
 @dataclass(frozen=True)
@@ -113,3 +114,22 @@ def wilson_interval(successes: int, trials: int) -> tuple[float, float]:
 
 def _quotient(a: int, b: int) -> float:
     return float(a) / float(b) if b else 0.0
+
+
+@dataclass(frozen=True)
+class Spread:
+    """What several measurements of one thing say of it."""
+
+    mean: float
+    std: float
+    """Standard deviation of one measurement, estimated with n - 1."""
+    low: float
+    high: float
+    """The 95 % interval of the mean, as Student's t has it with n - 1 degrees of freedom."""
+
+
+def spread(values: Sequence[float]) -> Spread:
+    """Sum up two measurements or more."""
+    mean, std = float(np.mean(values)), float(np.std(values, ddof=1))
+    half = float(stats.t.ppf(0.975, len(values) - 1)) * std / math.sqrt(len(values))
+    return Spread(mean, std, mean - half, mean + half)

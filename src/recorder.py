@@ -48,9 +48,7 @@ class Recorder(pl.Callback):
         assert isinstance(pl_module, CharacterTask)
         if self.best is None or epoch.val_accuracy > self.best.val_accuracy:
             self.best = epoch
-            self.weights = {
-                name: value.detach().clone() for name, value in pl_module.state_dict().items()
-            }
+            self.weights = pl_module.result()
             self.confusion = pl_module.confusion
 
     def state_dict(self) -> dict[str, Any]:

@@ -28,6 +28,7 @@ COLUMNS = [
     *("epochs", "batch_size"),
     # and beyond
     *("trial", "state", "bracket", "seconds", "reason"),
+    *("schedule", "label_smoothing", "augmentation", "weight_averaging"),
 ]
 """The columns of a search's CSV."""
 
@@ -97,21 +98,25 @@ class ResultsFolder:
         """Return the file with a row for every trial of one batch size."""
         return self.path / f"{batch_size}-all.csv"
 
+    def checkpoint(self, name: str) -> Path:
+        """Return where a best trial's model of this name is kept."""
+        return self.path / f"{name}.ckpt"
+
     def study_model(self, batch_size: int) -> Path:
         """Return the checkpoint of one batch size's best trial so far."""
-        return self.path / f"{batch_size}-best.ckpt"
+        return self.checkpoint(f"{batch_size}-best")
 
     def study_figure(self, batch_size: int) -> Path:
         """Return the picture of one batch size's best trial."""
         return self.path / f"{batch_size}-best.png"
 
-    def trial_state(self, batch_size: int, slot: int) -> Path:
-        """Return where the trial in a place of the plan keeps its state while it is unfinished."""
-        return self.states / f"{batch_size}-{slot}.ckpt"
+    def trial_state(self, study: str, slot: int | str) -> Path:
+        """Return where the trial in a slot keeps its state while it is unfinished."""
+        return self.states / f"{study}-{slot}.ckpt"
 
-    def drop_states(self, batch_size: int) -> None:
-        """Remove the states of one batch size's trials."""
-        for state in self.states.glob(f"{batch_size}-*"):
+    def drop_states(self, study: str) -> None:
+        """Remove the states of a study's trials."""
+        for state in self.states.glob(f"{study}-*"):
             state.unlink(missing_ok=True)
         with contextlib.suppress(OSError):  # not empty, or not there
             self.states.rmdir()

@@ -5,13 +5,17 @@ batch so that what is kept for the backward pass stays in cache. On CUDA, `Graph
 plain step once and replays it, because launching its kernels takes longer than they do.
 """
 
+import copy
 import warnings
+from collections.abc import Callable
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from src.augment import Distortion
 from src.data import Images
 from src.device import Compute
 from src.fused import first_layer
@@ -53,6 +57,24 @@ def read_pixels(model: TwoConvNet, pixels: Tensor, dropout: Tensor | None = None
     return model.classify(first_layer(pixels, model.conv1.weight, model.conv1.bias, dtype), dropout)
 
 
+@dataclass(frozen=True)
+class Recipe:
+    """What steps do beyond cross-entropy and Adam."""
+
+    learning_rate: Callable[[int], float] | None = None
+    """Adam's step size at a step, counted from 0; None: as the optimizer has it."""
+    label_smoothing: float = 0.0
+    """Share of every label that is spread evenly over all classes (Szegedy et al., CVPR 2016,
+    section 7)."""
+    distort: Distortion | None = None
+    """Makes other images of the batch's."""
+    average_over: int | None = None
+    """Steps that an exponential average of the weights reaches back; None: there is none."""
+
+
+PLAIN = Recipe()
+
+
 class PlainStep:
     """Forward, backward and Adam on a whole batch; counts what it sees on the device.
 
@@ -60,34 +82,80 @@ class PlainStep:
         model: on the device of `compute`.
         optimizer: of the model's parameters.
         compute: device and precision.
+        recipe: what is done beyond that.
     """
 
-    def __init__(self, model: TwoConvNet, optimizer: torch.optim.Adam, compute: Compute) -> None:
+    def __init__(
+        self,
+        model: TwoConvNet,
+        optimizer: torch.optim.Adam,
+        compute: Compute,
+        recipe: Recipe = PLAIN,
+    ) -> None:
         self.model = model
         self.optimizer = optimizer
         self.compute = compute
+        self.recipe = recipe
+        self.steps = 0
+        """Steps taken; whoever goes on after some sets it."""
         self.generator = torch.Generator(compute.device)
-        """Draws dropout; whoever wants to repeat the steps seeds it."""
+        """Draws dropout and distortions; whoever wants to repeat the steps seeds it."""
         self.totals = torch.zeros(2, dtype=torch.float64, device=compute.device)
         """Since they were last zeroed: sum of the images' losses; images read correctly."""
+        self.averaged = copy.deepcopy(model) if recipe.average_over else None
+        """The model with the averages of its weights, if they are wanted."""
+        # On the device, because a recorded step looks at them there.
+        self._rate = torch.zeros((), device=compute.device)
+        self._pull = torch.zeros((), device=compute.device)
+
+    @property
+    def result(self) -> TwoConvNet:
+        """The model that the steps are for."""
+        return self.averaged or self.model
 
     def __call__(self, images: Images, indices: Tensor) -> None:
         """Take one step on the batch of images, int64 (B,), that the indices name."""
-        dropout = self.model.draw_dropout(len(indices), self.generator)
-        self.optimizer.zero_grad()
-        self._backward(images, indices, dropout)
-        self.optimizer.step()
+        if self.recipe.learning_rate is not None:
+            rate = self.recipe.learning_rate(self.steps)
+            (group,) = self.optimizer.param_groups
+            group["lr"] = self._rate.fill_(rate) if group["capturable"] else rate
+        if self.recipe.average_over is not None:
+            # Shorter at first, as TensorFlow's ExponentialMovingAverage has it.
+            self._pull.fill_(max(1 / self.recipe.average_over, 9 / (10 + self.steps)))
+        self._take(images, indices)
+        self.steps += 1
 
-    def _backward(self, images: Images, indices: Tensor, dropout: Tensor) -> None:
+    def _take(self, images: Images, indices: Tensor) -> None:
+        dropout = self.model.draw_dropout(len(indices), self.generator)
         batch = images[indices]
+        pixels = batch.pixels
+        if self.recipe.distort is not None:
+            pixels = self.recipe.distort(pixels, self.generator)
+        self.optimizer.zero_grad()
+        self._backward(pixels, batch.labels, dropout)
+        self.optimizer.step()
+        if self.averaged is not None:
+            self._average(self.averaged)
+
+    @torch.no_grad()
+    def _average(self, averaged: TwoConvNet) -> None:
+        averages: list[Tensor] = list(averaged.parameters())
+        weights: list[Tensor] = list(self.model.parameters())
+        differences = list(torch._foreach_sub(weights, averages))
+        torch._foreach_mul_(differences, self._pull)
+        torch._foreach_add_(averages, differences)
+
+    def _backward(self, pixels: Tensor, labels: Tensor, dropout: Tensor) -> None:
         with autocast(self.compute):
-            logits = self.model(to_inputs(batch.pixels), dropout)
-        self._mean_loss(logits, batch.labels, len(indices)).backward()
+            logits = self.model(to_inputs(pixels), dropout)
+        self._mean_loss(logits, labels, len(labels)).backward()
 
     def _mean_loss(self, logits: Tensor, labels: Tensor, batch: int) -> Tensor:
         """Return these images' part of the mean cross-entropy of `batch` images."""
         logits = logits.float()  # bf16 would lose digits in the loss
-        loss = functional.cross_entropy(logits, labels, reduction="sum")
+        loss = functional.cross_entropy(
+            logits, labels, reduction="sum", label_smoothing=self.recipe.label_smoothing
+        )
         self.totals[0] += loss.detach()
         self.totals[1] += (logits.argmax(dim=1) == labels).sum()
         return loss / batch
@@ -96,13 +164,12 @@ class PlainStep:
 class MicroBatchStep(PlainStep):
     """The plain step on CPU, with the fused first layer and in parts: their gradients add up."""
 
-    def _backward(self, images: Images, indices: Tensor, dropout: Tensor) -> None:
-        parts = zip(indices.split(MICRO_BATCH), dropout.split(MICRO_BATCH), strict=True)
-        for part, dropped in parts:
-            batch = images[part]
+    def _backward(self, pixels: Tensor, labels: Tensor, dropout: Tensor) -> None:
+        parts = (tensor.split(MICRO_BATCH) for tensor in (pixels, labels, dropout))
+        for some_pixels, some_labels, dropped in zip(*parts, strict=True):
             with autocast(self.compute):
-                logits = read_pixels(self.model, batch.pixels, dropped)
-            self._mean_loss(logits, batch.labels, len(indices)).backward()
+                logits = read_pixels(self.model, some_pixels, dropped)
+            self._mean_loss(logits, some_labels, len(labels)).backward()
 
 
 class GraphStep(PlainStep):
@@ -115,6 +182,7 @@ class GraphStep(PlainStep):
         optimizer: of the model's parameters.
         compute: device and precision.
         batch_size: images of the batches to record.
+        recipe: what is done beyond that.
     """
 
     def __init__(
@@ -123,8 +191,9 @@ class GraphStep(PlainStep):
         optimizer: torch.optim.Adam,
         compute: Compute,
         batch_size: int,
+        recipe: Recipe = PLAIN,
     ) -> None:
-        super().__init__(model, optimizer, compute)
+        super().__init__(model, optimizer, compute, recipe)
         self._batch_size = batch_size
         self._indices = torch.zeros(batch_size, dtype=torch.int64, device=compute.device)
         self._graph: torch.cuda.CUDAGraph | None = None
@@ -132,12 +201,11 @@ class GraphStep(PlainStep):
         self.not_recorded: str | None = None
         """Why recording failed, if it did."""
 
-    def __call__(self, images: Images, indices: Tensor) -> None:
-        """Take one step on the batch of images, int64 (B,), that the indices name."""
+    def _take(self, images: Images, indices: Tensor) -> None:
         if len(indices) == self._batch_size and self._graph is None and not self.not_recorded:
             self._try_to_record(images, indices)
         if len(indices) < self._batch_size or self._graph is None:
-            super().__call__(images, indices)
+            super()._take(images, indices)
             return
         assert images is self._images
         self._indices.copy_(indices)
@@ -145,7 +213,8 @@ class GraphStep(PlainStep):
 
     def _try_to_record(self, images: Images, indices: Tensor) -> None:
         self._indices.copy_(indices)
-        weights = [parameter.detach().clone() for parameter in self.model.parameters()]
+        changed = [*self.model.parameters(), *self.result.parameters()]
+        weights = [parameter.detach().clone() for parameter in changed]
         moments = {
             of: {name: value.clone() for name, value in state.items()}
             for of, state in self.optimizer.state.items()
@@ -167,7 +236,7 @@ class GraphStep(PlainStep):
         self.totals.copy_(totals)
         self.generator.set_state(dropout_state)
         with torch.no_grad():
-            for parameter, weight in zip(self.model.parameters(), weights, strict=True):
+            for parameter, weight in zip(changed, weights, strict=True):
                 parameter.copy_(weight)
         for of, state in self.optimizer.state.items():
             for name, value in state.items():
@@ -183,19 +252,23 @@ class GraphStep(PlainStep):
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):  # libraries set themselves up outside of the graph
             for _ in range(3):
-                super().__call__(images, self._indices)
+                super()._take(images, self._indices)
         torch.cuda.current_stream().wait_stream(stream)
         self.optimizer.zero_grad()
         graph.register_generator_state(self.generator)
         with torch.cuda.graph(graph):
-            super().__call__(images, self._indices)
+            super()._take(images, self._indices)
         return graph
 
 
 def make_step(
-    model: TwoConvNet, optimizer: torch.optim.Adam, compute: Compute, batch_size: int
+    model: TwoConvNet,
+    optimizer: torch.optim.Adam,
+    compute: Compute,
+    batch_size: int,
+    recipe: Recipe = PLAIN,
 ) -> PlainStep:
     """Return the fastest step for this device."""
     if compute.device.type == "cpu":
-        return MicroBatchStep(model, optimizer, compute)
-    return GraphStep(model, optimizer, compute, batch_size)
+        return MicroBatchStep(model, optimizer, compute, recipe)
+    return GraphStep(model, optimizer, compute, batch_size, recipe)

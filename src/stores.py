@@ -82,8 +82,8 @@ class Store(abc.ABC):
         """Give a sign that a trial is being run."""
 
     @abc.abstractmethod
-    def keep_model(self, batch_size: int, content: bytes) -> None:
-        """Keep the checkpoint of the best trial so far; within `exclusive`."""
+    def keep_model(self, name: str, content: bytes) -> None:
+        """Keep the checkpoint of the best trial so far of its kind; within `exclusive`."""
 
     @abc.abstractmethod
     def fetch_models(self) -> None:
@@ -136,9 +136,9 @@ class Journal(Store):
     def beat(self, trial_id: int) -> None:
         """Do nothing: there is nobody to see it."""
 
-    def keep_model(self, batch_size: int, content: bytes) -> None:
+    def keep_model(self, name: str, content: bytes) -> None:
         """Write it to the results folder."""
-        with replacing(self._folder.study_model(batch_size)) as temporary:
+        with replacing(self._folder.checkpoint(name)) as temporary:
             temporary.write_bytes(content)
 
     def fetch_models(self) -> None:
@@ -256,7 +256,7 @@ class Database(Store):
             "hcr_lightning_models",
             ours,
             sqlalchemy.Column("dataset", sqlalchemy.Text, primary_key=True),
-            sqlalchemy.Column("batch_size", sqlalchemy.Integer, primary_key=True),
+            sqlalchemy.Column("name", sqlalchemy.Text, primary_key=True),
             sqlalchemy.Column("checkpoint", sqlalchemy.LargeBinary, nullable=False),
         )
 
@@ -377,9 +377,9 @@ class Database(Store):
         assert self._opened is not None
         self._opened.record_heartbeat(trial_id)
 
-    def keep_model(self, batch_size: int, content: bytes) -> None:
+    def keep_model(self, name: str, content: bytes) -> None:
         """Write it to the database, for all machines."""
-        row = {"dataset": self._folder.path.name, "batch_size": batch_size}
+        row = {"dataset": self._folder.path.name, "name": name}
         self._locked.exec_driver_sql("SELECT 1")  # fails if we slept, and lost the lock meanwhile
         with self._engine.begin() as connection:  # it must be there before the lock is released
             connection.execute(self._models.delete().filter_by(**row))
@@ -388,11 +388,11 @@ class Database(Store):
     def fetch_models(self) -> None:
         """Write those that the results folder does not have as they are in the database."""
         columns = self._models.c
-        query = sqlalchemy.select(columns.batch_size, columns.checkpoint)
+        query = sqlalchemy.select(columns.name, columns.checkpoint)
         with self._engine.connect() as connection:
             rows = connection.execute(query.filter_by(dataset=self._folder.path.name)).all()
-        for batch_size, content in rows:
-            path = self._folder.study_model(batch_size)
+        for name, content in rows:
+            path = self._folder.checkpoint(name)
             if not path.exists() or path.read_bytes() != content:
                 with replacing(path) as temporary:
                     temporary.write_bytes(content)

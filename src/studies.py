@@ -14,7 +14,7 @@ from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial
 
 from src import space
-from src.config import TuneConfig
+from src.config import Hyperparameters, TuneConfig
 from src.data import TrainingData
 from src.device import Compute
 from src.errors import UserError
@@ -91,7 +91,7 @@ def make_settings(config: TuneConfig, data: TrainingData, compute: Compute) -> d
         "sampler": config.sampler,
         "patience": config.patience,
         "precision": compute.precision,
-        "search_space": space.describe(),
+        "search_space": space.describe(config.recipe_choices),
         "split_hash": data.split_hash,  # last, as it differs where others do
     }
 
@@ -114,6 +114,12 @@ def study_settings(study: optuna.Study) -> dict[str, Any]:
     """Return the settings that a study was begun with."""
     settings: dict[str, Any] = study.user_attrs[_SETTINGS]
     return settings
+
+
+def study_recipe(study: optuna.Study) -> space.Choices:
+    """Return what the trials of a study choose their recipe from."""
+    recipe: space.Choices = study_settings(study)["search_space"]["recipe"]
+    return recipe
 
 
 def open_study(
@@ -184,17 +190,19 @@ def ended_trials(study: optuna.Study) -> list[tuple[TrialRecord, list[Epoch]]]:
 
     A trial whose machine vanished before it had a configuration is left out.
     """
+    batch_size, recipe = _batch_size(study), study_recipe(study)
+    searched = space.distributions(recipe).keys()
     return [
         (
-            trial_record(trial, _batch_size(study)),
+            trial_record(trial, space.restore(trial.params, batch_size, recipe)),
             [Epoch(*row) for row in trial.user_attrs.get(OUTCOME, {}).get("history", [])],
         )
         for trial in study.get_trials(deepcopy=False)
-        if trial.state.is_finished() and len(trial.params) == len(space.DISTRIBUTIONS)
+        if trial.state.is_finished() and trial.params.keys() == searched
     ]
 
 
-def trial_record(trial: FrozenTrial, batch_size: int) -> TrialRecord:
+def trial_record(trial: FrozenTrial, hyperparameters: Hyperparameters) -> TrialRecord:
     """Return the record of a trial that has ended."""
     outcome = trial.user_attrs.get(OUTCOME, {"reason": ABANDONED})
     seconds = outcome.get("seconds")
@@ -202,7 +210,7 @@ def trial_record(trial: FrozenTrial, batch_size: int) -> TrialRecord:
         seconds = trial.duration.total_seconds()
     return TrialRecord(
         val_accuracy=outcome.get("val_accuracy"),
-        hyperparameters=space.restore(trial.params, batch_size),
+        hyperparameters=hyperparameters,
         epochs=len(outcome.get("history", trial.intermediate_values)),
         trial=trial.number,
         state=trial.state.name,

@@ -8,12 +8,17 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from src.config import Hyperparameters
+from src.augment import Distortion
+from src.config import Augmentation, Hyperparameters
 from src.data import Chunk
 from src.device import PLAIN_CPU, Compute
 from src.inference import add_counts, no_counts
 from src.model import TwoConvNet, to_inputs
-from src.step import PlainStep, autocast, make_optimizer, make_step, read_pixels
+from src.schedule import Schedule, learning_rate_share
+from src.step import PlainStep, Recipe, autocast, make_optimizer, make_step, read_pixels
+
+_AVERAGES = "averaged_weights"
+"""Key in the checkpoint of an unfinished fit."""
 
 
 def task_arguments(hyperparameters: Hyperparameters, classes: int) -> dict[str, Any]:
@@ -41,7 +46,12 @@ class CharacterTask(pl.LightningModule):
         conv2: filters of the second convolution.
         dense_units: units of the hidden dense layer.
         dropout_rate: share of the hidden dense layer's outputs dropped in training.
-        learning_rate: Adam's step size.
+        learning_rate: Adam's step size; with a schedule, the highest.
+        schedule: how it goes over the fit's epochs.
+        label_smoothing: share of every label that is spread over all classes in training.
+        augmentation: how training images are distorted.
+        weight_averaging: whether an average of the weights over about the last epoch is what
+            validates and what is kept.
         classes: how many classes there are.
         compute: device and precision; the Trainer's must be this device and float32, as the task
             sees to the precision itself.
@@ -57,6 +67,10 @@ class CharacterTask(pl.LightningModule):
         dense_units: int,
         dropout_rate: float,
         learning_rate: float,
+        schedule: Schedule = "constant",
+        label_smoothing: float = 0.0,
+        augmentation: Augmentation = "none",
+        weight_averaging: bool = False,
         classes: int,
         compute: Compute = PLAIN_CPU,
     ) -> None:
@@ -64,6 +78,10 @@ class CharacterTask(pl.LightningModule):
         self.save_hyperparameters(logger=False, ignore=["compute"])
         self.compute = compute
         self.learning_rate = learning_rate
+        self.schedule = schedule
+        self.label_smoothing = label_smoothing
+        self.augmentation = augmentation
+        self.weight_averaging = weight_averaging
         self.model = TwoConvNet(
             conv1=conv1,
             conv2=conv2,
@@ -75,6 +93,7 @@ class CharacterTask(pl.LightningModule):
         """Of the last validation, int64 (classes, classes): true by predicted class."""
         self._step: PlainStep
         self._validation_loss: Tensor
+        self._averages: dict[str, Tensor] | None = None
 
     def forward(self, images: Tensor) -> Tensor:
         """Compute logits, (B, classes), from pixels, uint8 (B, 28, 28)."""
@@ -90,15 +109,59 @@ class CharacterTask(pl.LightningModule):
         optimizer = self.optimizers(use_pl_optimizer=False)
         assert isinstance(optimizer, torch.optim.Adam)
         batch_size = self.trainer.datamodule.batch_size  # type: ignore[attr-defined]  # of CharacterData
-        self._step = make_step(self.model, optimizer, self.compute, batch_size)
+        recipe = self._recipe(self._steps_an_epoch)
+        self._step = make_step(self.model, optimizer, self.compute, batch_size, recipe)
+        if self._averages is not None and self._step.averaged is not None:
+            self._step.averaged.load_state_dict(self._averages)
+            self._averages = None
+
+    @property
+    def _steps_an_epoch(self) -> int:
+        data = self.trainer.datamodule  # type: ignore[attr-defined]  # of CharacterData
+        steps: int = -(-len(data.data.train) // data.batch_size)
+        return steps
+
+    def _recipe(self, steps_an_epoch: int) -> Recipe:
+        """Return what the steps do beyond cross-entropy and Adam."""
+        rate = distort = None
+        if self.schedule != "constant":
+            assert self.trainer.max_epochs is not None
+            steps = self.trainer.max_epochs * steps_an_epoch
+
+            def rate(step: int) -> float:
+                return self.learning_rate * learning_rate_share(self.schedule, step, steps)
+
+        if self.augmentation != "none":
+            distort = Distortion(
+                affine="affine" in self.augmentation,
+                elastic="elastic" in self.augmentation,
+                device=self.compute.device,
+            )
+        average_over = steps_an_epoch if self.weight_averaging else None
+        return Recipe(rate, self.label_smoothing, distort, average_over)
+
+    def result(self) -> dict[str, Tensor]:
+        """Return the state of a task with the weights that were validated."""
+        weights = self._step.result.state_dict()
+        return {f"model.{name}": value.detach().clone() for name, value in weights.items()}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add the averages of the weights."""
+        if self._step.averaged is not None:
+            checkpoint[_AVERAGES] = self._step.averaged.state_dict()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Go on with the averages of the weights."""
+        self._averages = checkpoint.get(_AVERAGES)
 
     def seed_dropout(self, seed: int) -> None:
-        """Make the dropout that comes follow from this seed."""
+        """Make the dropout and the distortions that come follow from this seed."""
         self._step.generator.manual_seed(seed)
 
     def on_train_epoch_start(self) -> None:
         """Begin to count anew."""
         self._step.totals.zero_()
+        self._step.steps = self.trainer.current_epoch * self._steps_an_epoch
 
     def training_step(self, chunk: Chunk, batch_idx: int) -> None:
         """Take an optimizer step for each batch of the chunk."""
@@ -121,7 +184,7 @@ class CharacterTask(pl.LightningModule):
         for indices in chunk.batches():
             batch = chunk.images[indices]
             with autocast(self.compute):
-                logits = read_pixels(self.model, batch.pixels).float()
+                logits = read_pixels(self._step.result, batch.pixels).float()
             loss = functional.cross_entropy(logits, batch.labels, reduction="sum")
             self._validation_loss += loss
             add_counts(self.confusion, batch.labels, logits)

@@ -38,7 +38,9 @@ from src.interrupt import Interrupted, Signals
 from src.provenance import provenance
 from src.publish import check_published, load_best_models, model_of, publish_search, publish_study
 from src.results import ResultsFolder, make_writable
-from src.search import Search, SearchFailed, SearchRun, StartedTrial, Workers
+from src.search import Search
+from src.search_run import SearchFailed, SearchRun, Workers
+from src.slots import StartedTrial
 from src.stores import Database, Journal, Store, has_password
 from src.studies import FINISHED, Run, check_settings, ended_trials, load_studies
 from src.workers import LocalWorkers

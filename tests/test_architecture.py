@@ -6,7 +6,18 @@ from tests.conftest import REPOSITORY
 # Rooms from the bottom up: a room may import from the levels below its own. Within a folder, which
 # is one room, modules import each other as they need.
 LEVELS = [
-    ["archive", "errors", "seeding", "model", "fused", "hyperband", "metrics", "quiet"],
+    [
+        "archive",
+        "augment",
+        "errors",
+        "seeding",
+        "model",
+        "fused",
+        "hyperband",
+        "metrics",
+        "quiet",
+        "schedule",
+    ],
     ["config", "photo"],
     ["data", "device", "interrupt", "pruning", "results", "space"],
     ["curves", "figures", "provenance", "step", "stores", "studies"],
@@ -16,7 +27,8 @@ LEVELS = [
     ["fit"],
     ["worker"],
     ["workers", "cluster"],
-    ["search"],
+    ["slots"],
+    ["search", "search_run"],
     ["cli", "display", "page", "publish"],
     ["tune", "train", "evaluate", "predict", "export", "demo"],
 ]

@@ -17,7 +17,7 @@ import pytest
 from src.config import DataSpec, Hyperparameters
 from src.data import load_training_data
 from src.device import PLAIN_CPU
-from src.search import Workers
+from src.search_run import Workers
 from src.worker import Advanced, Ended, Failed, Job, Message, Reported
 from tests.conftest import REPOSITORY, Rows, Workplace
 

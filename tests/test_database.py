@@ -21,7 +21,8 @@ from src.fit import Fitted
 from src.hyperband import make_plan
 from src.provenance import provenance
 from src.results import Epoch, ResultsFolder, make_writable
-from src.search import Search, StartedTrial
+from src.search import Search
+from src.slots import StartedTrial
 from src.stores import Database
 from src.worker import Ended
 from tests.conftest import Rows, Workplace, start_search
@@ -283,7 +284,7 @@ def test_database_holds_several_data_sets(workplace: Workplace, database: str) -
     make_writable(folder.path, "")
     with Database(database, folder, heartbeat=15) as store, store.exclusive():
         optuna.create_study(study_name="mnist-64", storage=store.storage)
-        store.keep_model(64, b"another data set's")
+        store.keep_model("64-best", b"another data set's")
     assert workplace.tune(f"--storage={database}") == 0
     assert len(numbers(workplace)) == 5
 

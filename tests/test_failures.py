@@ -14,18 +14,18 @@ from typing import Any
 import pytest
 import torch
 
-import src.search
+import src.search_run
 import src.worker
 from src.config import Hyperparameters
 from src.fit import Fitted, fit
-from src.search import _Streak
+from src.search_run import _Streak
 from src.worker import _describe
 from tests.conftest import REPOSITORY, Workplace, children
 
 
 @pytest.fixture(autouse=True)
 def short_pause(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(src.search, "_PAUSE", 0.1)
+    monkeypatch.setattr(src.search_run, "_PAUSE", 0.1)
 
 
 # Only forked workers see what a test replaces, and where there is a GPU they are fresh ones.
@@ -130,7 +130,7 @@ def test_worker_that_hangs_is_given_up(
         return False
 
     monkeypatch.setattr(src.worker, "fit", failing(first_time, ZeroDivisionError()))
-    monkeypatch.setattr(src.search, "_SILENCE", 3.0)
+    monkeypatch.setattr(src.search_run, "_SILENCE", 3.0)
     assert workplace.tune("--workers=1") == 0
     rows = workplace.rows()
     assert [row["reason"] for row in rows if row["state"] == "FAIL"] == [

@@ -4,10 +4,12 @@ import copy
 import dataclasses
 import warnings
 
+import numpy as np
 import pytest
 import torch
 from torch.nn import functional
 
+from src.augment import Distortion
 from src.config import DataSpec
 from src.data import Images, load_training_data
 from src.device import PLAIN_CPU, Compute
@@ -18,6 +20,7 @@ from src.step import (
     GraphStep,
     MicroBatchStep,
     PlainStep,
+    Recipe,
     autocast,
     make_optimizer,
     make_step,
@@ -152,12 +155,11 @@ def test_plain_step_is_cross_entropy_and_adam_as_the_textbook_has_them(images: I
 def test_parts_of_a_batch_add_up_to_its_gradient(images: Images) -> None:
     whole, parts = make_net(), make_net()
     dropout = whole.draw_dropout(300, torch.Generator().manual_seed(0))
-    indices = torch.arange(300)  # cut into 128, 128 and 44
-    for step in (
+    for step in (  # the latter cuts it into 128, 128 and 44
         plain(whole, PLAIN_CPU),
         MicroBatchStep(parts, make_optimizer(parts, 1e-3), PLAIN_CPU),
     ):
-        step._backward(images, indices, dropout)
+        step._backward(images.pixels, images.labels, dropout)
     for name, parameter in whole.named_parameters():
         ours, theirs = parts.get_parameter(name).grad, parameter.grad
         assert ours is not None
@@ -165,18 +167,72 @@ def test_parts_of_a_batch_add_up_to_its_gradient(images: Images) -> None:
         assert (ours - theirs).norm() < 1e-4 * theirs.norm(), name
 
 
-def test_steps_on_cpu_are_the_plain_steps(images: Images) -> None:
+RECIPES = {
+    "plain": Recipe(),
+    "all": Recipe(
+        learning_rate=lambda step: 1e-3 / (1 + step),
+        label_smoothing=0.1,
+        distort=Distortion(affine=True, elastic=True, device=torch.device("cpu")),
+        average_over=3,
+    ),
+}
+
+
+@pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)
+def test_steps_on_cpu_are_the_plain_steps(recipe: Recipe, images: Images) -> None:
     nets = make_net(), make_net()
-    reference = plain(nets[0], PLAIN_CPU)
-    step = make_step(nets[1], make_optimizer(nets[1], 1e-3), PLAIN_CPU, batch_size=200)
+    reference = PlainStep(nets[0], make_optimizer(nets[0], 1e-3), PLAIN_CPU, recipe)
+    step = make_step(nets[1], make_optimizer(nets[1], 1e-3), PLAIN_CPU, 200, recipe)
     assert isinstance(step, MicroBatchStep)
     for each in (reference, step):
         take_steps(each, images)
     assert step.totals.tolist() == pytest.approx(reference.totals.tolist(), rel=1e-4)
-    for name, parameter in nets[0].named_parameters():
+    for name, parameter in reference.result.named_parameters():
         # Adam divides by the gradient's size: where that is next to nothing, rounding shows.
-        difference = (parameter - nets[1].get_parameter(name)).abs()
+        difference = (parameter - step.result.get_parameter(name)).abs()
         assert difference.mean() < 1e-5, name
+
+
+def test_smoothed_labels_are_mixed_with_all_classes(images: Images) -> None:
+    step = PlainStep(
+        make_net(), make_optimizer(make_net(), 1e-3), PLAIN_CPU, Recipe(label_smoothing=0.2)
+    )
+    logits = torch.randn(50, 10, generator=torch.Generator().manual_seed(0))
+    labels = images.labels[:50]
+    targets = 0.8 * functional.one_hot(labels, 10) + 0.2 / 10
+    expected = -(targets * logits.log_softmax(dim=1)).sum(dim=1).mean()
+    assert step._mean_loss(logits, labels, 50).item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_learning_rate_is_that_of_the_step(images: Images) -> None:
+    rates = [1e-3, 0.0, 5e-4]
+    net = make_net()
+    step = PlainStep(
+        net, make_optimizer(net, 1.0), PLAIN_CPU, Recipe(learning_rate=lambda step: rates[step])
+    )
+    moved = []
+    for _ in rates:
+        before = net.conv1.weight.detach().clone()
+        take_steps(step, images, number=1)
+        moved.append((net.conv1.weight - before).abs().max().item())
+    assert moved[0] == pytest.approx(1e-3, rel=1e-2)  # Adam's first step is of this size
+    assert moved[1] == 0
+    assert 0 < moved[2] < 1e-3
+
+
+def test_average_of_the_weights_is_exponential(images: Images) -> None:
+    net = make_net()
+    recipe = Recipe(average_over=2)
+    step = PlainStep(net, make_optimizer(net, 1e-2), PLAIN_CPU, recipe)
+    expected = net.dense.weight.detach().numpy().copy()
+    for number in range(15):
+        take_steps(step, images, number=1)
+        pull = max(1 / 2, 9 / (10 + number))
+        expected = (1 - pull) * expected + pull * net.dense.weight.detach().numpy()
+    assert step.averaged is not None
+    np.testing.assert_allclose(step.averaged.dense.weight.detach().numpy(), expected, atol=1e-6)
+    assert step.result is step.averaged
+    assert not torch.equal(step.averaged.dense.weight, net.dense.weight)
 
 
 def test_every_step_in_bf16_uses_the_weights_of_the_step_before(images: Images) -> None:
@@ -210,21 +266,26 @@ def test_step_that_cannot_be_recorded_runs_as_it_is_and_says_why(images: Images)
 
 
 @needs_cuda
+@pytest.mark.parametrize("recipe", ["plain", "all"])
 @pytest.mark.parametrize("precision", ["32", "bf16"])
-def test_recorded_steps_are_the_plain_steps(precision: str, images: Images) -> None:
+def test_recorded_steps_are_the_plain_steps(precision: str, recipe: str, images: Images) -> None:
     compute = Compute(torch.device("cuda"), precision, "GPU")  # type: ignore[arg-type]  # of the two literals
     resident = images.to("cuda")
     nets = make_net().cuda(), make_net().cuda()
-    reference = plain(nets[0], compute)
-    step = GraphStep(nets[1], make_optimizer(nets[1], 1e-3), compute, batch_size=200)
+    wanted = RECIPES[recipe]
+    if wanted.distort is not None:
+        distort = Distortion(affine=True, elastic=True, device=compute.device)
+        wanted = dataclasses.replace(wanted, distort=distort)
+    reference = PlainStep(nets[0], make_optimizer(nets[0], 1e-3), compute, wanted)
+    step = GraphStep(nets[1], make_optimizer(nets[1], 1e-3), compute, 200, wanted)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         for each in (reference, step):
             take_steps(each, resident)
     assert step.not_recorded is None
     assert step.totals.tolist() == pytest.approx(reference.totals.tolist(), rel=1e-2)
-    for name, parameter in nets[0].named_parameters():
-        difference = (parameter - nets[1].get_parameter(name)).abs()
+    for name, parameter in reference.result.named_parameters():
+        difference = (parameter - step.result.get_parameter(name)).abs()
         assert difference.mean() < 1e-4, name
 
 

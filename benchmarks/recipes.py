@@ -1,0 +1,91 @@
+"""(h) What the options of the recipe do for accuracy: fits with and without, over seeds."""
+
+import argparse
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from typing import Any
+
+from src.config import DataSpec, Hyperparameters
+from src.data import TrainingData, load_training_data
+from src.device import Compute, choose_compute, choose_workers
+from src.fit import Fitted
+from src.metrics import spread
+from src.worker import Ended, Failed, Job, Reported
+from src.workers import LocalWorkers
+
+_Key = tuple[str, int]
+
+PLAIN = Hyperparameters(
+    conv1=64, conv2=64, dense_units=128, dropout_rate=0.3, learning_rate=1e-3, batch_size=64
+)
+RECIPES: Mapping[str, Mapping[str, Any]] = {
+    "plain": {},
+    "cosine": {"schedule": "cosine"},
+    "one_cycle": {"schedule": "one_cycle"},
+    "label smoothing": {"label_smoothing": 0.1},
+    "affine": {"augmentation": "affine"},
+    "elastic": {"augmentation": "elastic"},
+    "affine_elastic": {"augmentation": "affine_elastic"},
+    "weight averaging": {"weight_averaging": True},
+    "one_cycle, affine_elastic": {"schedule": "one_cycle", "augmentation": "affine_elastic"},
+    "averaging, affine_elastic": {"weight_averaging": True, "augmentation": "affine_elastic"},
+    "one_cycle, affine_elastic, smoothing": {
+        "schedule": "one_cycle", "augmentation": "affine_elastic", "label_smoothing": 0.1,
+    },
+}  # fmt: skip
+SEEDS = 5
+EPOCHS = 15
+
+
+def measure(options: argparse.Namespace) -> dict[str, Any]:
+    """Train each recipe with each seed, and compare it with the plain one seed by seed."""
+    seeds, epochs, limit = (2, 1, 625) if options.quick else (SEEDS, EPOCHS, None)
+    spec = DataSpec(dataset="mnist", validation="tail", limit=limit)
+    compute = choose_compute("auto", "auto", threads=1)
+    data = load_training_data(spec, options.data_dir, compute.device)
+    jobs = {
+        (name, seed): Job(replace(PLAIN, **changes), epochs, None, seed, None, None)
+        for seed in range(seeds)
+        for name, changes in RECIPES.items()
+    }
+    accuracies: dict[str, list[float]] = {name: [] for name in RECIPES}
+    for (name, _), fitted in _train(jobs, data, compute).items():
+        assert fitted.best is not None
+        accuracies[name].append(fitted.best.val_accuracy)
+    rows = [_row(name, accuracies[name], accuracies["plain"]) for name in RECIPES]
+    return {"rows": rows, "configuration": asdict(PLAIN), "epochs": epochs, "images": data.counts}
+
+
+def _train(jobs: Mapping[_Key, Job], data: TrainingData, compute: Compute) -> dict[_Key, Fitted]:
+    waiting, done = dict(jobs), {}
+    running: dict[int, _Key] = {}
+    with LocalWorkers(choose_workers("auto", compute), lambda: data, compute) as workers:
+        while waiting or running:
+            for worker in workers.idle:
+                if waiting:
+                    running[worker] = key = next(iter(waiting))
+                    workers.submit(worker, waiting.pop(key))
+            for worker, message in workers.receive(timeout=1.0):
+                if isinstance(message, Reported):
+                    workers.answer(worker, stop=False)
+                elif isinstance(message, Failed):
+                    raise RuntimeError(message.details)
+                elif isinstance(message, Ended):
+                    key = running.pop(worker)
+                    done[key] = message.fitted
+                    print(*key, message.fitted.best, f"{message.fitted.seconds:.0f} s", flush=True)
+    return {key: done[key] for key in jobs}
+
+
+def _row(name: str, accuracies: list[float], plain: list[float]) -> dict[str, Any]:
+    ours = spread(accuracies)
+    row: dict[str, Any] = {
+        "recipe": name,
+        "mean val accuracy": round(ours.mean, 5),
+        "standard deviation": round(ours.std, 5),
+    }
+    if name != "plain":
+        gain = spread([a - b for a, b in zip(accuracies, plain, strict=True)])
+        row["gain"] = round(gain.mean, 5)
+        row["95 % interval"] = f"{gain.low:+.5f} to {gain.high:+.5f}"
+    return row | {"each seed": accuracies}
