@@ -29,12 +29,12 @@ RECIPES: Mapping[str, Mapping[str, Any]] = {
     "weight averaging": {"weight_averaging": True},
     "one_cycle, affine_elastic": {"schedule": "one_cycle", "augmentation": "affine_elastic"},
     "averaging, affine_elastic": {"weight_averaging": True, "augmentation": "affine_elastic"},
-    "one_cycle, affine_elastic, smoothing": {
-        "schedule": "one_cycle", "augmentation": "affine_elastic", "label_smoothing": 0.1,
+    "averaging, affine_elastic, smoothing": {
+        "weight_averaging": True, "augmentation": "affine_elastic", "label_smoothing": 0.1,
     },
 }  # fmt: skip
 SEEDS = 5
-EPOCHS = 15
+EPOCHS = 10
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:

@@ -4,8 +4,7 @@ import io
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from types import UnionType
-from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any
 
 import lightning
 import torch
@@ -18,11 +17,10 @@ from src.errors import UserError
 from src.metrics import ConfusionMatrix
 from src.results import Epoch, replacing
 from src.task import CharacterTask, make_task, task_arguments
+from src.typed import build
 
 _KEY = "hcr_lightning"
 _FORMAT = 1
-
-_Record = TypeVar("_Record")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,10 +112,10 @@ def _model_of(content: Any) -> SavedModel:
     extra = dict(content[_KEY])
     if extra.pop("format") != _FORMAT:
         raise ValueError("written by another version")
-    extra["hyperparameters"] = _build(Hyperparameters, extra["hyperparameters"])
-    extra["data_spec"] = _build(DataSpec, extra["data_spec"])
-    extra["history"] = tuple(_build(Epoch, epoch) for epoch in extra["history"])
-    model = _build(SavedModel, extra | {"weights": content["state_dict"]})
+    extra["hyperparameters"] = build(Hyperparameters, extra["hyperparameters"])
+    extra["data_spec"] = build(DataSpec, extra["data_spec"])
+    extra["history"] = tuple(build(Epoch, epoch) for epoch in extra["history"])
+    model = build(SavedModel, extra | {"weights": content["state_dict"]})
     if CLASS_NAMES[model.data_spec.dataset] != model.class_names:
         raise ValueError(f"its classes are not those of {model.data_spec.dataset}")
     if not 0 <= model.val_accuracy <= 1:
@@ -142,32 +140,3 @@ def _model_of(content: Any) -> SavedModel:
         if not torch.isfinite(value).all():
             raise ValueError(f"{name} holds numbers that are not finite")
     return model
-
-
-def _build(kind: type[_Record], values: Any) -> _Record:
-    """Build a dataclass of values that have the types of its fields."""
-    if not isinstance(values, dict):
-        raise TypeError(f"what should be {kind.__name__} is {str(values)[:60]}")
-    types = get_type_hints(kind)
-    for name, value in values.items():
-        if not _fits(value, types.get(name, Any)):
-            raise TypeError(f"its {name} (={str(value)[:60]}) is no {types[name]}")
-    return kind(**values)
-
-
-def _fits(value: object, kind: Any) -> bool:
-    """Return whether a value is of a type such as `dict[str, int | None]`; no bool is an int."""
-    outer, inner = get_origin(kind), get_args(kind)
-    if kind is Any:
-        return True
-    if outer is UnionType:
-        return any(_fits(value, one) for one in inner)
-    if outer is Literal:
-        return type(value) is str and value in inner
-    if kind is float:
-        return type(value) in (int, float)
-    if isinstance(value, dict) and outer is dict:
-        return all(_fits(key, inner[0]) and _fits(one, inner[1]) for key, one in value.items())
-    if isinstance(value, (list, tuple)) and outer is type(value):
-        return all(_fits(one, inner[0]) for one in value)
-    return type(value) is kind

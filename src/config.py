@@ -33,6 +33,7 @@ _Choice = TypeVar("_Choice")
 
 _UNITS_AT_MOST = 2048
 _TRIALS_AT_MOST = 1_000_000
+_SEEDS_AT_LEAST = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,15 +94,11 @@ class DataSpec:
 
 
 @dataclass(frozen=True, kw_only=True)
-class FitConfig(DataSpec):
-    """What `tune` and `train` share."""
+class Surroundings:
+    """What a command finds: folders, and what computes."""
 
-    max_epochs: int = 30
-    """Full budget of one fit (Hyperband's R), in epochs."""
     device: Device = "auto"
-    """Where to train; auto takes CUDA where there is one."""
-    precision: Precision = "auto"
-    """Arithmetic of the layers; auto takes bf16 where the processor or GPU computes it natively."""
+    """What computes; auto takes CUDA where there is one."""
     data_dir: str = "data"
     """Folder with the data sets, in torchvision's layout; what is missing is downloaded there."""
     results_dir: str = "results"
@@ -110,10 +107,23 @@ class FitConfig(DataSpec):
     """Folder for TensorBoard."""
 
     def __post_init__(self) -> None:
-        super().__post_init__()
-        _within("max_epochs", self.max_epochs, 1)
         for name in ("data_dir", "results_dir", "log_dir"):
             _a_path(name, getattr(self, name))
+
+
+@dataclass(frozen=True, kw_only=True)
+class FitConfig(Surroundings, DataSpec):
+    """What `tune` and `train` share."""
+
+    max_epochs: int = 30
+    """Full budget of one fit (Hyperband's R), in epochs."""
+    precision: Precision = "auto"
+    """Arithmetic of the layers; auto takes bf16 where the processor or GPU computes it natively."""
+
+    def __post_init__(self) -> None:
+        DataSpec.__post_init__(self)
+        Surroundings.__post_init__(self)
+        _within("max_epochs", self.max_epochs, 1)
 
     @property
     def data_spec(self) -> DataSpec:
@@ -122,7 +132,38 @@ class FitConfig(DataSpec):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TuneConfig(FitConfig):
+class WorkersConfig:
+    """Who trains trials, and where their studies are."""
+
+    workers: int | Literal["auto"] = "auto"
+    """Trials trained at once, each in a process of its own, on CPU in one thread; auto: as many as
+    there are CPU cores to use, and one on CUDA."""
+    launcher: Launcher = "local"
+    """Where the workers are: on this machine, or spread over a Ray cluster (an extra: ray)."""
+    gpus_per_worker: float = 1.0
+    """With --launcher ray on CUDA: the share of a GPU that a worker takes, such as 0.25."""
+    storage: SecretStr | None = None
+    """URL of a PostgreSQL database (an extra: postgresql) that holds the studies instead of the
+    results folder, such as postgresql+psycopg://user@host/database: the same command on any number
+    of machines joins the search."""
+    heartbeat: int = 15
+    """With --storage: seconds between two signs of life of a trial. One whose machine has been
+    silent for five times as long is tried again by another."""
+    timeout: str | float | None = None
+    """Stop after this long, such as 90s, 10m or 2h; the same command goes on later."""
+
+    def __post_init__(self) -> None:
+        if self.workers != "auto":
+            _within("workers", self.workers, 1)
+        _within("heartbeat", self.heartbeat, 1)
+        if not 0 < self.gpus_per_worker <= 1:
+            raise UserError(f"`gpus_per_worker` (={self.gpus_per_worker}) must be above 0, up to 1")
+        if self.timeout is not None:
+            parse_duration(self.timeout)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TuneConfig(WorkersConfig, FitConfig):
     """A Hyperband search, once for each batch size."""
 
     batch_sizes: tuple[int, ...] = (64,)
@@ -147,29 +188,19 @@ class TuneConfig(FitConfig):
     """How configurations are proposed: Tree-structured Parzen Estimator, or uniformly at random."""
     patience: int | None = 3
     """Stop a trial after this many epochs without a better validation accuracy; null: never."""
-    workers: int | Literal["auto"] = "auto"
-    """Trials trained at once, each in a process of its own, on CPU in one thread; auto: as many as
-    there are CPU cores to use, and one on CUDA."""
-    launcher: Launcher = "local"
-    """Where the workers are: on this machine, or spread over a Ray cluster (an extra: ray)."""
-    gpus_per_worker: float = 1.0
-    """With --launcher ray on CUDA: the share of a GPU that a worker takes, such as 0.25."""
-    storage: SecretStr | None = None
-    """URL of a PostgreSQL database (an extra: postgresql) that holds the studies instead of the
-    results folder, such as postgresql+psycopg://user@host/database: the same command on any number
-    of machines joins the search."""
-    heartbeat: int = 15
-    """With --storage: seconds between two signs of life of a trial. One whose machine has been
-    silent for five times as long is tried again by another."""
+    finalists: int = 0
+    """When the search is over, train this many of the best configurations again with several
+    seeds, and choose the winner by their means; 0: the best trial wins."""
+    seeds: int = 5
+    """How often each finalist is trained, with --finalists."""
     tensorboard: CurvesLevel = "auto"
     """Whose curves TensorBoard gets: those of all trials, while they train; of each that is the
     best so far, when it ends; or none. A few hundred are as many as TensorBoard shows well: auto
     is all for a search of up to 300 trials, and best for a longer one."""
-    timeout: str | float | None = None
-    """Stop after this long, such as 90s, 10m or 2h; the same command goes on later."""
 
     def __post_init__(self) -> None:
-        super().__post_init__()
+        FitConfig.__post_init__(self)
+        WorkersConfig.__post_init__(self)
         if not self.batch_sizes:
             raise UserError("`batch_sizes` (=[]) must name at least one, such as [64,208]")
         for batch_size in self.batch_sizes:
@@ -192,13 +223,9 @@ class TuneConfig(FitConfig):
             _a_share("label_smoothing", share)
         if self.patience is not None:
             _within("patience", self.patience, 1)
-        if self.workers != "auto":
-            _within("workers", self.workers, 1)
-        _within("heartbeat", self.heartbeat, 1)
-        if not 0 < self.gpus_per_worker <= 1:
-            raise UserError(f"`gpus_per_worker` (={self.gpus_per_worker}) must be above 0, up to 1")
-        if self.timeout is not None:
-            parse_duration(self.timeout)
+        if self.finalists:
+            _within("finalists", self.finalists, 1)
+        _within("seeds", self.seeds, _SEEDS_AT_LEAST)
 
     @property
     def recipe_choices(self) -> dict[str, tuple[Any, ...]]:
@@ -222,6 +249,24 @@ class TrainConfig(FitConfig, Hyperparameters):
 
 
 @dataclass(frozen=True, kw_only=True)
+class FinalsConfig(WorkersConfig, Surroundings):
+    """The best configurations of a search, trained again with several seeds."""
+
+    dataset: Dataset
+    """Data set of the search."""
+    finalists: int = 3
+    """How many configurations, the best over all batch sizes."""
+    seeds: int = 5
+    """How often each is trained."""
+
+    def __post_init__(self) -> None:
+        Surroundings.__post_init__(self)
+        WorkersConfig.__post_init__(self)
+        _within("finalists", self.finalists, 1)
+        _within("seeds", self.seeds, _SEEDS_AT_LEAST)
+
+
+@dataclass(frozen=True, kw_only=True)
 class EvaluateConfig:
     """A saved model, tested."""
 
@@ -231,11 +276,19 @@ class EvaluateConfig:
     """Where to compute; auto takes CUDA where there is one."""
     data_dir: str = "data"
     """Folder with the data sets, in torchvision's layout; what is missing is downloaded there."""
+    results_dir: str = "results"
+    """Folder for results: <results_dir>/<dataset>/test-log.jsonl records every look at the test
+    images."""
     output_dir: str | None = None
-    """Folder for metrics.json and confusion-matrix.png; null: beside the checkpoint."""
+    """Folder for metrics.json and the pictures; null: beside the checkpoint."""
+    log_dir: str | None = None
+    """Folder for TensorBoard, which then shows the pictures as the run <log_dir>/<dataset>/winner;
+    null: none."""
 
     def __post_init__(self) -> None:
         _a_path("data_dir", self.data_dir)
+        _a_path("results_dir", self.results_dir)
+        _a_path("log_dir", self.log_dir or "")
         _a_path("output_dir", self.output_dir or "")
 
 
@@ -260,6 +313,19 @@ class PredictConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ReportConfig:
+    """A search, told."""
+
+    dataset: Dataset
+    """Data set whose search is told."""
+    results_dir: str = "results"
+    """Folder for results: one folder in it for each data set."""
+
+    def __post_init__(self) -> None:
+        _a_path("results_dir", self.results_dir)
+
+
+@dataclass(frozen=True, kw_only=True)
 class ExportConfig:
     """A saved model, written for other programs."""
 
@@ -276,22 +342,6 @@ class ExportConfig:
         _a_path("model", self.model)
         _a_path("output", self.output or "")
         _a_path("data_dir", self.data_dir)
-
-
-@dataclass(frozen=True, kw_only=True)
-class DemoConfig:
-    """A page to draw on, and the models that read it."""
-
-    results_dir: str = "results"
-    """Folder with results: the best model of each data set in it is offered."""
-    host: str = "127.0.0.1"
-    """Address to listen on. Others than this machine's own let anybody in who can reach it."""
-    port: int = 7860
-    """Port to listen on; 0: any that is free."""
-
-    def __post_init__(self) -> None:
-        _a_path("results_dir", self.results_dir)
-        _within("port", self.port, 0, 2**16 - 1)
 
 
 def parse_duration(duration: str | float) -> float:

@@ -1,9 +1,12 @@
-"""Curves and configurations of fits, for TensorBoard."""
+"""What TensorBoard gets: curves and configurations of fits, pictures of the best model."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 
 from lightning.pytorch.loggers import TensorBoardLogger
+from matplotlib.figure import Figure
+from torch.utils.tensorboard import SummaryWriter
 
 from src.config import Hyperparameters
 from src.results import SELECTED_ON, Epoch
@@ -38,10 +41,14 @@ def log_epoch(logger: TensorBoardLogger, epoch: Epoch) -> None:
 
 
 def log_result(
-    logger: TensorBoardLogger, hyperparameters: Hyperparameters, val_accuracy: float
+    logger: TensorBoardLogger, hyperparameters: Hyperparameters, val_accuracy: float, epochs: int
 ) -> None:
-    """Write a configuration and its result to TensorBoard's HPARAMS."""
-    logger.log_hyperparams(asdict(hyperparameters), {SELECTED_ON: val_accuracy})
+    """Write a configuration and its result to TensorBoard's HPARAMS.
+
+    Trials that a rung stopped cannot be compared with those that trained on: with the epochs, those
+    of one rung can be filtered out.
+    """
+    logger.log_hyperparams(asdict(hyperparameters), {SELECTED_ON: val_accuracy, "epochs": epochs})
 
 
 def write_curves(
@@ -54,5 +61,27 @@ def write_curves(
     logger = curves.open()
     for epoch in history:
         log_epoch(logger, epoch)
-    log_result(logger, hyperparameters, val_accuracy)
+    log_result(logger, hyperparameters, val_accuracy, len(history))
     logger.finalize("success")
+
+
+def write_pictures(
+    log_dir: str | Path, dataset: str, which: str, pictures: Mapping[str, Figure]
+) -> None:
+    """Write pictures of a data set's best model to the run <log_dir>/<dataset>/winner.
+
+    Args:
+        log_dir: the folder for TensorBoard.
+        dataset: the data set.
+        which: the images that the pictures are about, "validation" or "test"; those of earlier
+            models go.
+        pictures: by name.
+    """
+    run = Path(log_dir) / dataset / "winner"
+    suffix = f".{which}"
+    for old in run.glob(f"events.out.tfevents.*{suffix}"):
+        old.unlink()
+    with SummaryWriter(str(run), filename_suffix=suffix) as writer:
+        for name, figure in pictures.items():
+            figure.set_dpi(110)
+            writer.add_figure(f"{which}/{name}", figure)

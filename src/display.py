@@ -1,7 +1,10 @@
 """What a person sees: plan, live progress (a line a trial where there is no terminal), ranking."""
 
+import shlex
 from collections.abc import Sequence
+from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import lightning.pytorch as pl
 from rich.console import Console
@@ -15,10 +18,12 @@ from rich.progress import (
 )
 from rich.table import Table
 
+from src.checkpoint import SavedModel
+from src.config import Surroundings
 from src.data import TrainingData
 from src.device import Compute
 from src.hyperband import Plan
-from src.results import TrialRecord
+from src.results import ResultsFolder, TrialRecord
 from src.slots import StartedTrial
 
 
@@ -91,9 +96,8 @@ class SearchDisplay:
 
     def trial_started(self, trial: StartedTrial) -> None:
         """Show the trial's bar."""
-        description = f"batch {trial.hyperparameters.batch_size} trial {trial.number}"
         max_epochs = trial.bracket.rungs[-1].epochs
-        self._training[trial] = self._progress.add_task(description, total=max_epochs, status="")
+        self._training[trial] = self._progress.add_task(trial.label, total=max_epochs, status="")
 
     def trial_advanced(self, trial: StartedTrial, epochs: float) -> None:
         """Move the trial's bar."""
@@ -114,7 +118,7 @@ class SearchDisplay:
         hp = record.hyperparameters
         on_terminal = self._progress.console.is_terminal  # elsewhere lines may be any length
         self._progress.print(
-            f"batch {hp.batch_size} trial {record.trial:3d} bracket {record.bracket} "
+            f"{trial.label} "
             f"{record.state:8s} {accuracy:8s} {record.epochs:3d} epochs {record.seconds:6.1f} s  "
             f"{hp.conv1}-{hp.conv2}-{hp.dense_units} {hp.dropout_rate:g} {hp.learning_rate:.2e}  "
             f"{record.reason}",
@@ -188,6 +192,9 @@ def print_plan(console: Console, plan: Plan, batch_sizes: Sequence[int]) -> None
 def print_ranking(console: Console, records: Sequence[TrialRecord], most: int = 10) -> None:
     """Print the best finished trials, the best first."""
     finished = [record for record in records if record.state == "COMPLETE"]
+    if not finished:
+        say(console, "No trial has trained to its end yet.")
+        return
     finished.sort(key=lambda record: -(record.val_accuracy or 0.0))
     table = Table()
     for column in ("val accuracy", "conv1", "conv2", "dense units", "dropout rate"):
@@ -203,6 +210,55 @@ def print_ranking(console: Console, records: Sequence[TrialRecord], most: int = 
         )  # fmt: skip
     say(console, f"The best of {_plural(len(records), 'trial')}, {len(finished):,} finished:")
     console.print(table)
+
+
+def print_finals(console: Console, decision: dict[str, Any]) -> None:
+    """Print the finalists, the best mean first."""
+    table = Table()
+    for column in ("mean ± std", "95 % interval", "seeds", "search said", "optimism"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for column in ("batch size", "trial", "conv1-conv2-dense"):
+        table.add_column(column, justify="right")
+    for row in decision["finalists"]:
+        hp, (low, high) = row["hyperparameters"], row["ci95"]
+        table.add_row(
+            f"{row['mean']:.5f} ± {row['std']:.5f}", f"{low:.5f} to {high:.5f}",
+            str(len(row["seeds"])), f"{row['search_val_accuracy']:.5f}", f"{row['optimism']:+.5f}",
+            str(row["batch_size"]), str(row["trial"]),
+            f"{hp['conv1']}-{hp['conv2']}-{hp['dense_units']}",
+        )  # fmt: skip
+    say(console, "The finalists' validation accuracy, each trained again with several seeds:")
+    console.print(table)
+
+
+def print_best(
+    console: Console,
+    best: SavedModel,
+    folder: ResultsFolder,
+    batch_sizes: Sequence[int],
+    log_dir: str,
+) -> None:
+    """Print the best model's configuration, and what to do with it."""
+    hp = best.hyperparameters
+    whose = " (the winner's best seed)" if folder.finalists_json.exists() else ""
+    say(
+        console,
+        f"Best: conv1 {hp.conv1}, conv2 {hp.conv2}, dense_units {hp.dense_units}, "
+        f"dropout_rate {hp.dropout_rate:g}, learning_rate {hp.learning_rate:.3g}, "
+        f"batch_size {hp.batch_size}: validation accuracy {best.val_accuracy:.6f}{whose}\n"
+        f"Written to {folder.path}: {', '.join(folder.published(batch_sizes))}\n"
+        "Next:\n"
+        f"  tensorboard --logdir {shlex.quote(log_dir)}\n"
+        f"  python -m src.evaluate {shlex.quote(str(folder.best_model))}\n"
+        f"  {_report_command(folder)}",
+    )
+
+
+def _report_command(folder: ResultsFolder) -> str:
+    command = f"python -m src.report --dataset {folder.path.name}"
+    if folder.path.parent != Path(Surroundings.results_dir):
+        command += f" --results_dir {shlex.quote(str(folder.path.parent))}"
+    return command
 
 
 def say(console: Console, text: str) -> None:

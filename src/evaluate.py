@@ -2,30 +2,44 @@
 
     python -m src.evaluate results/mnist/best-model.ckpt
 
-Writes metrics.json and confusion-matrix.png beside the checkpoint. Seconds on a laptop.
+Writes metrics.json, confusion-matrix.png and mistakes.png beside the checkpoint, and adds a line to
+results/<dataset>/test-log.jsonl, so that repeated looks at the test split are seen. Seconds on a
+laptop.
 """
 
+import hashlib
 import json
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
+from datetime import UTC, datetime
 from pathlib import Path
 
 import jsonargparse
 from rich.table import Table
 
 from src import cli
-from src.checkpoint import load_model
+from src.checkpoint import SavedModel, load_model
 from src.config import EvaluateConfig
+from src.curves import write_pictures
 from src.data import CLASS_NAMES, Images, load_images
-from src.device import choose_compute
+from src.device import Compute, choose_compute
 from src.display import open_console, say
 from src.errors import UserError
-from src.figures import draw_confusion
-from src.inference import confusion_counts
-from src.metrics import ConfusionMatrix, wilson_interval
+from src.figures import (
+    Mistake,
+    confusion_figure,
+    draw_confusion,
+    draw_mistakes,
+    mistakes_figure,
+)
+from src.inference import confusion_counts, read_probabilities
+from src.metrics import ConfusionMatrix, surest_mistakes, wilson_interval
 from src.provenance import provenance
-from src.results import make_writable, write_json
+from src.results import ResultsFolder, TestRecord, make_writable, record_test, write_json
+
+_MISTAKES = 24
+"""Misread images that are shown, at most."""
 
 
 def make_parser() -> jsonargparse.ArgumentParser:
@@ -59,11 +73,28 @@ def _evaluate(options: jsonargparse.Namespace) -> int:
         print(f"caution: {caution}", file=sys.stderr)
     folder = Path(config.output_dir) if config.output_dir else path.parent
     make_writable(folder, "--output_dir")
+    if config.log_dir is not None:
+        make_writable(Path(config.log_dir), "--log_dir")
     images = Images.joined(load_images(dataset, "test", config.data_dir)).to(compute.device)
     matrix = ConfusionMatrix(
         confusion_counts(model.task().model, images, compute), model.class_names
     )
     low, high = wilson_interval(matrix.correct, matrix.images)
+    sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+    log = ResultsFolder(config.results_dir, dataset)
+    make_writable(log.path, "--results_dir")
+    opened = record_test(
+        log,
+        TestRecord(
+            date=datetime.now(UTC).isoformat(timespec="seconds"),
+            checkpoint=str(path),
+            checkpoint_sha256=sha256,
+            dataset=dataset,
+            n_test=matrix.images,
+            test_accuracy=matrix.accuracy,
+        ),
+    )
+    mistakes = _mistakes(model, images, compute)
     metrics = {
         "dataset": dataset,
         "test_accuracy": matrix.accuracy,
@@ -73,9 +104,20 @@ def _evaluate(options: jsonargparse.Namespace) -> int:
         "per_class": [asdict(metrics) for metrics in matrix.per_class()],
         "most_confused": [asdict(confusion) for confusion in matrix.most_confused()],
         "confusion_matrix": matrix.counts.tolist(),
+        "mistakes": [
+            {
+                "image": image,
+                "true": mistake.true,
+                "predicted": mistake.predicted,
+                "probability": mistake.probability,
+            }
+            for image, mistake in mistakes.items()
+        ],
         "test_images_sha256": images.sha256(),
         "caution": caution,
         "checkpoint": str(path),
+        "checkpoint_sha256": sha256,
+        "test_split_opened": opened.times,
         "val_accuracy": model.val_accuracy,
         "provenance": provenance(compute),
     }
@@ -85,6 +127,16 @@ def _evaluate(options: jsonargparse.Namespace) -> int:
     write_json(metrics_file, metrics)
     title = f"{dataset}: {matrix.accuracy:.2%} of {matrix.images:,} test images read correctly"
     draw_confusion(figure_file, title, matrix)
+    mistakes_file = folder / f"mistakes{suffix}.png"
+    if mistakes:
+        draw_mistakes(mistakes_file, list(mistakes.values()))
+    else:
+        mistakes_file.unlink(missing_ok=True)  # of a model that made some
+    if config.log_dir is not None:
+        pictures = {"confusion": confusion_figure(matrix)}
+        if mistakes:
+            pictures["mistakes"] = mistakes_figure(list(mistakes.values()))
+        write_pictures(config.log_dir, dataset, "test", pictures)
     if options.json:
         print(json.dumps(metrics))
         return 0
@@ -96,10 +148,35 @@ def _evaluate(options: jsonargparse.Namespace) -> int:
         f"macro accuracy {matrix.macro_accuracy:.4f}; validation accuracy was "
         f"{model.val_accuracy:.4f}",
     )
+    say(
+        console,
+        f"The test split of {dataset} has now been opened {_times(opened.times)}, for "
+        f"{opened.models} model{'' if opened.models == 1 else 's'} ({log.test_log}).",
+    )
     console.print(_class_table(matrix))
     console.print(_confusion_table(matrix))
-    say(console, f"Written: {metrics_file}, {figure_file}")
+    written = [metrics_file, figure_file, *([mistakes_file] if mistakes else [])]
+    say(console, f"Written: {', '.join(map(str, written))}")
     return 0
+
+
+def _times(number: int) -> str:
+    return {1: "once", 2: "twice"}.get(number, f"{number:,} times")
+
+
+def _mistakes(model: SavedModel, images: Images, compute: Compute) -> dict[int, Mistake]:
+    """Return the worst mistakes by the place of the image in the test split, the surest first."""
+    probabilities = read_probabilities(model.task().model, images.pixels, compute).numpy()
+    labels = images.labels.cpu().numpy()
+    return {
+        image: Mistake(
+            pixels=images.pixels[image].cpu().numpy(),
+            true=model.class_names[labels[image]],
+            predicted=model.class_names[probabilities[image].argmax()],
+            probability=round(float(probabilities[image].max()), 6),
+        )
+        for image in surest_mistakes(probabilities, labels, _MISTAKES)
+    }
 
 
 def _caution(trained_on: str, tested_on: str) -> str | None:

@@ -185,5 +185,5 @@ class _HyperparameterLog(Callback):
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if self._recorder.best is not None and isinstance(trainer.logger, TensorBoardLogger):
-            val_accuracy = self._recorder.best.val_accuracy
-            log_result(trainer.logger, self._hyperparameters, val_accuracy)
+            val_accuracy, epochs = self._recorder.best.val_accuracy, len(self._recorder.history)
+            log_result(trainer.logger, self._hyperparameters, val_accuracy, epochs)

@@ -112,6 +112,22 @@ def wilson_interval(successes: int, trials: int) -> tuple[float, float]:
     return max(0.0, centre - half), min(1.0, centre + half)
 
 
+def surest_mistakes(
+    probabilities: npt.NDArray[np.float32], labels: npt.NDArray[np.int64], most: int
+) -> list[int]:
+    """Return the misread images that had the highest probability for their reading, surest first.
+
+    Args:
+        probabilities: (N, classes).
+        labels: (N,).
+        most: how many are returned at most.
+    """
+    read_as = probabilities.argmax(axis=1)
+    (wrong,) = np.nonzero(read_as != labels)
+    order = np.argsort(-probabilities[wrong, read_as[wrong]], kind="stable")
+    return [int(image) for image in wrong[order][:most]]
+
+
 def _quotient(a: int, b: int) -> float:
     return float(a) / float(b) if b else 0.0
 

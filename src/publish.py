@@ -11,15 +11,33 @@ import optuna
 
 from src.checkpoint import SavedModel, load_model
 from src.config import Hyperparameters
+from src.curves import write_pictures
 from src.data import TrainingData
 from src.errors import UserError
-from src.figures import draw_best, draw_rungs
+from src.figures import confusion_figure, draw_best, draw_rungs
 from src.fit import Fitted
 from src.hyperband import Plan
 from src.metrics import ConfusionMatrix
-from src.results import SELECTED_ON, ResultsFolder, TrialRecord, replacing, write_json, write_trials
+from src.results import (
+    SELECTED_ON,
+    ResultsFolder,
+    TrialRecord,
+    replacing,
+    write_epochs,
+    write_json,
+    write_trials,
+)
 from src.stores import Store
-from src.studies import ABANDONED, FINISHED, ended_trials, runs, study_settings
+from src.studies import (
+    ABANDONED,
+    FINISHED,
+    ended_trials,
+    finalist_model,
+    iterations,
+    load_decision,
+    runs,
+    study_settings,
+)
 
 
 def publish_study(
@@ -39,28 +57,43 @@ def publish_study(
 
 
 def publish_search(
-    folder: ResultsFolder, store: Store, studies: Mapping[int, optuna.Study], plan: Plan
-) -> tuple[list[TrialRecord], SavedModel | None]:
-    """Write all.csv, best.json and best-model.ckpt over all batch sizes.
+    folder: ResultsFolder, store: Store, studies: Mapping[int, optuna.Study]
+) -> SavedModel | None:
+    """Write all.csv, curves.csv, best.json and best-model.ckpt over all batch sizes.
 
     Args:
         folder: where.
         store: where the studies and the best models are.
         studies: by batch size.
-        plan: what was to be done.
 
     Returns:
-        All trials that have ended, and the best model; None while no trial has finished.
+        The best model: that of the finals' winner, or while there were none that of the best
+        trial; None while no trial has finished.
     """
-    records = [record for study in studies.values() for record, _ in ended_trials(study)]
+    trials = [trial for study in studies.values() for trial in ended_trials(study)]
+    records = [record for record, _ in trials]
+    write_epochs(folder.curves_csv, trials)
     write_trials(folder.all_csv, records)
     models = load_best_models(folder, store, studies)
     if not models:
-        return records, None
+        return None
     batch_size, best = max(models.items(), key=lambda item: item[1].val_accuracy)
+    source = folder.study_model(batch_size)
+    described: dict[str, object] = {}
+    decision = load_decision(store.storage, folder.path.name)
+    if decision is not None:
+        winner = decision["finalists"][0]
+        source = folder.checkpoint(finalist_model(winner["batch_size"], winner["trial"]))
+        best = _load(folder, source, "the winner of the finals")
+        described["finals"] = {
+            name: winner[name]
+            for name in ("batch_size", "trial", "search_val_accuracy", "mean", "std", "ci95")
+        } | {"seed": decision["winner"]["seed"], "seeds": winner["seeds"]}
+        origin = {"data": describe_model(best)["data"], "provenance": best.provenance}
+        write_json(folder.finalists_json, decision | origin)
     with replacing(folder.best_model) as temporary:
-        shutil.copyfile(folder.study_model(batch_size), temporary)
-    settings = study_settings(studies[batch_size]) | {"iterations": plan.iterations}
+        shutil.copyfile(source, temporary)
+    settings = study_settings(studies[batch_size]) | {"iterations": iterations(studies.values())}
     history = runs(studies.values())
     # A run without an end was killed, unless others share the studies and it is still going on.
     fine = (FINISHED, None) if store.shared else (FINISHED,)
@@ -73,8 +106,8 @@ def publish_search(
         ),
         "runs": history,
     }
-    write_json(folder.best_json, describe_model(best) | {"search": search})
-    return records, best
+    write_json(folder.best_json, describe_model(best) | described | {"search": search})
+    return best
 
 
 def check_published(folder: ResultsFolder, studies: Mapping[int, optuna.Study]) -> None:
@@ -119,14 +152,18 @@ def load_best_models(
     store.fetch_models()  # after the trials are known: a model is kept before its trial ends
     models = {}
     for batch_size in finished:
-        try:
-            models[batch_size] = load_model(folder.study_model(batch_size))
-        except UserError as error:
-            raise UserError(
-                f"{error} (the best trial at batch size {batch_size}: restore it, or move "
-                f"{folder.path} away to begin a new search)"
-            ) from error
+        path = folder.study_model(batch_size)
+        models[batch_size] = _load(folder, path, f"the best trial at batch size {batch_size}")
     return models
+
+
+def _load(folder: ResultsFolder, path: Path, whose: str) -> SavedModel:
+    try:
+        return load_model(path)
+    except UserError as error:
+        raise UserError(
+            f"{error} ({whose}: restore it, or move {folder.path} away to begin a new search)"
+        ) from error
 
 
 def model_of(
@@ -187,6 +224,13 @@ def draw_model(path: Path, model: SavedModel) -> None:
         model.best_epoch,
         matrix,
     )
+
+
+def write_winner(log_dir: str, model: SavedModel) -> None:
+    """Show TensorBoard how the best model reads the validation images."""
+    matrix = ConfusionMatrix(model.validation_confusion, model.class_names)
+    pictures = {"confusion": confusion_figure(matrix)}
+    write_pictures(log_dir, model.data_spec.dataset, "validation", pictures)
 
 
 def _tally(records: Sequence[TrialRecord]) -> dict[str, object]:

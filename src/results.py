@@ -6,7 +6,7 @@ import json
 import os
 import secrets
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,12 @@ COLUMNS = [
     *("schedule", "label_smoothing", "augmentation", "weight_averaging"),
 ]
 """The columns of a search's CSV."""
+
+CURVE_COLUMNS = [
+    *("batch_size", "trial", "epoch"),
+    *("train_loss", "train_accuracy", "val_loss", "val_accuracy"),
+]
+"""The columns of the table of learning curves."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,6 +76,33 @@ class Epoch:
     """Share of the images, 0…1."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class TestRecord:
+    """One look at a test split: a line of the test log."""
+
+    __test__ = False  # pytest would take it for tests
+
+    date: str
+    """In UTC, as ISO 8601 has it."""
+    checkpoint: str
+    checkpoint_sha256: str
+    """Of the model's file."""
+    dataset: str
+    n_test: int
+    """Images in the test split."""
+    test_accuracy: float
+    """Share of them that was read correctly, 0…1."""
+
+
+@dataclass(frozen=True)
+class Opened:
+    """How often a test split was looked at, this time included."""
+
+    times: int
+    models: int
+    """Different ones, by their files."""
+
+
 class ResultsFolder:
     """results/<dataset>/: where a search writes, and what it calls its files.
 
@@ -87,8 +120,21 @@ class ResultsFolder:
         self.lock = self.path / ".lock"
         """Held by the search that is running."""
         self.all_csv = self.path / "all.csv"
+        self.curves_csv = self.path / "curves.csv"
+        """The learning curves of all trials."""
         self.best_json = self.path / "best.json"
         self.best_model = self.path / "best-model.ckpt"
+        self.finalists_json = self.path / "finalists.json"
+        """The best configurations, trained again with several seeds."""
+        self.metrics_json = self.path / "metrics.json"
+        """What `evaluate` measured last."""
+        self.mistakes = self.path / "mistakes.png"
+        """Test images that the model was surest about, and wrong."""
+        self.test_log = self.path / "test-log.jsonl"
+        """A line for every time that the test split was opened."""
+        self.report = self.path / "report.html"
+        self.figures = self.path / "figures"
+        """The report's pictures."""
         self.failure = self.path / "last-failure.txt"
         """Traceback of the last trial that failed."""
         self.states = self.path / "running"
@@ -123,12 +169,18 @@ class ResultsFolder:
 
     def sweep(self) -> None:
         """Remove what a killed process has left half written; nobody else may be writing."""
-        for left in (*self.path.glob(f".*.{'?' * 2 * _TOKEN}.*"), *self.states.glob("*.partial")):
+        unfinished = f".*.{'?' * 2 * _TOKEN}.*"
+        for left in (
+            *self.path.glob(unfinished),
+            *self.figures.glob(unfinished),
+            *self.states.glob("*.partial"),
+        ):
             left.unlink(missing_ok=True)
 
     def published(self, batch_sizes: Sequence[int]) -> list[str]:
         """Return the names of the files that people read, those that are there."""
-        files = [self.best_json, self.best_model, self.all_csv]
+        files = [self.best_json, self.best_model, self.finalists_json]
+        files += [self.all_csv, self.curves_csv]
         for batch_size in batch_sizes:
             files += [
                 self.study_csv(batch_size),
@@ -188,7 +240,40 @@ def write_trials(path: Path, records: Sequence[TrialRecord]) -> None:
         pd.DataFrame(rows, columns=COLUMNS).to_csv(temporary, index=False)
 
 
+def write_epochs(path: Path, trials: Iterable[tuple[TrialRecord, Sequence[Epoch]]]) -> None:
+    """Write one row for each epoch of each trial; a loss that is no number stays nan or inf."""
+    rows = [
+        {"batch_size": record.hyperparameters.batch_size, "trial": record.trial, **asdict(epoch)}
+        for record, history in trials
+        for epoch in history
+    ]
+    with replacing(path) as temporary:
+        pd.DataFrame(rows, columns=CURVE_COLUMNS).to_csv(temporary, index=False, na_rep="nan")
+
+
 def write_json(path: Path, content: dict[str, Any]) -> None:
     """Write a JSON object."""
     with replacing(path) as temporary:
         temporary.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n")
+
+
+def record_test(folder: ResultsFolder, record: TestRecord) -> Opened:
+    """Add a line to the test log, before anybody sees what it says.
+
+    Raises:
+        UserError: the log is damaged.
+    """
+    line = json.dumps(asdict(record)) + "\n"
+    with folder.test_log.open("a+", encoding="utf-8") as file:
+        file.write(line)
+        file.flush()
+        os.fsync(file.fileno())
+        file.seek(0)
+        lines = file.readlines()
+    try:
+        hashes = [str(json.loads(line)["checkpoint_sha256"]) for line in lines]
+    except (ValueError, LookupError, TypeError) as error:
+        raise UserError(
+            f"{folder.test_log} is damaged: a line is no record of a test; mend or move it"
+        ) from error
+    return Opened(len(hashes), len(set(hashes)))

@@ -75,6 +75,10 @@ class Search(Slots):
         """Return what follows from the study's seed, the batch size and the slot."""
         return derive_seed(self._config.seed, TRIAL, self.batch_size, int(slot))
 
+    def label(self, slot: Slot, number: int) -> str:
+        """Name the batch size, the trial and its bracket."""
+        return f"batch {self.batch_size} trial {number:3d} bracket {self.bracket(slot).s}"
+
     def planned(self, slot: Slot) -> FrozenTrial:
         """Return a trial to add, which the sampler must find there when it is asked.
 

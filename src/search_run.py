@@ -265,7 +265,7 @@ class SearchRun(Generic[_Study]):
         if self._stopping is None and self._streak.length >= TRIES:
             self._failure = SearchFailed(
                 f"{self._streak.length} trials in a row failed with the same cause, the last of "
-                f"them trial {trial.number} at batch size {trial.hyperparameters.batch_size}: "
+                f"them {trial.label}: "
                 f"{message.reason}"
             )
             self._stop(Interrupted("other trials failed", 1))

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-SAMPLER, TRIAL, INITIALISATION, SHUFFLE, DROPOUT = range(5)
+SAMPLER, TRIAL, INITIALISATION, SHUFFLE, DROPOUT, FINALIST = range(6)
 """What a seed is for: streams with different purposes never share random numbers."""
 
 

@@ -44,6 +44,8 @@ class StartedTrial:
     slot: Slot
     bracket: Bracket
     hyperparameters: Hyperparameters
+    label: str
+    """Its name for people."""
 
 
 MakeCheckpoint = Callable[[StartedTrial, Fitted], bytes]
@@ -105,6 +107,10 @@ class Slots(abc.ABC):
     @abc.abstractmethod
     def seed(self, slot: Slot) -> int:
         """Return what all that is random in a slot's trial follows from."""
+
+    @abc.abstractmethod
+    def label(self, slot: Slot, number: int) -> str:
+        """Name the trial in a slot, which has this number, for people."""
 
     @abc.abstractmethod
     def planned(self, slot: Slot) -> FrozenTrial:
@@ -177,8 +183,13 @@ class Slots(abc.ABC):
         trial = optuna.Trial(self.study, frozen._trial_id)
         self._trials[trial.number] = trial
         self._reported[trial.number] = frozen.last_step or 0
-        configuration = self.configuration(trial, slot)
-        return StartedTrial(trial.number, slot, self.bracket(slot), configuration)
+        return StartedTrial(
+            number=trial.number,
+            slot=slot,
+            bracket=self.bracket(slot),
+            hyperparameters=self.configuration(trial, slot),
+            label=self.label(slot, trial.number),
+        )
 
     def job(self, trial: StartedTrial) -> Job:
         """Return what a worker must do for a trial."""

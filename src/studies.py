@@ -26,6 +26,8 @@ SLOT = "slot"
 """Trial user attribute: the trial's place in the plan."""
 OUTCOME = "outcome"
 """Trial user attribute: how the trial ended, and its curves."""
+DECISION = "decision"
+"""Study user attribute of the finals: what came of them."""
 _LOG_NAME = "log_name"
 ABANDONED = "abandoned: its machine fell silent"
 """Why a trial failed that nobody ran any more."""
@@ -34,6 +36,7 @@ FINISHED = "finished"
 _RUN = "run:"
 """Study user attributes that begin so: each tells of one run of the search."""
 _SETTINGS = "settings"
+_ITERATIONS = "iterations"
 _BATCH_SIZE = "batch_size"
 
 
@@ -103,7 +106,7 @@ def log_name(study: optuna.Study) -> str:
         UserError: what the study has recorded would lead elsewhere.
     """
     name = str(study.user_attrs.get(_LOG_NAME))
-    if not re.fullmatch(r"\w+/batch_\d+(-\d+)?", name):
+    if not re.fullmatch(r"\w+/(batch_\d+|finals)(-\d+)?", name):
         raise UserError(
             f"the study {study.study_name} is damaged: it names {name!r} as its folder for curves"
         )
@@ -114,6 +117,11 @@ def study_settings(study: optuna.Study) -> dict[str, Any]:
     """Return the settings that a study was begun with."""
     settings: dict[str, Any] = study.user_attrs[_SETTINGS]
     return settings
+
+
+def iterations(studies: Iterable[optuna.Study]) -> int:
+    """Return how many iterations of Hyperband were planned, at most."""
+    return max(int(study.user_attrs[_ITERATIONS]) for study in studies)
 
 
 def study_recipe(study: optuna.Study) -> space.Choices:
@@ -139,12 +147,47 @@ def open_study(
         study = optuna.create_study(
             study_name=name, storage=storage, direction="maximize", pruner=pruner
         )
+    if study.user_attrs.get(_ITERATIONS, 0) < plan.iterations:
+        study.set_user_attr(_ITERATIONS, plan.iterations)
     if _SETTINGS not in study.user_attrs:  # written last: with them the study has begun
         logs = free_name(Path(config.log_dir), f"{config.dataset}/batch_{batch_size}")
         study.set_user_attr(_LOG_NAME, logs)
         study.set_user_attr(_BATCH_SIZE, batch_size)
         study.set_user_attr(_SETTINGS, make_settings(config, data, compute))
     return study
+
+
+def open_finals(storage: BaseStorage, dataset: str, log_dir: str) -> optuna.Study:
+    """Load the study of a data set's finals, or begin it."""
+    study = optuna.create_study(
+        study_name=_finals_name(dataset),
+        storage=storage,
+        direction="maximize",
+        pruner=optuna.pruners.NopPruner(),
+        load_if_exists=True,
+    )
+    if _LOG_NAME not in study.user_attrs:
+        study.set_user_attr(_LOG_NAME, free_name(Path(log_dir), f"{dataset}/finals"))
+    return study
+
+
+def load_decision(storage: BaseStorage, dataset: str) -> dict[str, Any] | None:
+    """Return what the finals of a data set have decided, if there were any."""
+    name = _finals_name(dataset)
+    if name not in optuna.get_all_study_names(storage):
+        return None
+    attributes = optuna.load_study(study_name=name, storage=storage).user_attrs
+    decision: dict[str, Any] | None = attributes.get(DECISION)
+    return decision
+
+
+def finalist_model(batch_size: int, trial: int) -> str:
+    """Name the checkpoint of a finalist's best seed."""
+    return f"finalist-{batch_size}-{trial}"
+
+
+def _finals_name(dataset: str) -> str:
+    return f"{dataset}-finals"
 
 
 class Run:

@@ -8,42 +8,32 @@ lightning_logs/<dataset>/ (curves for TensorBoard). The same command goes on whe
 """
 
 import contextlib
-import functools
-import shlex
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 
 import jsonargparse
 from rich.console import Console
 
 from src import cli
-from src.checkpoint import dump_model
 from src.config import TuneConfig, parse_duration
 from src.data import TrainingData, load_training_data
-from src.device import Compute, choose_compute, choose_workers
-from src.display import (
-    SearchDisplay,
-    open_console,
-    print_data,
-    print_plan,
-    print_ranking,
-    say,
-)
-from src.errors import UserError
-from src.fit import Fitted
+from src.display import open_console, print_best, print_data, print_plan, print_ranking, say
+from src.finals import Finals, choose_finalists
 from src.hyperband import Plan, make_plan
-from src.interrupt import Interrupted, Signals
-from src.provenance import provenance
-from src.publish import check_published, load_best_models, model_of, publish_search, publish_study
+from src.interrupt import Signals
+from src.publish import (
+    check_published,
+    load_best_models,
+    publish_search,
+    publish_study,
+    write_winner,
+)
 from src.results import ResultsFolder, make_writable
 from src.search import Search
-from src.search_run import SearchFailed, SearchRun, Workers
-from src.slots import StartedTrial
-from src.stores import Database, Journal, Store, has_password
-from src.studies import FINISHED, Run, check_settings, ended_trials, load_studies
-from src.workers import LocalWorkers
+from src.stage import Launcher, Stage, launching, open_store, run_finals
+from src.stores import Store
+from src.studies import check_settings, ended_trials, load_studies
 
 
 def make_parser() -> jsonargparse.ArgumentParser:
@@ -76,48 +66,8 @@ def _tune(options: jsonargparse.Namespace) -> int:
         stack.enter_context(store)
         data = load_training_data(config.data_spec, config.data_dir)
         stack.enter_context(interruption)
-        launcher = stack.enter_context(_launcher(config, data, interruption))
+        launcher = stack.enter_context(launching(config, config.precision, data, interruption))
         return _search(config, plan, data, store, folder, launcher, interruption, console)
-
-
-@dataclass(frozen=True)
-class _Launcher:
-    """Where the workers will be."""
-
-    compute: Compute
-    number: int
-    """Workers that the user wants, or that there is room for."""
-    launch: Callable[[int], contextlib.AbstractContextManager[Workers]]
-    """Starts so many workers."""
-
-
-@contextlib.contextmanager
-def _launcher(config: TuneConfig, data: TrainingData, interruption: Signals) -> Iterator[_Launcher]:
-    """Decide what is computed on, and by how many workers."""
-    if config.launcher == "local":
-        compute = choose_compute(config.device, config.precision, threads=1)
-        load = _loader(config, data, compute)
-        number = choose_workers(config.workers, compute)
-        yield _Launcher(compute, number, lambda number: LocalWorkers(number, load, compute))
-        return
-    if config.storage is not None and has_password(config.storage.get_secret_value()):
-        raise UserError(
-            "`storage` must name no password with `--launcher ray`, as Ray shows the command line "
-            "to all who see the cluster; put it in PGPASSWORD or ~/.pgpass"
-        )
-    from src.cluster import Cluster  # an extra, which others do without
-
-    with Cluster(config.gpus_per_worker) as cluster:
-        compute = cluster.choose_compute(config.device, config.precision, interruption)
-        number = cluster.choose_workers(config.workers, compute)
-        yield _Launcher(compute, number, lambda number: cluster.workers(number, data, compute))
-
-
-def open_store(config: TuneConfig, folder: ResultsFolder) -> Store:
-    """Return where the studies are."""
-    if config.storage is None:
-        return Journal(folder)
-    return Database(config.storage.get_secret_value(), folder, config.heartbeat)
 
 
 def _search(
@@ -126,18 +76,12 @@ def _search(
     data: TrainingData,
     store: Store,
     folder: ResultsFolder,
-    launcher: _Launcher,
+    launcher: Launcher,
     interruption: Signals,
     console: Console,
 ) -> int:
     """Run what is left of the search at each batch size, and publish what came out."""
     compute = launcher.compute
-    origin = provenance(compute)
-
-    def make_checkpoint(trial: StartedTrial, fitted: Fitted) -> bytes:
-        where = {"trial": trial.number, "bracket": trial.bracket.s}
-        return dump_model(model_of(fitted, trial.hyperparameters, data, origin | where))
-
     with store.exclusive():  # or two that start at once could begin with different settings
         check_settings(store.storage, config, data, compute)
         studies = load_studies(store.storage, config.dataset)
@@ -147,86 +91,37 @@ def _search(
             Search(config, batch_size, plan, store, folder, data, compute)
             for batch_size in config.batch_sizes
         ]
-    left = len(searches) * plan.trials - sum(search.done for search in searches)
-    done = [record for search in searches for record, _ in ended_trials(search.study)]
-    number = min(launcher.number, left)
-    print_data(console, data, compute, number)
+
+    def publish(search: Search) -> None:
+        publish_study(folder, store, search.batch_size, search.study, plan)
+
+    stage = Stage(searches, store, data, launcher, console)
+    print_data(console, data, compute, stage.number)
     for search in searches:
         if search.is_over:
             search.drop_states()
-            publish_study(folder, store, search.batch_size, search.study, plan)
-    this_run = Run(search.study for search in searches) if left else None
-    stopped: Interrupted | SearchFailed | None = None
-    with contextlib.ExitStack() as stack:
-        workers = stack.enter_context(launcher.launch(number))
-        display = stack.enter_context(SearchDisplay(console, len(searches) * plan.trials, done))
-        run = stack.enter_context(
-            SearchRun(searches, workers, interruption, display, make_checkpoint, store)
-        )
-        try:
-            for search in stack.enter_context(contextlib.closing(run.run())):
-                publish_study(folder, store, search.batch_size, search.study, plan)
-        except (Interrupted, SearchFailed) as caught:
-            stopped = caught
-        except BaseException as error:
-            if this_run is not None:
-                with contextlib.suppress(Exception):  # if it can be said at all
-                    this_run.end(type(error).__name__)
-            raise
-    given_up = sum(len(search.given_up) for search in searches)
-    if this_run is not None:
-        this_run.end(str(stopped) if stopped else "trials failed" if given_up else FINISHED)
+            publish(search)
+    done = [record for search in searches for record, _ in ended_trials(search.study)]
+    stage.fill(interruption, done, publish)
+    last: Stage[Search] | Stage[Finals] = stage
     studies = load_studies(store.storage, config.dataset)
-    records, best = publish_search(folder, store, studies, plan)
+    print_ranking(
+        console, [trial for study in studies.values() for trial, _ in ended_trials(study)]
+    )
+    finalists = choose_finalists(studies, config.finalists)
+    if finalists and stage.is_over:
+        last = run_finals(
+            finalists, studies, config, data, store, folder, launcher, interruption, console
+        )
+    best = publish_search(folder, store, studies)
 
-    if left == 0:
+    if stage.left == 0:
         say(console, "The budget is spent already; `--iterations` can add to it.")
-    if best is None:
-        say(console, "No trial has trained to its end yet.")
-    else:
-        hp = best.hyperparameters
-        print_ranking(console, records)
-        say(
-            console,
-            f"Best: conv1 {hp.conv1}, conv2 {hp.conv2}, dense_units {hp.dense_units}, "
-            f"dropout_rate {hp.dropout_rate:g}, learning_rate {hp.learning_rate:.3g}, "
-            f"batch_size {hp.batch_size}: validation accuracy {best.val_accuracy:.6f}\n"
-            f"Written to {folder.path}: {', '.join(folder.published(config.batch_sizes))}\n"
-            "Next:\n"
-            f"  tensorboard --logdir {shlex.quote(config.log_dir)}\n"
-            f"  python -m src.evaluate {shlex.quote(str(folder.best_model))}",
-        )
-    if run.last_failure is not None:
-        folder.failure.write_text(run.last_failure.details or run.last_failure.reason)
-    if isinstance(stopped, Interrupted):
-        say(console, f"Stopped ({stopped}): the same command goes on from here.")
-        return stopped.exit_code
-    if stopped is not None:
-        raise UserError(f"{stopped} ({folder.failure} has more); {_GO_ON}")
-    if given_up:
-        assert run.last_failure is not None
-        raise UserError(
-            f"{given_up} of {plan.trials * len(searches)} places of the plan are empty, because "
-            f"their trials failed again and again, the last with {run.last_failure.reason} "
-            f"({folder.failure} has more); {_GO_ON}"
-        )
-    return 0
-
-
-_GO_ON = (
-    "when the cause is mended, with fewer `--workers` if memory ran out, the same command goes on"
-)
-
-
-def _loader(config: TuneConfig, data: TrainingData, compute: Compute) -> Callable[[], TrainingData]:
-    """Return what gives a worker its images: these, or a copy of its own on its GPU."""
-    if compute.device.type == "cpu":
-        return functools.partial(_loaded, data)
-    return functools.partial(load_training_data, config.data_spec, config.data_dir, compute.device)
-
-
-def _loaded(data: TrainingData) -> TrainingData:
-    return data
+    if best is not None:
+        if config.tensorboard != "none" and stage.left + last.left:
+            write_winner(config.log_dir, best)
+        print_best(console, best, folder, config.batch_sizes, config.log_dir)
+    return last.tell(folder)
 
 
 if __name__ == "__main__":

@@ -135,7 +135,7 @@ def test_train_keeps_its_best_epoch(
     assert {path.name for path in folder.iterdir()} == {"model.ckpt", "model.json", "model.png"}
     out = capsys.readouterr().out
     assert "epoch 2/2: loss " in out
-    assert evaluate.main([str(folder / "model.ckpt"), "--json"]) == 0
+    assert evaluate.main([str(folder / "model.ckpt"), "--json", *folders]) == 0
 
 
 def test_training_again_keeps_the_earlier_model(workplace: Workplace) -> None:

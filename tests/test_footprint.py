@@ -81,6 +81,6 @@ def test_footprint_stays_flat(
     assert not (workplace.results / "mnist_5k/running").exists()
     after = {path.name for path in (workplace.results / "mnist_5k").iterdir()}
     assert after == {
-        *(".lock", "study.journal", "all.csv", "best.json", "best-model.ckpt"),
+        *(".lock", "study.journal", "all.csv", "curves.csv", "best.json", "best-model.ckpt"),
         *("16-all.csv", "16-best.ckpt", "16-best.png", "16-rungs.png"),
     }

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from src import demo, evaluate, export, predict, train, tune
+from src import evaluate, export, finalists, predict, report, train, tune
 from tests.conftest import REPOSITORY
 
 README = (REPOSITORY / "README.md").read_text()
@@ -17,12 +17,8 @@ BLOCKS = re.findall(r"^```sh\n(.*?)^```", README, flags=re.MULTILINE | re.DOTALL
 COMMANDS = [line for block in BLOCKS for line in block.splitlines()]
 MODULES = [c for c in COMMANDS for c in re.findall(r"python -m src\.\w+.*", c)]
 COMMAND = {
-    "tune": tune,
-    "train": train,
-    "evaluate": evaluate,
-    "predict": predict,
-    "export": export,
-    "demo": demo,
+    module.__name__.removeprefix("src."): module
+    for module in (evaluate, export, finalists, predict, report, train, tune)
 }
 
 

@@ -62,7 +62,8 @@ def test_search_on_real_images_does_not_open_the_test_split(
 
     checkpoint = workplace.results / dataset / "best-model.ckpt"
     capsys.readouterr()
-    assert evaluate.main([str(checkpoint), "--json", f"--data_dir={REAL_DATA}"]) == 0
+    folders = [f"--data_dir={REAL_DATA}", f"--results_dir={workplace.results}"]
+    assert evaluate.main([str(checkpoint), "--json", *folders]) == 0
     metrics = json.loads(capsys.readouterr().out)
     assert metrics["n_test"] == {"mnist": 10_000}.get(dataset, 30_400)
     assert len(metrics["per_class"]) == len(CLASS_NAMES[dataset])  # type: ignore[index]
@@ -74,11 +75,11 @@ def test_model_is_tested_on_another_set_of_the_same_classes_only(
     finished_search: Workplace, capsys: pytest.CaptureFixture[str]
 ) -> None:
     checkpoint = str(finished_search.results / "mnist_5k/best-model.ckpt")
-    data = f"--data_dir={REAL_DATA}"
-    assert evaluate.main([checkpoint, "--dataset=mnist", "--json", data]) == 0
+    data = [f"--data_dir={REAL_DATA}", f"--results_dir={finished_search.results}"]
+    assert evaluate.main([checkpoint, "--dataset=mnist", "--json", *data]) == 0
     assert json.loads(capsys.readouterr().out)["n_test"] == 10_000
     assert (finished_search.results / "mnist_5k/metrics-on-mnist.json").exists()
-    assert evaluate.main([checkpoint, "--dataset=emnist_letters", data]) == 2
+    assert evaluate.main([checkpoint, "--dataset=emnist_letters", *data]) == 2
     assert "`dataset` (=emnist_letters) has other classes" in capsys.readouterr().err
 
 
@@ -87,12 +88,12 @@ def test_model_is_tested_on_another_set_of_the_same_classes_only(
 def test_test_images_that_were_trained_on_are_refused_or_pointed_out(
     workplace: Workplace, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    data = f"--data_dir={REAL_DATA}"
-    assert workplace.tune("--dataset=mnist", data) == 0
+    data = [f"--data_dir={REAL_DATA}", f"--results_dir={workplace.results}"]
+    assert workplace.tune("--dataset=mnist", *data) == 0
     checkpoint = str(workplace.results / "mnist/best-model.ckpt")
-    assert evaluate.main([checkpoint, "--dataset=mnist_5k", data]) == 2
+    assert evaluate.main([checkpoint, "--dataset=mnist_5k", *data]) == 2
     assert "among MNIST's training images" in capsys.readouterr().err
-    assert evaluate.main([checkpoint, "--dataset=emnist_digits", "--json", data]) == 0
+    assert evaluate.main([checkpoint, "--dataset=emnist_digits", "--json", *data]) == 0
     captured = capsys.readouterr()
     assert json.loads(captured.out)["caution"] in captured.err
     assert "come from the same forms" in captured.err
@@ -107,6 +108,6 @@ def test_model_is_tested_where_only_the_test_files_are(
     for file in (REAL_DATA / "MNIST/raw").glob("t10k-*"):
         shutil.copy(file, raw)
     checkpoint = str(finished_search.results / "mnist_5k/best-model.ckpt")
-    options = ["--dataset=mnist", "--json", f"--data_dir={tmp_path}", f"--output_dir={tmp_path}"]
-    assert evaluate.main([checkpoint, *options]) == 0
+    folders = [f"--{name}_dir={tmp_path}" for name in ("data", "output", "results")]
+    assert evaluate.main([checkpoint, "--dataset=mnist", "--json", *folders]) == 0
     assert json.loads(capsys.readouterr().out)["n_test"] == 10_000

@@ -3,11 +3,13 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from src import evaluate
 from src.checkpoint import load_model
+from src.data import load_images
 from tests.conftest import Workplace
 
 PUBLISHED = [
@@ -39,6 +41,26 @@ def test_tables_have_the_published_columns_first(finished_search: Workplace) -> 
     everything = finished_search.rows()
     assert list(everything[0]) == [*PUBLISHED, "trial", "state", "bracket", "seconds", "reason"]
     assert finished_search.rows("32-all.csv") + finished_search.rows("64-all.csv") == everything
+
+
+def test_curves_have_a_row_for_every_epoch_and_the_accuracy_selected_on(
+    finished_search: Workplace,
+) -> None:
+    curves = finished_search.rows("curves.csv")
+    assert list(curves[0]) == [
+        *("batch_size", "trial", "epoch"),
+        *("train_loss", "train_accuracy", "val_loss", "val_accuracy"),
+    ]
+    by_trial: dict[tuple[str, str], list[dict[str, str]]] = {}
+    for row in curves:
+        by_trial.setdefault((row["batch_size"], row["trial"]), []).append(row)
+    rows = finished_search.rows()
+    assert list(by_trial) == [(row["batch_size"], row["trial"]) for row in rows]
+    for row in rows:
+        curve = by_trial[row["batch_size"], row["trial"]]
+        assert [int(epoch["epoch"]) for epoch in curve] == list(range(1, int(row["epochs"]) + 1))
+        best = max(float(epoch["val_accuracy"]) for epoch in curve)
+        assert best == float(row["val_accuracy"])
 
 
 def test_configurations_lie_in_the_search_space(finished_search: Workplace) -> None:
@@ -93,7 +115,8 @@ def test_train_reload_and_test_agree(
     correct = sum(model.validation_confusion[i][i] for i in range(10))
     assert correct / 40 == pytest.approx(model.val_accuracy, abs=1e-6)
 
-    assert evaluate.main([str(checkpoint), "--json", f"--output_dir={tmp_path}"]) == 0
+    folders = [f"--output_dir={tmp_path}", f"--results_dir={tmp_path}"]
+    assert evaluate.main([str(checkpoint), "--json", *folders]) == 0
     printed = json.loads(capsys.readouterr().out)
     assert printed == json.loads((tmp_path / "metrics.json").read_text())
     assert printed["dataset"] == "mnist_5k"
@@ -105,6 +128,35 @@ def test_train_reload_and_test_agree(
     assert [c["name"] for c in printed["per_class"]] == list("0123456789")
     with Image.open(tmp_path / "confusion-matrix.png") as image:
         assert image.width > 500
+
+
+def test_the_surest_mistakes_are_shown_and_told(finished_search: Workplace, tmp_path: Path) -> None:
+    checkpoint = finished_search.results / "mnist_5k/best-model.ckpt"
+    options = [f"--output_dir={tmp_path}", f"--log_dir={tmp_path / 'logs'}"]
+    assert evaluate.main([str(checkpoint), *options]) == 0
+    told = json.loads((tmp_path / "metrics.json").read_text())["mistakes"]
+    (images,) = load_images("mnist_5k", "test", "nowhere")
+    with torch.no_grad():
+        probabilities = load_model(checkpoint).task()(images.pixels).softmax(dim=1)
+    highest, read_as = probabilities.max(dim=1)
+    wrong = [i for i in range(len(images)) if read_as[i] != images.labels[i]]
+    surest = sorted(wrong, key=lambda i: -float(highest[i]))[: len(told)]
+    assert len(told) == min(24, len(wrong))
+    assert [one["image"] for one in told] == surest
+    for one in told:
+        assert one["true"] == str(int(images.labels[one["image"]]))
+        assert one["predicted"] == str(int(read_as[one["image"]]))
+        assert one["probability"] == pytest.approx(float(highest[one["image"]]), abs=1e-5)
+    with Image.open(tmp_path / "mistakes.png") as image:
+        assert len(image.convert("RGB").getcolors(1 << 24) or []) > 50
+    events = EventAccumulator(str(tmp_path / "logs/mnist_5k/winner")).Reload()
+    assert events.Tags()["images"] == ["test/confusion", "test/mistakes"]
+
+
+def test_tensorboard_shows_how_the_winner_reads(finished_search: Workplace) -> None:
+    events = EventAccumulator(str(finished_search.logs / "mnist_5k/winner")).Reload()
+    (picture,) = events.Images("validation/confusion")
+    assert picture.width > 400
 
 
 def test_tensorboard_has_curves_against_epochs_and_hyperparameters(
@@ -123,6 +175,8 @@ def test_tensorboard_has_curves_against_epochs_and_hyperparameters(
         assert max(accuracies) == pytest.approx(float(row["val_accuracy"]), abs=1e-6)
         (final,) = events.Scalars("val_accuracy")
         assert final.value == pytest.approx(float(row["val_accuracy"]), abs=1e-6)
+        (epochs,) = events.Scalars("epochs")
+        assert epochs.value == int(row["epochs"])
         content = events.SummaryMetadata("_hparams_/session_start_info").plugin_data.content
         for name in ("conv1", "dropout_rate", "learning_rate", "batch_size"):
             assert name.encode() in content

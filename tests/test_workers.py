@@ -267,7 +267,7 @@ def test_curves_are_kept_of_those_that_were_asked_for(level: str, workplace: Wor
         if float(row["val_accuracy"]) > best:
             best = float(row["val_accuracy"])
             expected.append(f"trial_{int(row['trial']):04d}")
-    written = sorted(path.parent.name for path in workplace.logs.rglob("events*"))
+    written = sorted(path.parent.name for path in workplace.logs.rglob("batch_*/*/events*"))
     assert sorted(set(written)) == (expected if level == "best" else [])
 
 

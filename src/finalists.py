@@ -1,0 +1,83 @@
+"""Train the best configurations of a search again with several seeds, and choose the winner.
+
+    python -m src.finalists --dataset mnist     # as long as 15 trials of the search
+
+Writes results/<dataset>/finalists.json and makes the winner's model best-model.ckpt. The same
+command goes on where it stopped; more finalists or seeds add to what was trained.
+"""
+
+import contextlib
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jsonargparse
+
+from src import cli
+from src.config import DataSpec, FinalsConfig, parse_duration
+from src.data import load_training_data
+from src.display import open_console, print_best, print_data
+from src.errors import UserError
+from src.finals import choose_finalists
+from src.interrupt import Signals
+from src.publish import check_published, publish_search
+from src.results import ResultsFolder, make_writable
+from src.stage import launching, open_store, run_finals
+from src.studies import load_studies, study_settings
+
+
+def make_parser() -> jsonargparse.ArgumentParser:
+    """Build the command's parser."""
+    return cli.make_parser("src.finalists", cli.first_line(__doc__), FinalsConfig)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; return its exit code."""
+    return cli.run(make_parser(), _run, argv)
+
+
+def _run(options: jsonargparse.Namespace) -> int:
+    config = cli.make_config(FinalsConfig, options)
+    interruption = Signals(parse_duration(config.timeout) if config.timeout else None)
+    console = open_console()
+    folder = ResultsFolder(config.results_dir, config.dataset)
+    if not (folder.journal.exists() or config.storage is not None):
+        raise UserError(
+            f"there is no search in {folder.path}; `python -m src.tune --dataset {config.dataset}` "
+            "makes one"
+        )
+    make_writable(folder.path, "--results_dir")
+    make_writable(Path(config.log_dir), "--log_dir")
+    with contextlib.ExitStack() as stack:
+        store = open_store(config, folder)
+        stack.enter_context(store.reachable())
+        stack.enter_context(store)
+        studies = load_studies(store.storage, config.dataset)
+        finalists = choose_finalists(studies, config.finalists)
+        if not finalists:
+            raise UserError(f"the search in {folder.path} has no finished trial yet; go on with it")
+        check_published(folder, studies)
+        settings: dict[str, Any] = study_settings(next(iter(studies.values())))
+        names = ("dataset", "validation", "seed", "limit")
+        spec = DataSpec(**{name: settings[name] for name in names})
+        data = load_training_data(spec, config.data_dir)
+        if data.split_hash != settings["split_hash"]:
+            raise UserError(
+                f"the training images in {config.data_dir} are not those of the search in "
+                f"{folder.path}; restore them"
+            )
+        stack.enter_context(interruption)
+        launcher = stack.enter_context(launching(config, settings["precision"], data, interruption))
+        print_data(console, data, launcher.compute, launcher.number)
+        stage = run_finals(
+            finalists, studies, config, data, store, folder, launcher, interruption, console
+        )
+        best = publish_search(folder, store, studies)
+        if best is not None and stage.is_over:
+            print_best(console, best, folder, list(studies), config.log_dir)
+        return stage.tell(folder)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,191 @@
+"""The finals: the best configurations of a search, trained again with several seeds.
+
+The best score of hundreds of trials is luck as much as merit. Trained again, a configuration
+shows what it gives on average; how far the search flattered it is its optimism.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState, create_trial
+
+from src.config import Hyperparameters
+from src.device import Compute
+from src.hyperband import Bracket, Rung
+from src.metrics import spread
+from src.pruning import BRACKET_ATTRIBUTE
+from src.results import ResultsFolder
+from src.seeding import FINALIST, derive_seed
+from src.slots import Slot, Slots
+from src.stores import Store
+from src.studies import DECISION, SLOT, ended_trials, finalist_model, open_finals, study_settings
+
+
+@dataclass(frozen=True)
+class Finalist:
+    """A configuration that the search has found."""
+
+    batch_size: int
+    trial: int
+    """Optuna's number of its trial within the batch size's study."""
+    hyperparameters: Hyperparameters
+    search_val_accuracy: float
+    """What the search selected it by."""
+
+    @property
+    def name(self) -> str:
+        """The same in every run."""
+        return f"{self.batch_size}-{self.trial}"
+
+
+def choose_finalists(studies: Mapping[int, optuna.Study], number: int) -> list[Finalist]:
+    """Return the finished trials of the highest validation accuracy over all batch sizes."""
+    finished = [
+        Finalist(batch_size, record.trial, record.hyperparameters, record.val_accuracy)
+        for batch_size, study in studies.items()
+        for record, _ in ended_trials(study)
+        if record.state == "COMPLETE" and record.val_accuracy is not None
+    ]
+    finished.sort(key=lambda finalist: -finalist.search_val_accuracy)
+    return finished[:number]
+
+
+class Finals(Slots):
+    """A study with a slot for each finalist and seed.
+
+    The finalists share their seeds: with the same batch size they see the same images in the same
+    order.
+
+    Args:
+        studies: of the search, by batch size; they have the settings, which are the finals' too.
+        finalists: the best first.
+        seeds: how often each is trained.
+        store: where the studies are; exclusively ours meanwhile.
+        folder: where unfinished trials keep their states.
+        compute: device and precision.
+        log_dir: folder for TensorBoard.
+    """
+
+    def __init__(
+        self,
+        studies: Mapping[int, optuna.Study],
+        finalists: Sequence[Finalist],
+        seeds: int,
+        *,
+        store: Store,
+        folder: ResultsFolder,
+        compute: Compute,
+        log_dir: str,
+    ) -> None:
+        settings = study_settings(next(iter(studies.values())))
+        self._places = {
+            f"{finalist.name}-{seed}": (finalist, seed)
+            for seed in range(seeds)
+            for finalist in finalists
+        }
+        super().__init__(
+            "finals",
+            open_finals(store.storage, settings["dataset"], log_dir),
+            list(self._places),
+            max_epochs=settings["max_epochs"],
+            patience=settings["patience"],
+            store=store,
+            folder=folder,
+            compute=compute,
+            log_dir=log_dir,
+            curves="all",
+        )
+        self._settings = settings
+        self._studies = studies
+        self._finalists = finalists
+        self._seeds = seeds
+
+    def bracket(self, slot: Slot) -> Bracket:
+        """Return one that cuts nothing."""
+        return Bracket(0, (Rung(self._max_epochs, len(self.slots)),))
+
+    def seed(self, slot: Slot) -> int:
+        """Return what follows from the search's seed and the number of this one."""
+        return derive_seed(self._settings["seed"], FINALIST, self._places[str(slot)][1])
+
+    def label(self, slot: Slot, number: int) -> str:
+        """Name the search's trial, and the seed."""
+        finalist, seed = self._places[str(slot)]
+        return f"finalist: batch {finalist.batch_size} trial {finalist.trial} seed {seed}"
+
+    def planned(self, slot: Slot) -> FrozenTrial:
+        """Return a trial with the parameters of the search's."""
+        finalist, _ = self._places[str(slot)]
+        found = self._studies[finalist.batch_size].trials[finalist.trial]
+        return create_trial(
+            state=TrialState.WAITING,
+            params=found.params,
+            distributions=found.distributions,
+            user_attrs={SLOT: slot, BRACKET_ATTRIBUTE: 0},
+        )
+
+    def sampler(self, slot: Slot) -> optuna.samplers.BaseSampler:
+        """Return any: nothing is left to propose."""
+        return optuna.samplers.RandomSampler()
+
+    def configuration(self, trial: optuna.Trial, slot: Slot) -> Hyperparameters:
+        """Return the finalist's."""
+        return self._places[str(slot)][0].hyperparameters
+
+    def model_name(self, slot: Slot) -> str:
+        """Name the best seed's model of the finalist."""
+        batch_size, trial, _ = str(slot).split("-")
+        return finalist_model(int(batch_size), int(trial))
+
+    def decide(self) -> dict[str, Any]:
+        """Compare the finalists, record what comes out, and return it.
+
+        Raises:
+            ValueError: no finalist has been trained twice.
+        """
+        decision = self._compare()
+        self.study.set_user_attr(DECISION, decision)
+        return decision
+
+    def _compare(self) -> dict[str, Any]:
+        values: dict[str, dict[int, float]] = {}
+        for trial in self.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
+            assert trial.value is not None
+            name, _, seed = trial.user_attrs[SLOT].rpartition("-")
+            values.setdefault(name, {})[int(seed)] = trial.value
+        trained = [
+            (finalist, dict(sorted(values.get(finalist.name, {}).items())))
+            for finalist in self._finalists
+        ]
+        rows = [_row(finalist, seeds) for finalist, seeds in trained if len(seeds) > 1]
+        if not rows:
+            raise ValueError("no finalist has been trained twice")
+        rows.sort(key=lambda row: -row["mean"])
+        seeds = dict(zip(rows[0]["seeds"], rows[0]["val_accuracies"], strict=True))
+        return {
+            "dataset": self._settings["dataset"],
+            "seeds": self._seeds,
+            "max_epochs": self._max_epochs,
+            "patience": self._patience,
+            "finalists": [{"rank": rank, **row} for rank, row in enumerate(rows, start=1)],
+            "winner": {"rank": 1, "seed": max(seeds, key=seeds.__getitem__)},
+        }
+
+
+def _row(finalist: Finalist, seeds: dict[int, float]) -> dict[str, Any]:
+    """Describe a finalist by the validation accuracies that its seeds gave."""
+    found = spread(list(seeds.values()))
+    return {
+        "batch_size": finalist.batch_size,
+        "trial": finalist.trial,
+        "hyperparameters": asdict(finalist.hyperparameters),
+        "search_val_accuracy": finalist.search_val_accuracy,
+        "seeds": list(seeds),
+        "val_accuracies": list(seeds.values()),
+        "mean": round(found.mean, 6),
+        "std": round(found.std, 6),
+        "ci95": [round(found.low, 6), round(found.high, 6)],
+        "optimism": round(finalist.search_val_accuracy - found.mean, 6),
+    }

@@ -1,0 +1,71 @@
+"""Tell a search as one page: what was found, what it cost, what mattered, where it comes from.
+
+    python -m src.report --dataset mnist
+
+Reads results/<dataset>/ alone, and writes report.html there, which opens without a network, and
+its pictures to figures/. Seconds.
+"""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+
+import jsonargparse
+
+from src import cli
+from src.checkpoint import load_model
+from src.config import ReportConfig
+from src.display import open_console, say
+from src.findings import read_findings
+from src.metrics import ConfusionMatrix
+from src.page import Winner, make_page, render
+from src.results import ResultsFolder, make_writable, replacing
+
+
+def make_parser() -> jsonargparse.ArgumentParser:
+    """Build the command's parser."""
+    return cli.make_parser("src.report", cli.first_line(__doc__), ReportConfig)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; return its exit code."""
+    return cli.run(make_parser(), _report, argv)
+
+
+def _report(options: jsonargparse.Namespace) -> int:
+    config = cli.make_config(ReportConfig, options)
+    folder = ResultsFolder(config.results_dir, config.dataset)
+    findings = read_findings(folder)
+    winner = _winner(folder) if folder.best_model.exists() else None
+    make_writable(folder.figures, "--results_dir")
+    page = make_page(findings, winner)
+    pictures = {folder.figures / f"{picture.name}.png": picture for picture in page.pictures()}
+    for path, picture in pictures.items():
+        with replacing(path) as temporary:
+            temporary.write_bytes(picture.content)
+    with replacing(folder.report) as temporary:  # last, as it holds all pictures itself
+        temporary.write_text(render(page), encoding="utf-8")
+    for old in folder.figures.glob("*.png"):
+        if old not in pictures:
+            old.unlink()
+    say(
+        open_console(),
+        f"Written: {folder.report} (opens in any browser, without a network), and its "
+        f"{len(pictures)} pictures to {folder.figures}",
+    )
+    return 0
+
+
+def _winner(folder: ResultsFolder) -> Winner:
+    model = load_model(folder.best_model)
+    return Winner(
+        hyperparameters=asdict(model.hyperparameters),
+        history=model.history,
+        best_epoch=model.best_epoch,
+        val_accuracy=model.val_accuracy,
+        matrix=ConfusionMatrix(model.validation_confusion, model.class_names),
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

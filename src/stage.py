@@ -1,0 +1,248 @@
+"""One stage of a search: workers fill its studies, and what becomes of that is told."""
+
+import contextlib
+import functools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+import optuna
+from rich.console import Console
+
+from src.checkpoint import dump_model
+from src.config import FinalsConfig, Precision, TuneConfig
+from src.data import TrainingData, load_training_data
+from src.device import Compute, choose_compute, choose_workers
+from src.display import SearchDisplay, print_finals, say
+from src.errors import UserError
+from src.finals import Finalist, Finals
+from src.fit import Fitted
+from src.interrupt import Interrupted, Interruption
+from src.provenance import provenance
+from src.publish import model_of
+from src.results import ResultsFolder, TrialRecord
+from src.search_run import SearchFailed, SearchRun, Workers
+from src.slots import Slots, StartedTrial
+from src.stores import Database, Journal, Store, has_password
+from src.studies import FINISHED, Run
+from src.worker import Failed
+from src.workers import LocalWorkers
+
+_Study = TypeVar("_Study", bound=Slots)
+
+_GO_ON = (
+    "when the cause is mended, with fewer `--workers` if memory ran out, the same command goes on"
+)
+
+
+def open_store(config: TuneConfig | FinalsConfig, folder: ResultsFolder) -> Store:
+    """Return where the studies are."""
+    if config.storage is None:
+        return Journal(folder)
+    return Database(config.storage.get_secret_value(), folder, config.heartbeat)
+
+
+@dataclass(frozen=True)
+class Launcher:
+    """Where the workers will be."""
+
+    compute: Compute
+    number: int
+    """Workers that the user wants, or that there is room for."""
+    launch: Callable[[int], contextlib.AbstractContextManager[Workers]]
+    """Starts so many workers."""
+
+
+@contextlib.contextmanager
+def launching(
+    config: TuneConfig | FinalsConfig,
+    precision: Precision,
+    data: TrainingData,
+    interruption: Interruption,
+) -> Iterator[Launcher]:
+    """Decide what is computed on, and by how many workers."""
+    if config.launcher == "local":
+        compute = choose_compute(config.device, precision, threads=1)
+        load = _loader(data, config.data_dir, compute)
+        number = choose_workers(config.workers, compute)
+        yield Launcher(compute, number, lambda number: LocalWorkers(number, load, compute))
+        return
+    if config.storage is not None and has_password(config.storage.get_secret_value()):
+        raise UserError(
+            "`storage` must name no password with `--launcher ray`, as Ray shows the command line "
+            "to all who see the cluster; put it in PGPASSWORD or ~/.pgpass"
+        )
+    from src.cluster import Cluster  # an extra, which others do without
+
+    with Cluster(config.gpus_per_worker) as cluster:
+        compute = cluster.choose_compute(config.device, precision, interruption)
+        number = cluster.choose_workers(config.workers, compute)
+        yield Launcher(compute, number, lambda number: cluster.workers(number, data, compute))
+
+
+def _loader(data: TrainingData, data_dir: str, compute: Compute) -> Callable[[], TrainingData]:
+    """Return what gives a worker its images: these, or a copy of its own on its GPU."""
+    if compute.device.type == "cpu":
+        return functools.partial(_loaded, data)
+    return functools.partial(load_training_data, data.spec, data_dir, compute.device)
+
+
+def _loaded(data: TrainingData) -> TrainingData:
+    return data
+
+
+class Stage(Generic[_Study]):
+    """Studies to be filled, one after another.
+
+    Args:
+        studies: what to fill.
+        store: where they are.
+        data: images to train and validate on.
+        launcher: who trains.
+        console: where progress is shown.
+    """
+
+    def __init__(
+        self,
+        studies: Sequence[_Study],
+        store: Store,
+        data: TrainingData,
+        launcher: Launcher,
+        console: Console,
+    ) -> None:
+        self._studies = studies
+        self._store = store
+        self._data = data
+        self._launcher = launcher
+        self._console = console
+        self._origin = provenance(launcher.compute)  # of the code that trains, even if it is edited
+        self.left = sum(len(study.slots) - study.done for study in studies)
+        """Slots to fill."""
+        self.number = min(launcher.number, self.left)
+        """Workers."""
+        self._stopped: Interrupted | SearchFailed | None = None
+        self._last_failure: Failed | None = None
+
+    def fill(
+        self,
+        interruption: Interruption,
+        done: Sequence[TrialRecord],
+        publish: Callable[[_Study], None],
+    ) -> None:
+        """Fill the slots until nothing is left, or a reason to stop comes.
+
+        Args:
+            interruption: asked whether to stop.
+            done: what was done before, for the display.
+            publish: called with every study that is filled now.
+        """
+        this_run = Run(study.study for study in self._studies) if self.left else None
+        slots = sum(len(study.slots) for study in self._studies)
+        with contextlib.ExitStack() as stack:
+            workers = stack.enter_context(self._launcher.launch(self.number))
+            display = stack.enter_context(SearchDisplay(self._console, slots, done))
+            run = stack.enter_context(self._run(workers, interruption, display))
+            try:
+                for study in stack.enter_context(contextlib.closing(run.run())):
+                    publish(study)
+            except (Interrupted, SearchFailed) as caught:
+                self._stopped = caught
+            except BaseException as error:
+                if this_run is not None:
+                    with contextlib.suppress(Exception):  # if it can be said at all
+                        this_run.end(type(error).__name__)
+                raise
+            self._last_failure = run.last_failure
+        if this_run is not None:
+            empty = "trials failed" if self._empty else FINISHED
+            this_run.end(str(self._stopped) if self._stopped else empty)
+
+    def _run(
+        self, workers: Workers, interruption: Interruption, display: SearchDisplay
+    ) -> SearchRun[_Study]:
+        checkpoint = self._make_checkpoint
+        return SearchRun(self._studies, workers, interruption, display, checkpoint, self._store)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the next stage can begin."""
+        return self._stopped is None and not self._empty
+
+    @property
+    def _empty(self) -> int:
+        """Slots whose trials failed too often."""
+        return sum(len(study.given_up) for study in self._studies)
+
+    def _make_checkpoint(self, trial: StartedTrial, fitted: Fitted) -> bytes:
+        where = {"trial": trial.number, "slot": trial.slot, "bracket": trial.bracket.s}
+        model = model_of(fitted, trial.hyperparameters, self._data, self._origin | where)
+        return dump_model(model)
+
+    def tell(self, folder: ResultsFolder) -> int:
+        """Say how it ended; return the exit code.
+
+        Raises:
+            UserError: trials failed.
+        """
+        if self._last_failure is not None:
+            folder.failure.write_text(self._last_failure.details or self._last_failure.reason)
+        if isinstance(self._stopped, Interrupted):
+            say(self._console, f"Stopped ({self._stopped}): the same command goes on from here.")
+            return self._stopped.exit_code
+        if self._stopped is not None:
+            raise UserError(f"{self._stopped} ({folder.failure} has more); {_GO_ON}")
+        if self._empty:
+            assert self._last_failure is not None
+            places = sum(len(study.slots) for study in self._studies)
+            raise UserError(
+                f"{self._empty} of {places} places of the plan are empty, because their trials "
+                f"failed again and again, the last with {self._last_failure.reason} "
+                f"({folder.failure} has more); {_GO_ON}"
+            )
+        return 0
+
+
+def run_finals(
+    finalists: Sequence[Finalist],
+    studies: Mapping[int, optuna.Study],
+    config: TuneConfig | FinalsConfig,
+    data: TrainingData,
+    store: Store,
+    folder: ResultsFolder,
+    launcher: Launcher,
+    interruption: Interruption,
+    console: Console,
+) -> Stage[Finals]:
+    """Train the best configurations of a search again; decide between them when all is trained.
+
+    Args:
+        finalists: the best configurations, one at least.
+        studies: the search's, by batch size.
+        config: how many seeds.
+        data: the images of the search.
+        store: where the studies are; the finals' study is kept there too.
+        folder: where results are written.
+        launcher: who trains.
+        interruption: asked whether to stop.
+        console: where progress is shown.
+    """
+    with store.exclusive():
+        finals = Finals(
+            studies,
+            finalists,
+            config.seeds,
+            store=store,
+            folder=folder,
+            compute=launcher.compute,
+            log_dir=config.log_dir,
+        )
+    stage = Stage([finals], store, data, launcher, console)
+    say(
+        console,
+        f"Finals: the {len(finalists)} best configurations with {config.seeds} seeds each; "
+        f"{stage.left} of {len(finals.slots)} fits are to be trained.",
+    )
+    stage.fill(interruption, [], lambda _: finals.drop_states())
+    if stage.is_over:
+        print_finals(console, finals.decide())
+    return stage

@@ -1,0 +1,200 @@
+"""A results folder as a search of any size leaves it, simulated: no training, a second."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+
+from src.checkpoint import SavedModel, save_model
+from src.config import Dataset, DataSpec, Hyperparameters
+from src.data import CLASS_NAMES
+from src.hyperband import is_promoted, make_plan
+from src.metrics import ConfusionMatrix, wilson_interval
+from src.publish import describe_model
+from src.results import Epoch, ResultsFolder, TrialRecord, write_epochs, write_json, write_trials
+from src.task import make_task
+
+
+def simulate_search(
+    results_dir: Path,
+    dataset: str = "mnist",
+    batch_sizes: tuple[int, ...] = (64,),
+    max_epochs: int = 9,
+    reduction_factor: int = 3,
+    images: int = 60_000,
+) -> ResultsFolder:
+    """Write what a search would leave whose accuracies follow a formula and some luck."""
+    generator = np.random.default_rng(0)
+    plan = make_plan(max_epochs, reduction_factor)
+    folder = ResultsFolder(results_dir, dataset)
+    folder.path.mkdir(parents=True)
+    validation = images // 5
+    trials: list[tuple[TrialRecord, list[Epoch]]] = []
+    for batch_size in batch_sizes:
+        on_rungs: dict[tuple[int, int], list[float]] = {}
+        for slot in range(plan.trials):
+            bracket = plan.bracket_of(slot)
+            hp = Hyperparameters(
+                conv1=int(generator.integers(1, 9)) * 32,
+                conv2=int(generator.integers(1, 9)) * 32,
+                dense_units=int(generator.integers(1, 9)) * 32,
+                dropout_rate=int(generator.integers(1, 10)) / 10,
+                learning_rate=float(10 ** generator.uniform(-4, -2)),
+                batch_size=batch_size,
+            )
+            final = 0.006 + 0.004 * (np.log10(hp.learning_rate) + 3) ** 2
+            final += 0.006 * (hp.dropout_rate - 0.4) ** 2 + 0.08 / (hp.conv1 + hp.conv2)
+            history: list[Epoch] = []
+            state, reason, best, since = "COMPLETE", "", 0.0, 0
+            while len(history) < max_epochs:
+                epoch = len(history) + 1
+                error = final + 0.12 * epoch**-1.6 * np.exp(generator.normal(0, 0.4))
+                error = min(0.9, float(error * np.exp(generator.normal(0, 0.05))))
+                accuracy = round(1 - round(error * validation) / validation, 6)
+                history.append(
+                    Epoch(epoch, round(4 * error, 6), round(1 - 0.8 * error, 6), error, accuracy)
+                )
+                since = 0 if accuracy > best else since + 1
+                best = max(best, accuracy)
+                if hp.learning_rate > 0.0097:
+                    state, reason = "PRUNED", f"diverged: training loss is nan in epoch {epoch}"
+                    break
+                if epoch in bracket.decision_epochs:
+                    here = on_rungs.setdefault((bracket.s, epoch), [])
+                    here.append(best)
+                    if not is_promoted(best, here, reduction_factor):
+                        state, reason = "PRUNED", f"lost on the rung at epoch {epoch}"
+                        break
+                if since == 3:
+                    reason = "early stopping: no better epoch in 3"
+                    break
+            record = TrialRecord(
+                val_accuracy=best,
+                hyperparameters=hp,
+                epochs=len(history),
+                trial=slot,
+                state=state,
+                bracket=bracket.s,
+                seconds=7.5 * len(history),
+                reason=reason,
+            )
+            trials.append((record, history))
+    write_epochs(folder.curves_csv, trials)
+    write_trials(folder.all_csv, [record for record, _ in trials])
+    finished = [trial for trial in trials if trial[0].state == "COMPLETE"]
+    best_trial, history = max(finished, key=lambda trial: trial[0].val_accuracy or 0)
+    names = CLASS_NAMES[cast(Dataset, dataset)]
+    model = SavedModel(
+        hyperparameters=best_trial.hyperparameters,
+        data_spec=DataSpec(dataset=cast(Dataset, dataset)),
+        class_names=names,
+        weights=dict(make_task(best_trial.hyperparameters, len(names)).state_dict()),
+        history=tuple(history),
+        best_epoch=1 + int(np.argmax([epoch.val_accuracy for epoch in history])),
+        val_accuracy=best_trial.val_accuracy or 0.0,
+        validation_confusion=simulate_confusion(
+            len(names), validation, best_trial.val_accuracy or 0.0
+        ),
+        image_counts={"train": images - validation, "validation": validation},
+        split_hash="0" * 64,
+        provenance={
+            "command": f"python -m src.tune --dataset {dataset}",
+            "date": "2026-01-02T03:04:05+00:00",
+            "git_commit": "0" * 40,
+            "versions": {"python": "3.11.7", "torch": "2.15.0"},
+            "device": "simulated",
+            "precision": "bf16",
+            "platform": "Linux",
+            "trial": best_trial.trial,
+            "bracket": best_trial.bracket,
+        },
+    )
+    save_model(folder.best_model, model)
+    search = {
+        "settings": {
+            **asdict(model.data_spec),
+            "max_epochs": max_epochs,
+            "reduction_factor": reduction_factor,
+            "iterations": 1,
+            "sampler": "tpe",
+            "patience": 3,
+            "precision": "bf16",
+        },
+        "runs": [
+            {
+                "host": "simulated",
+                "started": "2026-01-02T03:04:05.000+00:00",
+                "ended": "2026-01-02T05:14:05.000+00:00",
+                "how": "finished",
+            }
+        ],
+    }
+    write_json(folder.best_json, describe_model(model) | {"search": search})
+    return folder
+
+
+def simulate_confusion(classes: int, images: int, accuracy: float) -> list[list[int]]:
+    """Spread images over classes and mistakes, so that about this share is read correctly."""
+    generator = np.random.default_rng(1)
+    mistakes = generator.pareto(0.7, (classes, classes))
+    np.fill_diagonal(mistakes, 0)
+    shares = (1 - accuracy) * mistakes / mistakes.sum() + np.eye(classes) * accuracy / classes
+    counts: list[list[int]] = (
+        generator.multinomial(images, shares.ravel()).reshape(classes, classes).tolist()
+    )
+    return counts
+
+
+def finalists_of(folder: ResultsFolder) -> dict[str, object]:
+    """Return what finalists.json would hold: two configurations, three seeds."""
+    best = json.loads(folder.best_json.read_text())
+    names = ("conv1", "conv2", "dense_units", "dropout_rate", "learning_rate", "batch_size")
+    one = {
+        "batch_size": best["batch_size"],
+        "trial": best["provenance"]["trial"],
+        "hyperparameters": {name: best[name] for name in names},
+        "search_val_accuracy": best["val_accuracy"],
+    }
+    return {
+        "dataset": best["dataset"],
+        "seeds": 3,
+        "max_epochs": 30,
+        "patience": None,
+        "data": best["data"],
+        "finalists": [
+            {
+                "rank": 1, **one, "val_accuracies": [0.98, 0.981, 0.982], "mean": 0.981,
+                "std": 0.001, "ci95": [0.9785, 0.9835], "optimism": 0.002,
+            },
+            {
+                "rank": 2, **one, "val_accuracies": [0.97, 0.971, 0.972], "mean": 0.971,
+                "std": 0.001, "ci95": [0.9685, 0.9735], "optimism": 0.012,
+            },
+        ],
+        "winner": {"rank": 1, "seed": 2},
+        "provenance": best["provenance"],
+    }  # fmt: skip
+
+
+def metrics_of(folder: ResultsFolder, checkpoint: str = "best-model.ckpt") -> dict[str, object]:
+    """Return what metrics.json would hold."""
+    best = json.loads(folder.best_json.read_text())
+    names = CLASS_NAMES[cast(Dataset, folder.path.name)]
+    matrix = ConfusionMatrix(simulate_confusion(len(names), 10_000, 0.97), names)
+    return {
+        "dataset": folder.path.name,
+        "test_accuracy": matrix.accuracy,
+        "n_test": matrix.images,
+        "ci95": list(wilson_interval(matrix.correct, matrix.images)),
+        "macro_accuracy": matrix.macro_accuracy,
+        "per_class": [asdict(one) for one in matrix.per_class()],
+        "most_confused": [asdict(one) for one in matrix.most_confused()],
+        "confusion_matrix": matrix.counts.tolist(),
+        "mistakes": [{"image": 3, "true": "1", "predicted": "7", "probability": 0.99}],
+        "caution": None,
+        "checkpoint": checkpoint,
+        "val_accuracy": best["val_accuracy"],
+        "provenance": best["provenance"],
+    }

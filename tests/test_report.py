@@ -1,0 +1,466 @@
+import json
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import scipy.stats
+from PIL import Image
+
+from src import report
+from src.analysis import accuracy_within, rung_uses
+from src.figures import Mistake, mistakes_figure, to_png
+from src.findings import Value, read_findings
+from src.importance import importances
+from src.published import PUBLISHED
+from src.results import ResultsFolder, write_json
+from tests.conftest import Workplace
+from tests.simulated import finalists_of, metrics_of, simulate_search
+
+VOID = {"meta", "link", "img", "br"}
+
+
+class Page(HTMLParser):
+    """A page as a reader takes it in; fails where tags do not match."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.tables: dict[str, list[list[str]]] = {}
+        """Rows, the header first, by caption."""
+        self.images: list[dict[str, str]] = []
+        self.links: list[str] = []
+        self.keys: list[str] = []
+        self.text = ""
+        self._open: list[str] = []
+        self._caption = ""
+        self.html = path.read_text(encoding="utf-8")
+        self.feed(self.html)
+        self.close()
+        assert self._open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        values = {name: value or "" for name, value in attrs}
+        self.links += [values[name] for name in ("href", "src", "action") if name in values]
+        self.keys += [values["id"]] if "id" in values else []
+        if tag not in VOID:
+            self._open.append(tag)
+        if tag == "img":
+            self.images.append(values)
+        elif tag == "figcaption":
+            self._caption = ""
+        elif tag == "tr":
+            self.tables.setdefault(self._caption, []).append([])
+        elif tag in ("td", "th"):
+            self.tables[self._caption][-1].append("")
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self._open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        data = data.replace("\N{NO-BREAK SPACE}", " ")
+        if self._open[-1:] == ["style"]:
+            return
+        self.text += data
+        if "figcaption" in self._open:
+            self._caption += data
+        elif self._open[-1:] in (["td"], ["th"]):
+            self.tables[self._caption][-1][-1] += data
+
+    def table(self, caption: str) -> pd.DataFrame:
+        (found,) = [rows for key, rows in self.tables.items() if key.startswith(caption)]
+        header = found[0]
+        return pd.DataFrame([row for row in found if row != header], columns=header)
+
+
+def make_report(folder: ResultsFolder) -> Page:
+    options = [f"--dataset={folder.path.name}", f"--results_dir={folder.path.parent}"]
+    assert report.main(options) == 0
+    return Page(folder.report)
+
+
+@pytest.fixture(scope="module")
+def reported(
+    finished_search: Workplace, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[ResultsFolder, Page]:
+    """A report on a real search, made where the studies are not."""
+    folder = ResultsFolder(tmp_path_factory.mktemp("reported"), "mnist_5k")
+    folder.path.mkdir()
+    for name in ("all.csv", "curves.csv", "best.json", "best-model.ckpt"):
+        shutil.copy(finished_search.results / "mnist_5k" / name, folder.path)
+    return folder, make_report(folder)
+
+
+@pytest.fixture(autouse=True)
+def coarse(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Draw coarsely: pictures take most of the time, and one report is looked at closely."""
+    monkeypatch.setattr("src.figures.style._PAGE_DPI", 40)
+
+
+@pytest.fixture
+def simulated(tmp_path: Path) -> ResultsFolder:
+    return simulate_search(tmp_path, batch_sizes=(64, 208))
+
+
+# ---- the page
+
+
+def test_page_needs_no_other_file_and_runs_nothing(reported: tuple[ResultsFolder, Page]) -> None:
+    _, page = reported
+    text = re.sub(r"data:image/png;base64,[\w+/=]+", "", page.html)
+    assert len(text) < 60_000
+    assert not re.search(r"https?:|//\w|<script|javascript:|@import|url\(", text)
+    for link in page.links:
+        assert link.startswith(("data:", "#"))
+        assert not link.startswith("#") or link[1:] in page.keys
+    assert len(set(page.keys)) == len(page.keys)
+
+
+def test_every_picture_is_a_file_too_and_shows_something(
+    reported: tuple[ResultsFolder, Page],
+) -> None:
+    folder, page = reported
+    names = {
+        *("batch-sizes", "history", "budget", "learning-curves", "importance", "slices"),
+        *("parallel", "winner-curves", "winner-confusion"),
+    }
+    assert {path.stem for path in folder.figures.iterdir()} == names
+    assert len(page.images) == len(names)
+    for path in folder.figures.iterdir():
+        with Image.open(path) as image:
+            assert image.width > 900
+            assert len(image.convert("RGB").getcolors(1 << 24) or []) > 20
+    for shown in page.images:
+        assert len(shown["alt"]) > 30
+        assert int(shown["width"]) <= 920
+
+
+def test_ranking_and_batch_sizes_are_those_of_the_csv(
+    reported: tuple[ResultsFolder, Page],
+) -> None:
+    folder, page = reported
+    trials = pd.read_csv(folder.all_csv)
+    finished = trials[trials.state == "COMPLETE"]
+    ranked = finished.sort_values("val_accuracy", ascending=False, kind="stable").head(10)
+    shown = page.table("The best 10")
+    assert list(shown["validation accuracy"]) == [f"{value:.4f}" for value in ranked.val_accuracy]
+    for column in ("conv1", "conv2", "dense_units", "batch_size", "epochs", "bracket", "trial"):
+        assert list(shown[column.replace("_", " ")].astype(int)) == list(ranked[column])
+    for column in ("dropout_rate", "learning_rate"):
+        assert shown[column.replace("_", " ")].astype(float).to_numpy() == pytest.approx(
+            ranked[column].to_numpy(), rel=5e-3
+        )
+    for told, value in zip(shown["95 % interval"], ranked.val_accuracy, strict=True):
+        exact = scipy.stats.binomtest(round(value * 40), 40).proportion_ci(method="wilson")
+        assert told == f"{exact.low:.4f} to {exact.high:.4f}"
+
+    shown = page.table("The best finished trial")
+    for _, row in shown.iterrows():
+        here = trials[trials.batch_size == int(row["batch size"])]
+        assert int(row["trials"]) == len(here) == 17
+        done = here[here.state == "COMPLETE"]
+        assert int(row["finished"]) == len(done)
+        assert row["best validation accuracy"] == f"{done.val_accuracy.max():.4f}"
+
+
+def test_rungs_account_for_every_trial_and_epoch(reported: tuple[ResultsFolder, Page]) -> None:
+    folder, page = reported
+    trials = pd.read_csv(folder.all_csv)
+    shown = page.table("Trials and epochs")
+    numbers = shown.drop(columns="share").replace(",", "", regex=True).astype(int)
+    assert numbers["epochs spent"].sum() == trials.epochs.sum()
+    ends = [c for c in numbers if c not in _NOT_ENDS]
+    assert numbers[ends].to_numpy().sum() == len(trials)
+    assert (numbers["trials sent here"] == numbers["went on"] + numbers[ends].sum(axis=1)).all()
+    lost = trials[trials.state == "PRUNED"].groupby(["bracket", "epochs"]).size()
+    for _, row in numbers.iterrows():
+        here = trials[trials.bracket == row["bracket"]]
+        assert row["stopped by the rung"] == lost.get((row["bracket"], row["rung (epochs)"]), 0)
+        if row["rung (epochs)"] == here.epochs.max():
+            assert row["went on"] == 0
+        else:
+            assert row["went on"] == (here.epochs > row["rung (epochs)"]).sum()
+    # Algorithm 1 of the paper for R = 9, η = 3, as the README shows it
+    assert list(numbers["plan"]) == [9, 3, 1, 5, 1, 3]
+
+
+_NOT_ENDS = (*("bracket", "rung (epochs)", "trials sent here", "plan", "went on", "epochs spent"),)
+
+
+def test_classes_are_counted_from_the_winners_confusion_matrix(
+    reported: tuple[ResultsFolder, Page],
+) -> None:
+    _, page = reported
+    classes = page.table("Classes by F1")
+    assert sorted(classes["class"]) == list("0123456789")
+    assert classes["images"].astype(int).sum() == 40
+    assert list(classes["F1"]) == sorted(classes["F1"])
+
+
+def test_a_part_that_is_not_there_yet_is_a_sentence(
+    reported: tuple[ResultsFolder, Page], finished_search: Workplace, tmp_path: Path
+) -> None:
+    folder, page = reported
+    assert "have not been trained again with other seeds" in page.text
+    assert "The test images have not been opened" in page.text
+    bare = ResultsFolder(tmp_path, "mnist_5k")
+    bare.path.mkdir()
+    shutil.copy(folder.all_csv, bare.path)
+    page = make_report(bare)
+    assert "there is no best.json" in page.text
+    assert "There is no best-model.ckpt" in page.text
+    assert page.images == []
+    shutil.copy(folder.best_json, bare.path)
+    page = make_report(bare)
+    assert "The learning curves are not there (curves.csv)" in page.text
+    assert len(page.images) == 5
+
+
+def test_nothing_finished_yet_is_told(simulated: ResultsFolder) -> None:
+    lines = simulated.all_csv.read_text().splitlines()
+    simulated.all_csv.write_text("\n".join(line for line in lines if "COMPLETE" not in line) + "\n")
+    for path in (simulated.best_json, simulated.best_model, simulated.curves_csv):
+        path.unlink()
+    assert "No trial has trained to its end yet" in make_report(simulated).text
+
+
+# ---- published figures, finalists, tests
+
+
+def test_published_figures_stand_beside_ours_and_say_what_differs(tmp_path: Path) -> None:
+    whole = make_report(simulate_search(tmp_path / "whole", batch_sizes=(64, 208)))
+    table = whole.table("The best finished trial")
+    assert list(table["published"]) == ["0.99383", "0.99450"]
+    for _, row in table.iterrows():
+        difference = float(row["difference"].replace("−", "-"))
+        ours = float(row["best validation accuracy"])
+        assert difference == pytest.approx(ours - float(row["published"]), abs=2e-5)
+    assert "on another split" in whole.text
+    assert "subset" not in whole.text
+    part = make_report(simulate_search(tmp_path / "part", "emnist_digits", images=78_978))
+    assert "EMNIST digits subset" in part.text
+    assert "a subset, 78,978 of the 240,000 images" in part.text
+    assert "0.996125" in part.text
+    assert "published" not in part.table("The best finished trial")
+    other = make_report(
+        simulate_search(tmp_path / "other", "emnist_letters_digits", images=364_800)
+    )
+    assert "Nothing was published on these classes" in other.text
+
+
+def test_published_best_is_the_best_of_its_batch_sizes() -> None:
+    mnist = PUBLISHED["mnist"]
+    assert list(mnist.by_batch_size) == list(range(16, 257, 16))
+    assert max(mnist.by_batch_size.values()) == mnist.best == mnist.by_batch_size[208]
+
+
+def test_finalists_and_tests_are_shown_as_their_files_have_them(simulated: ResultsFolder) -> None:
+    write_json(simulated.finalists_json, finalists_of(simulated))
+    metrics = metrics_of(simulated)
+    write_json(simulated.metrics_json, metrics)
+    pixels = np.zeros((28, 28), dtype=np.uint8)
+    simulated.mistakes.write_bytes(to_png(mistakes_figure([Mistake(pixels, "1", "7", 0.99)])))
+    line = {
+        "date": "2026-01-03", "checkpoint": "best-model.ckpt", "checkpoint_sha256": "0" * 64,
+        "dataset": "mnist", "test_accuracy": 0.97, "n_test": 10_000, "more": [1],
+    }  # fmt: skip
+    simulated.test_log.write_text(json.dumps(line) + "\n")
+    page = make_report(simulated)
+    finalists = page.table("Each configuration trained")
+    assert list(finalists["mean"]) == ["0.98100", "0.97100"]
+    assert finalists["95 % interval"][0] == "0.97850 to 0.98350"
+    assert finalists["optimism"][1] == "+0.01200"
+    assert f"{metrics['test_accuracy']:.5f} of 10,000 test images" in page.text
+    assert (simulated.figures / "test-mistakes.png").exists()
+    opened = page.table("The test images were")
+    assert list(opened["is the best model"]) == ["no"]
+    assert "this is not the best model shown above" in page.text
+
+
+@pytest.mark.parametrize(("dataset", "classes"), [("emnist_letters", 26), ("emnist_byclass", 62)])
+def test_any_number_of_classes_is_listed_once(dataset: str, classes: int, tmp_path: Path) -> None:
+    page = make_report(simulate_search(tmp_path, dataset, max_epochs=3))
+    listed = list(page.table("Classes by F1")["class"])
+    assert len(set(listed)) == len(listed) == classes
+    assert "Nothing was published on these classes" in page.text
+
+
+# ---- what mattered
+
+
+def test_trials_are_compared_after_the_same_epochs(simulated: ResultsFolder) -> None:
+    curves = pd.read_csv(simulated.curves_csv)
+    early = curves[curves.epoch <= 3].groupby(["batch_size", "trial"]).val_accuracy
+    expected = early.max()[early.size() == 3]
+    trials = read_findings(simulated).trials
+    found = {(t.batch_size, t.trial): accuracy_within(t, 3) for t in trials}
+    assert {key: value for key, value in found.items() if value is not None} == expected.to_dict()
+    assert None in found.values()
+
+
+def test_the_hyperparameter_that_decides_is_the_most_important_every_time() -> None:
+    generator = np.random.default_rng(0)
+    configurations: list[dict[str, Value]] = []
+    accuracies = []
+    for _ in range(100):
+        rate = float(10 ** generator.uniform(-4, -2))
+        schedule = str(generator.choice(["constant", "cosine"]))
+        units = int(generator.integers(1, 9)) * 32
+        configurations.append({"units": units, "schedule": schedule, "learning_rate": rate})
+        accuracies.append(0.9 - 0.1 * (np.log10(rate) + 3) ** 2 + 0.001 * generator.random())
+    first, *others = importances(configurations, accuracies)
+    assert first.name == "learning_rate"
+    assert first.value > 0.8
+    assert first.low > max(other.high for other in others)
+    assert sum(one.value for one in (first, *others)) == pytest.approx(1)
+    assert importances(configurations, accuracies) == [first, *others]
+
+
+def test_hyperparameters_are_those_of_the_table_and_only_what_varies_is_compared(
+    simulated: ResultsFolder,
+) -> None:
+    table = pd.read_csv(simulated.all_csv)
+    table["schedule"] = ["constant", "cosine"] * (len(table) // 2)
+    table["label_smoothing"] = 0.1
+    table.to_csv(simulated.all_csv, index=False)
+    page = make_report(simulated)
+    ranking = page.table("The best 10")
+    assert {"schedule", "label smoothing"} <= set(ranking.columns)
+    (slices,) = [image["alt"] for image in page.images if "against each of" in image["alt"]]
+    assert "schedule" in slices
+    assert "label smoothing" not in slices
+    assert "The same in all trials, and left out: label smoothing 0.1" in page.text
+
+
+def test_all_epochs_are_spent_on_some_rung(tmp_path: Path) -> None:
+    folder = simulate_search(tmp_path, max_epochs=30, reduction_factor=2)
+    findings = read_findings(folder)
+    assert findings.search is not None
+    uses = rung_uses(findings.trials, findings.search.plan)
+    assert sum(use.spent for use in uses) == pd.read_csv(folder.all_csv).epochs.sum()
+    assert [use.epochs for use in uses if use.bracket == 4] == [2, 4, 8, 15, 30]
+
+
+# ---- hostile, damaged, missing
+
+
+def test_text_from_files_is_escaped(simulated: ResultsFolder) -> None:
+    attack = "<script>alert(1)</script>"
+    table = pd.read_csv(simulated.all_csv)
+    table["schedule"] = [attack, '"><img src=x onerror=alert(1)>'] * (len(table) // 2)
+    table["reason"] = attack
+    table.to_csv(simulated.all_csv, index=False)
+    best = json.loads(simulated.best_json.read_text())
+    best["provenance"]["command"] = attack
+    best["search"]["runs"][0]["host"] = attack
+    best["search"]["settings"]["sampler"] = {"a": attack}
+    simulated.best_json.write_text(json.dumps(best))
+    page = make_report(simulated)
+    assert "<script" not in page.html
+    assert "<img src=x" not in page.html
+    assert attack in page.text
+
+
+def test_a_folder_without_a_search_is_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert report.main(["--dataset=mnist", f"--results_dir={tmp_path}"]) == 2
+    error = capsys.readouterr().err
+    assert f"there is no search in {tmp_path / 'mnist'}" in error
+    assert "python -m src.tune --dataset mnist" in error
+    assert error.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def _cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-40])
+
+
+def _put(text: str) -> Callable[[Path], object]:
+    return lambda path: path.write_text(text)
+
+
+@pytest.mark.parametrize(
+    ("name", "damage"),
+    [
+        ("all.csv", _cut),
+        ("all.csv", _put("a,b\n1,2\n")),
+        ("all.csv", lambda path: path.write_bytes(b"\xff\xfe\x00")),
+        ("all.csv", lambda path: path.write_text(path.read_text().replace("COMPLETE", "DONE"))),
+        ("all.csv", lambda path: path.write_text(path.read_text().replace("\n0.", "\n1."))),
+        ("curves.csv", _cut),
+        ("curves.csv", _put("x")),
+        ("best.json", _cut),
+        ("best.json", _put("[]")),
+        ("best.json", _put('{"search": {"settings": {"max_epochs": 1e999}}}')),
+        ("best-model.ckpt", _cut),
+        ("finalists.json", _put("{}")),
+        ("finalists.json", _put('{"seeds": 1, "max_epochs": 1, "finalists": [{"rank": "x"}]}')),
+        ("metrics.json", _put("NaN")),
+        ("metrics.json", _put('{"per_class": [], "confusion_matrix": [[1]]}')),
+        ("test-log.jsonl", _put('{"date": 1}\n')),
+    ],
+)
+def test_a_damaged_file_is_named_and_the_old_report_stays(
+    name: str,
+    damage: Callable[[Path], object],
+    simulated: ResultsFolder,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    simulated.report.write_text("old")
+    damage(simulated.path / name)
+    options = [f"--dataset={simulated.path.name}", f"--results_dir={simulated.path.parent}"]
+    assert report.main(options) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: {simulated.path / name} is")
+    assert error.count("\n") == 1
+    assert simulated.report.read_text() == "old"
+
+
+def test_where_nothing_can_be_written_is_one_line(
+    simulated: ResultsFolder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    simulated.figures.write_text("no folder")
+    options = [f"--dataset={simulated.path.name}", f"--results_dir={simulated.path.parent}"]
+    assert report.main(options) == 2
+    error = capsys.readouterr().err
+    assert f"cannot write to {simulated.figures}" in error
+    assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize("writes", [1, 10])
+def test_killed_between_two_writes_it_leaves_the_old_report(
+    writes: int, simulated: ResultsFolder, environment: dict[str, str]
+) -> None:
+    simulated.report.write_text("old")
+    program = (
+        "import os, signal, sys\n"
+        "from src import report\n"
+        "calls = 0\n"
+        "def fsync(_):\n"
+        "    global calls\n"
+        "    calls += 1\n"
+        f"    if calls == {writes}: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "os.fsync = fsync\n"
+        "report.main(sys.argv[1:])"
+    )
+    options = [f"--dataset={simulated.path.name}", f"--results_dir={simulated.path.parent}"]
+    killed = subprocess.run([sys.executable, "-c", program, *options], env=environment)
+    assert killed.returncode == -signal.SIGKILL
+    assert simulated.report.read_text() == "old"
+    make_report(simulated)
+    simulated.sweep()
+    assert [p for p in simulated.path.rglob(".*.*.*") if p.is_file()] == []
+
+
+def test_pictures_of_an_earlier_report_go(simulated: ResultsFolder) -> None:
+    make_report(simulated)
+    simulated.curves_csv.unlink()
+    make_report(simulated)
+    assert not (simulated.figures / "learning-curves.png").exists()

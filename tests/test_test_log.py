@@ -1,0 +1,87 @@
+"""Every look at a test split leaves a line."""
+
+import hashlib
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from src import evaluate
+from tests.conftest import Workplace
+
+
+@pytest.fixture
+def models(finished_search: Workplace, tmp_path: Path) -> list[Path]:
+    """Two different models in a folder of results."""
+    folder = tmp_path / "results/mnist_5k"
+    folder.mkdir(parents=True)
+    names = ("32-best.ckpt", "64-best.ckpt")
+    for name in names:
+        shutil.copy(finished_search.results / "mnist_5k" / name, folder)
+    return [folder / name for name in names]
+
+
+def look(model: Path, *options: str) -> int:
+    return evaluate.main([str(model), f"--results_dir={model.parents[1]}", *options])
+
+
+def lines(model: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (model.parent / "test-log.jsonl").read_text().splitlines()]
+
+
+def test_every_look_is_counted_and_models_are_told_apart(
+    models: list[Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    said = []
+    for model in (models[0], models[0], models[1]):
+        assert look(model) == 0
+        said.append(capsys.readouterr().out)
+    assert "opened once, for 1 model " in said[0]
+    assert "opened twice, for 1 model " in said[1]
+    assert "opened 3 times, for 2 models " in said[2]
+    first, _, third = lines(models[0])
+    assert first["checkpoint_sha256"] == hashlib.sha256(models[0].read_bytes()).hexdigest()
+    assert third["checkpoint_sha256"] == hashlib.sha256(models[1].read_bytes()).hexdigest()
+    metrics = json.loads((models[1].parent / "metrics.json").read_text())
+    assert third["test_accuracy"] == metrics["test_accuracy"]
+    assert (third["dataset"], third["n_test"]) == ("mnist_5k", 1000)
+    assert metrics["test_split_opened"] == 3
+
+
+def test_nobody_looks_where_it_cannot_be_recorded(
+    models: list[Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    log = models[0].parent / "test-log.jsonl"
+    log.write_text("this is no record\n")
+    assert look(models[0]) == 2
+    captured = capsys.readouterr()
+    assert "test-log.jsonl is damaged" in captured.err
+    assert captured.out == ""
+    assert not (models[0].parent / "metrics.json").exists()
+
+    log.unlink()
+    log.mkdir()
+    assert look(models[0]) == 2
+    assert "test-log.jsonl" in capsys.readouterr().err
+    assert not (models[0].parent / "metrics.json").exists()
+
+
+def test_looks_at_once_are_all_recorded(models: list[Path], environment: dict[str, str]) -> None:
+    folder = models[0].parent
+    processes = [
+        subprocess.Popen(
+            [
+                *(sys.executable, "-m", "src.evaluate", str(model), "--json"),
+                *(f"--results_dir={folder.parent}", f"--output_dir={folder / str(i)}"),
+            ],
+            env=environment,
+            stdout=subprocess.DEVNULL,
+        )
+        for i, model in enumerate(models * 2)
+    ]
+    assert [process.wait(timeout=200) for process in processes] == [0] * 4
+    assert len(lines(models[0])) == 4
