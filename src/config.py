@@ -344,6 +344,22 @@ class ExportConfig:
         _a_path("data_dir", self.data_dir)
 
 
+@dataclass(frozen=True, kw_only=True)
+class DemoConfig:
+    """A page to draw on, and the models that read it."""
+
+    results_dir: str = "results"
+    """Folder with results: the best model of each data set in it is offered."""
+    host: str = "127.0.0.1"
+    """Address to listen on. Others than this machine's own let anybody in who can reach it."""
+    port: int = 7860
+    """Port to listen on; 0: any that is free."""
+
+    def __post_init__(self) -> None:
+        _a_path("results_dir", self.results_dir)
+        _within("port", self.port, 0, 2**16 - 1)
+
+
 def parse_duration(duration: str | float) -> float:
     """Return the seconds that a duration such as 90, 90s, 10m, 1.5h or 1h30m stands for."""
     text = str(duration)
