@@ -327,6 +327,41 @@ class ReportConfig:
         _a_path("results_dir", self.results_dir)
 
 
+@dataclass(frozen=True, kw_only=True)
+class ExportConfig:
+    """A saved model, written for other programs."""
+
+    model: str
+    """The checkpoint of the model to write."""
+    format: Literal["onnx", "torch"] = "onnx"
+    """What to write: ONNX (an extra: export), or a program of torch.export."""
+    output: str | None = None
+    """File to write; null: model.onnx or model.pt2 beside the model."""
+    data_dir: str = "data"
+    """Folder with the data sets: where the model's own is there, its images check the file."""
+
+    def __post_init__(self) -> None:
+        _a_path("model", self.model)
+        _a_path("output", self.output or "")
+        _a_path("data_dir", self.data_dir)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DemoConfig:
+    """A page to draw on, and the models that read it."""
+
+    results_dir: str = "results"
+    """Folder with results: the best model of each data set in it is offered."""
+    host: str = "127.0.0.1"
+    """Address to listen on. Others than this machine's own let anybody in who can reach it."""
+    port: int = 7860
+    """Port to listen on; 0: any that is free."""
+
+    def __post_init__(self) -> None:
+        _a_path("results_dir", self.results_dir)
+        _within("port", self.port, 0, 2**16 - 1)
+
+
 def parse_duration(duration: str | float) -> float:
     """Return the seconds that a duration such as 90, 90s, 10m, 1.5h or 1h30m stands for."""
     text = str(duration)

@@ -1,12 +1,18 @@
 import csv
+import dataclasses
 import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
 
-from src import tune
+from src import train, tune
+from src.checkpoint import load_model, save_model
+from src.config import DataSpec
+from src.data import CLASS_NAMES
+from src.task import make_task
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 REAL_DATA = REPOSITORY / "data"
@@ -73,6 +79,48 @@ def finished_search(tmp_path_factory: pytest.TempPathFactory) -> Workplace:
     workplace = Workplace(tmp_path_factory.mktemp("finished"))
     assert workplace.tune("--batch_sizes=[32,64]", max_epochs=9) == 0
     return workplace
+
+
+@pytest.fixture(scope="session")
+def digit_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small model that reads digits, trained once in seconds: its checkpoint."""
+    workplace = Workplace(tmp_path_factory.mktemp("digits"))
+    hyperparameters = [
+        "--conv1=16", "--conv2=32", "--dense_units=64", "--dropout_rate=0.2",
+        "--learning_rate=0.003", "--batch_size=32",
+    ]  # fmt: skip
+    options = workplace.options("--limit=3000", max_epochs=4)
+    options.remove("--reduction_factor=3")
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # so small a network gains nothing by more, and loses on busy cores
+    assert train.main([*options, *hyperparameters]) == 0
+    torch.set_num_threads(threads)
+    (checkpoint,) = workplace.results.glob("mnist_5k/train/*/model.ckpt")
+    return checkpoint
+
+
+def as_letters(digit_model: Path, path: Path) -> None:
+    """Write a model of letters that reads a 0 as A, a 1 as B … a 9 as J."""
+    model = load_model(digit_model)
+    names = CLASS_NAMES["emnist_letters"]
+    weights = dict(make_task(model.hyperparameters, len(names)).state_dict())
+    for name, value in model.weights.items():
+        if name.startswith("model.logits."):
+            weights[name] = torch.full_like(weights[name], -10.0 if name.endswith("bias") else 0.0)
+            weights[name][:10] = value
+        else:
+            weights[name] = value
+    matrix = [[0] * len(names) for _ in names]
+    for row, counts in zip(matrix, model.validation_confusion, strict=False):
+        row[:10] = counts
+    letters = dataclasses.replace(
+        model,
+        data_spec=DataSpec(dataset="emnist_letters"),
+        class_names=names,
+        weights=weights,
+        validation_confusion=matrix,
+    )
+    save_model(path, letters)
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ LEVELS = [
         *("archive", "augment", "errors", "seeding", "model", "fused", "hyperband", "metrics"),
         *("published", "quiet", "schedule", "typed"),
     ],
-    ["config", "photo"],
+    ["board", "config", "photo"],
     ["data", "device", "interrupt", "pruning", "results", "space"],
     ["curves", "findings", "provenance", "step", "stores", "studies"],
     ["analysis", "inference"],
@@ -23,7 +23,7 @@ LEVELS = [
     ["search", "finals", "search_run"],
     ["cli", "display", "publish"],
     ["stage"],
-    ["tune", "finalists", "train", "evaluate", "predict", "report"],
+    ["tune", "finalists", "train", "evaluate", "predict", "report", "export", "demo"],
 ]
 LEVEL = {room: level for level, rooms in enumerate(LEVELS) for room in rooms}
 

@@ -8,11 +8,18 @@ from pathlib import Path
 import pytest
 import yaml
 
-from src import evaluate, predict, train, tune
+from src import demo, evaluate, export, predict, train, tune
 from tests.conftest import REPOSITORY, Workplace
 
 Main = Callable[[Sequence[str] | None], int]
-MAINS = {"tune": tune.main, "train": train.main, "evaluate": evaluate.main, "predict": predict.main}
+MAINS = {
+    "tune": tune.main,
+    "train": train.main,
+    "evaluate": evaluate.main,
+    "predict": predict.main,
+    "export": export.main,
+    "demo": demo.main,
+}
 TRAIN = [
     "--dataset=mnist_5k", "--conv1=8", "--conv2=8", "--dense_units=16", "--dropout_rate=0.1",
     "--learning_rate=0.003", "--batch_size=32", "--limit=200", "--max_epochs=2", "--precision=32",

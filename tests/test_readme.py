@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from src import evaluate, finalists, predict, report, train, tune
+from src import demo, evaluate, export, finalists, predict, report, train, tune
 from tests.conftest import REPOSITORY
 
 README = (REPOSITORY / "README.md").read_text()
@@ -18,7 +18,7 @@ COMMANDS = [line for block in BLOCKS for line in block.splitlines()]
 MODULES = [c for c in COMMANDS for c in re.findall(r"python -m src\.\w+.*", c)]
 COMMAND = {
     module.__name__.removeprefix("src."): module
-    for module in (evaluate, finalists, predict, report, train, tune)
+    for module in (demo, evaluate, export, finalists, predict, report, train, tune)
 }
 
 

@@ -1,7 +1,7 @@
 """Data sets: torchvision's files → one fixed split → batches that live on the device."""
 
 from src.data.batches import EVALUATION_BATCH, CharacterData, Chunk, Chunks, evaluation_chunks
-from src.data.files import CLASS_NAMES, Images, load_images
+from src.data.files import CLASS_NAMES, Images, has_images, load_images
 from src.data.split import TrainingData, load_training_data, split_validation
 
 __all__ = [
@@ -13,6 +13,7 @@ __all__ = [
     "Images",
     "TrainingData",
     "evaluation_chunks",
+    "has_images",
     "load_images",
     "load_training_data",
     "split_validation",

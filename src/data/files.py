@@ -93,6 +93,10 @@ class _Source:
         chosen = {"split": self.emnist_split} if self.emnist_split else {}
         self.kind(folder, train=split == "train", download=True, **chosen)
 
+    def folder(self, data_dir: Path) -> Path:
+        """Return where the files are."""
+        return data_dir / str(self.kind.__name__) / "raw"
+
     def files(self, split: Split) -> tuple[str, str]:
         """Return the names of the image file and the label file."""
         if self.emnist_split:
@@ -153,8 +157,17 @@ def load_images(dataset: Dataset, split: Split, data_dir: str | Path) -> list[Im
     return [_load_part(dataset, source, split, Path(data_dir)) for source in _SOURCES[dataset]]
 
 
+def has_images(dataset: Dataset, split: Split, data_dir: str | Path) -> bool:
+    """Return whether a split's files are there, so that nothing would be downloaded."""
+    return dataset == "mnist_5k" or all(
+        (source.folder(Path(data_dir)) / name).exists()
+        for source in _SOURCES[dataset]
+        for name in source.files(split)
+    )
+
+
 def _load_part(dataset: Dataset, source: _Source, split: Split, data_dir: Path) -> Images:
-    folder = data_dir / source.kind.__name__ / "raw"
+    folder = source.folder(data_dir)
     names = source.files(split)
     missing = [name for name in names if not (folder / name).exists()]
     if missing:
@@ -236,7 +249,7 @@ def _download(
     It is unpacked beside its place and moved into it file by file, so that an interrupted
     download leaves no half a file.
     """
-    folder = data_dir / source.kind.__name__ / "raw"
+    folder = source.folder(data_dir)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".download-", dir=data_dir) as temporary:

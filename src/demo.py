@@ -1,0 +1,313 @@
+"""Open a page on which one draws a character and sees what a model reads in it.
+
+    python -m src.demo
+
+Offers results/*/best-model.ckpt and the checkpoints named, and reads pictures too. Runs until
+Ctrl-C, and leaves nothing behind. Needs the extra `demo`: Gradio.
+"""
+
+import os
+import socket
+import sys
+import tempfile
+import threading
+import webbrowser
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import jsonargparse
+import torch
+from PIL import Image
+
+from src import board, cli
+from src.checkpoint import SavedModel, load_model
+from src.config import DemoConfig
+from src.device import PLAIN_CPU
+from src.display import open_console, say
+from src.errors import UserError
+from src.inference import read_probabilities
+from src.interrupt import Signals
+from src.model import TwoConvNet
+from src.photo import bring_to_emnist, read_picture
+
+if TYPE_CHECKING:  # an extra, slow to import, and nobody else's business
+    import gradio
+
+_UPLOAD_AT_MOST = 32 * 2**20
+"""Bytes of an opened picture."""
+_KEPT = 600
+"""Seconds that Gradio keeps an opened picture's file."""
+_TOP = 5
+"""Classes shown."""
+
+
+def make_parser() -> jsonargparse.ArgumentParser:
+    """Build the command's parser."""
+    parser = cli.make_parser("src.demo", cli.first_line(__doc__), DemoConfig)
+    parser.add_argument(
+        "models", type=str, nargs="*", default=[], help="More models, such as model.ckpt."
+    )
+    parser.add_argument(
+        "--no_browser", action="store_true", help="Only say where the page is; open no browser."
+    )
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; return its exit code."""
+    return cli.run(make_parser(), _demo, argv)
+
+
+def _demo(options: jsonargparse.Namespace) -> int:
+    config = cli.make_config(DemoConfig, options)
+    for given in options.models:
+        load_model(given)  # so that a wrong one is noticed now
+    models = Models(config.results_dir, options.models)
+    if not models.paths():
+        raise UserError(
+            f"there is no model: no best-model.ckpt in a folder of {config.results_dir}, and none "
+            "is named; `python -m src.tune --config configs/quickstart.yaml` makes one"
+        )
+    torch.set_num_threads(1)  # one small image at a time
+    with Signals() as signals, _listen(config.host, config.port) as listener, _gradio_folder():
+        serve = _make_server(_make_page(models))
+        signals.check()
+        url = _url(listener)
+        say(open_console(), f"Draw at {url} (Ctrl-C ends it). Models: {', '.join(models.paths())}")
+        sys.stdout.flush()
+        if not options.no_browser and _has_screen():
+            webbrowser.open(url)
+        serve(listener)
+        signals.check()
+    return 0
+
+
+@dataclass(frozen=True)
+class _Loaded:
+    version: object
+    """Differs when the file has changed."""
+    saved: SavedModel
+    network: TwoConvNet
+
+
+class Models:
+    """The models to choose from, each loaded when it is first used, and again when it changes.
+
+    Args:
+        results_dir: whose <dataset>/best-model.ckpt are offered, as they come and go.
+        given: checkpoints to offer before them.
+    """
+
+    def __init__(self, results_dir: str | Path, given: Sequence[str]) -> None:
+        self._results_dir = Path(results_dir)
+        self._given = {path: Path(path) for path in given}
+        self._loaded: dict[str, _Loaded] = {}
+        self._loading = threading.Lock()
+
+    def paths(self) -> dict[str, Path]:
+        """Return the checkpoints that there are now, by name."""
+        given = {path.resolve() for path in self._given.values()}
+        found = sorted(self._results_dir.glob("*/best-model.ckpt"))
+        return self._given | {
+            path.parent.name: path for path in found if path.resolve() not in given
+        }
+
+    def load(self, name: str) -> _Loaded:
+        """Return the model of this name.
+
+        Raises:
+            UserError: it is gone or damaged.
+        """
+        path = self.paths().get(name)
+        if path is None:
+            raise UserError(f"the model {name} is gone; choose another, or reload the page")
+        with self._loading:
+            version = _version(path)
+            loaded = self._loaded.get(name)
+            if loaded is None or loaded.version != version:
+                saved = load_model(path)
+                loaded = self._loaded[name] = _Loaded(version, saved, saved.task().model)
+        return loaded
+
+
+def _version(path: Path) -> object:
+    try:
+        status = path.stat()
+    except OSError:  # what is wrong shows when it is loaded
+        return None
+    return status.st_mtime_ns, status.st_size, status.st_ino
+
+
+def _make_page(models: Models) -> "gradio.Blocks":
+    """Lay the page out, and say what happens on it."""
+    import gradio as gr
+
+    def read(name: str, drawing: str | None) -> tuple[dict[str, float] | None, str, str]:
+        if not drawing:
+            return None, "", ""
+        try:
+            model = models.load(name)
+            pixels = bring_to_emnist(board.take_off(drawing))  # (28, 28)
+        except UserError as error:
+            return None, "", f"**{error}**"
+        (probabilities,) = read_probabilities(
+            model.network, torch.from_numpy(pixels)[None], PLAIN_CPU
+        )
+        saved = model.saved
+        return (
+            dict(zip(saved.class_names, probabilities.tolist(), strict=True)),
+            board.put_on(Image.fromarray(pixels)),
+            f"Trained on {saved.data_spec.dataset}; reads {saved.val_accuracy:.2%} of its "
+            "validation images correctly.",
+        )
+
+    def open_picture(file: str) -> str:
+        try:
+            return board.put_on(read_picture(file))
+        except UserError as error:
+            raise gr.Error(f"{Path(file).name}: {error}", print_exception=False) from error
+
+    page = gr.Blocks(title="Draw a character", analytics_enabled=False, delete_cache=(_KEPT, _KEPT))
+    with page:
+        gr.Markdown("# Draw a character")
+        with gr.Row():
+            with gr.Column(scale=3, min_width=300):
+                drawing = gr.HTML(
+                    "",
+                    html_template=board.HTML,
+                    css_template=board.CSS,
+                    js_on_load=board.JS,
+                    elem_id="board",
+                )
+                with gr.Row():
+                    clear = gr.Button("Clear", min_width=100)
+                    upload = gr.UploadButton(
+                        "Open picture", file_types=["image"], min_width=100, elem_id="open"
+                    )
+            with gr.Column(scale=2, min_width=300):
+                reading = gr.Label(num_top_classes=_TOP, label="What it reads", elem_id="reading")
+                note = gr.Markdown(elem_id="note")
+                seen = gr.HTML("", html_template=_SEEN, css_template=_SEEN_CSS, elem_id="seen")
+                names = list(models.paths())
+                model = gr.Dropdown(
+                    names, value=names[0], label="Model", filterable=False, elem_id="model"
+                )
+        # One at a time for each user, the last drawing last.
+        gr.on(
+            [drawing.change, model.change],
+            read,
+            [model, drawing],
+            [reading, seen, note],
+            show_progress="hidden",
+            trigger_mode="always_last",
+            concurrency_limit=2,
+            api_visibility="private",
+        )
+        page.load(
+            lambda: gr.Dropdown(list(models.paths())),
+            outputs=model,
+            show_progress="hidden",
+            api_visibility="private",
+        )
+        clear.click(None, None, drawing, js="() => ''")
+        upload.upload(
+            open_picture, upload, drawing, show_progress="hidden", api_visibility="private"
+        )
+    return page
+
+
+_SEEN = """
+{{#if value}}
+<figure><img src="${value}" alt=""><figcaption>What the network sees: 28×28</figcaption></figure>
+{{/if}}
+"""
+_SEEN_CSS = """
+figure { display: flex; align-items: center; gap: 12px; margin: 0; }
+img {
+  width: 112px; height: 112px; image-rendering: pixelated;
+  border-radius: 4px; box-shadow: 0 0 0 1px var(--border-color-primary);
+}
+"""
+_CSS = "#board .html-container, #seen .html-container { padding: 0; }"
+
+
+def _make_server(page: "gradio.Blocks") -> Callable[[socket.socket], None]:
+    """Return what serves the page until a signal comes."""
+    import fastapi
+    import gradio as gr
+    import uvicorn
+
+    app = gr.mount_gradio_app(
+        fastapi.FastAPI(openapi_url=None),
+        page,
+        "/",
+        footer_links=[],
+        run_history=False,
+        max_file_size=_UPLOAD_AT_MOST,
+        ssr_mode=False,
+        pwa=False,
+        mcp_server=False,
+        theme=gr.themes.Default(font="system-ui", font_mono="monospace"),
+        css=_CSS,
+    )
+    server = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=1))
+    return lambda listener: server.run(sockets=[listener])
+
+
+@contextmanager
+def _gradio_folder() -> Iterator[None]:
+    """Let Gradio keep its files in a folder that is removed at the end, and ask nobody."""
+    with tempfile.TemporaryDirectory(prefix="hcr-demo-", ignore_cleanup_errors=True) as folder:
+        os.environ |= {"GRADIO_TEMP_DIR": folder, "GRADIO_ANALYTICS_ENABLED": "False"}
+        try:
+            import gradio  # noqa: F401
+        except ImportError as missing:
+            raise UserError(
+                "the page needs Gradio, which is not installed; "
+                "pip install -c constraints.txt -e '.[demo]'"
+            ) from missing
+        yield
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    """Take the port.
+
+    Raises:
+        UserError: it cannot be had.
+    """
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM
+        )[0]
+        listener = socket.socket(family, kind, protocol)
+        try:
+            if sys.platform != "win32":  # where it would share a port that is in use
+                listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind(address)
+            listener.listen()  # who comes too early waits
+        except OSError:
+            listener.close()
+            raise
+    except OSError as error:
+        raise UserError(
+            f"cannot listen on `host` (={host}) and `port` (={port}): {error.strerror}; "
+            "choose another port or host"
+        ) from error
+    return listener
+
+
+def _url(listener: socket.socket) -> str:
+    host, port = listener.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def _has_screen() -> bool:
+    """Return whether a browser would be a window, and not take over this terminal."""
+    return sys.platform != "linux" or bool({"DISPLAY", "WAYLAND_DISPLAY"} & os.environ.keys())
+
+
+if __name__ == "__main__":
+    sys.exit(main())
