@@ -263,7 +263,7 @@ def _gradio_folder() -> Iterator[None]:
     with tempfile.TemporaryDirectory(prefix="hcr-demo-", ignore_cleanup_errors=True) as folder:
         os.environ |= {"GRADIO_TEMP_DIR": folder, "GRADIO_ANALYTICS_ENABLED": "False"}
         try:
-            import gradio  # noqa: F401
+            import gradio  # noqa: F401  # tried here, so that its absence is said in one line
         except ImportError as missing:
             raise UserError(
                 "the page needs Gradio, which is not installed; "

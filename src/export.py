@@ -104,7 +104,8 @@ def _export(options: jsonargparse.Namespace) -> int:
 
 def _need_onnx() -> None:
     try:
-        import onnx  # noqa: F401  # an extra
+        # Tried here, so that the absence of the extra is said in one line.
+        import onnx  # noqa: F401
         import onnxruntime  # noqa: F401
         import onnxscript  # noqa: F401
     except ImportError as error:

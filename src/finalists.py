@@ -9,6 +9,7 @@ command goes on where it stopped; more finalists or seeds add to what was traine
 import contextlib
 import sys
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -50,17 +51,14 @@ def _run(options: jsonargparse.Namespace) -> int:
     make_writable(folder.path, "--results_dir")
     make_writable(Path(config.log_dir), "--log_dir")
     with contextlib.ExitStack() as stack:
-        store = open_store(config, folder)
-        stack.enter_context(store.reachable())
-        stack.enter_context(store)
+        store = stack.enter_context(open_store(config, folder))
         studies = load_studies(store.storage, config.dataset)
         finalists = choose_finalists(studies, config.finalists)
         if not finalists:
             raise UserError(f"the search in {folder.path} has no finished trial yet; go on with it")
         check_published(folder, studies)
         settings: dict[str, Any] = study_settings(next(iter(studies.values())))
-        names = ("dataset", "validation", "seed", "limit")
-        spec = DataSpec(**{name: settings[name] for name in names})
+        spec = DataSpec(**{field.name: settings[field.name] for field in fields(DataSpec)})
         data = load_training_data(spec, config.data_dir)
         if data.split_hash != settings["split_hash"]:
             raise UserError(

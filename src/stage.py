@@ -35,11 +35,14 @@ _GO_ON = (
 )
 
 
-def open_store(config: TuneConfig | FinalsConfig, folder: ResultsFolder) -> Store:
-    """Return where the studies are."""
-    if config.storage is None:
-        return Journal(folder)
-    return Database(config.storage.get_secret_value(), folder, config.heartbeat)
+@contextlib.contextmanager
+def open_store(config: TuneConfig | FinalsConfig, folder: ResultsFolder) -> Iterator[Store]:
+    """Open what holds the studies, and say in one line if it cannot be reached meanwhile."""
+    store: Store = Journal(folder)
+    if config.storage is not None:
+        store = Database(config.storage.get_secret_value(), folder, config.heartbeat)
+    with store.reachable(), store:
+        yield store
 
 
 @dataclass(frozen=True)

@@ -61,9 +61,7 @@ def _tune(options: jsonargparse.Namespace) -> int:
     make_writable(folder.path, "--results_dir")
     make_writable(Path(config.log_dir), "--log_dir")
     with contextlib.ExitStack() as stack:
-        store = open_store(config, folder)
-        stack.enter_context(store.reachable())
-        stack.enter_context(store)
+        store = stack.enter_context(open_store(config, folder))
         data = load_training_data(config.data_spec, config.data_dir)
         stack.enter_context(interruption)
         launcher = stack.enter_context(launching(config, config.precision, data, interruption))

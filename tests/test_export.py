@@ -21,7 +21,7 @@ try:
     import onnx
     import onnx_ir
     import onnxruntime
-    import onnxscript  # noqa: F401
+    import onnxscript  # noqa: F401  # what torch.onnx.export needs
 except ImportError:
     has_onnx = False
 else:
