@@ -1,17 +1,24 @@
 import csv
 import dataclasses
 import os
+import signal
 import subprocess
 import sys
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import torch
+from optuna.trial import FrozenTrial, TrialState
 
 from src import train, tune
 from src.checkpoint import load_model, save_model
 from src.config import DataSpec
 from src.data import CLASS_NAMES
+from src.results import ResultsFolder
+from src.stores import open_journal
+from src.studies import load_studies
 from src.task import make_task
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -38,6 +45,13 @@ def children(pid: int) -> list[int]:
     return [int(p) for p in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
+def wait_until(true: Callable[[], object], seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
 class Workplace:
     """A folder to run commands in, and what they left there."""
 
@@ -62,6 +76,18 @@ class Workplace:
 
     def tune(self, *options: str, max_epochs: int = 3) -> int:
         return tune.main(self.options(*options, max_epochs=max_epochs))
+
+    def trials(self) -> list[FrozenTrial]:
+        """Every trial of every batch size, also while the search goes on."""
+        folder = ResultsFolder(self.results, "mnist_5k")
+        if not folder.journal.exists():
+            return []
+        storage = open_journal(folder)
+        studies = load_studies(storage, "mnist_5k").values()
+        return [trial for study in studies for trial in study.trials]
+
+    def states(self) -> list[TrialState]:
+        return [trial.state for trial in self.trials()]
 
     def rows(self, name: str = "all.csv", dataset: str = "mnist_5k") -> Rows:
         with (self.results / dataset / name).open(newline="") as file:
@@ -129,11 +155,24 @@ def environment() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": str(REPOSITORY), "PYTHONUNBUFFERED": "1"}
 
 
+_started: list[subprocess.Popen[str]] = []
+
+
+@pytest.fixture(autouse=True)
+def no_search_outlives_its_test() -> Iterator[None]:
+    yield
+    while _started:
+        process = _started.pop()
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.communicate()
+
+
 def start_search(
     workplace: Workplace, environment: dict[str, str], *options: str
 ) -> subprocess.Popen[str]:
     """Start a small search in a process, and process group, of its own."""
-    return subprocess.Popen(
+    process = subprocess.Popen(
         [sys.executable, "-m", "src.tune", *workplace.options(*options)],
         cwd=REPOSITORY,
         env=environment,
@@ -142,3 +181,5 @@ def start_search(
         text=True,
         start_new_session=True,
     )
+    _started.append(process)
+    return process

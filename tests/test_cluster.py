@@ -19,7 +19,7 @@ from src.data import load_training_data
 from src.device import PLAIN_CPU
 from src.search_run import Workers
 from src.worker import Advanced, Ended, Failed, Job, Message, Reported
-from tests.conftest import REPOSITORY, Rows, Workplace
+from tests.conftest import REPOSITORY, Rows, Workplace, wait_until
 
 # A node's ports are open to the network. Ray reads these when it is imported.
 os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(16)}
@@ -108,14 +108,6 @@ def raylet(node: subprocess.Popen[bytes]) -> int:
         if Path(f"/proc/{pid}/comm").read_text().strip() == "raylet":
             return int(pid)
     raise AssertionError("the node has no raylet")
-
-
-def wait_until(true: object, seconds: float = 60) -> None:
-    assert callable(true)
-    deadline = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
 
 
 def next_messages(workers: Workers) -> list[tuple[int, Message]]:

@@ -11,21 +11,12 @@ import time
 from pathlib import Path
 
 import pytest
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import TrialState
 
 from src.results import COLUMNS, ResultsFolder
 from src.stores import open_journal
 from src.studies import load_studies
-from tests.conftest import Rows, Workplace, start_search
-
-
-def trials(workplace: Workplace) -> list[FrozenTrial]:
-    storage = open_journal(ResultsFolder(workplace.results, "mnist_5k"))
-    return [trial for study in load_studies(storage, "mnist_5k").values() for trial in study.trials]
-
-
-def states(workplace: Workplace) -> list[TrialState]:
-    return [trial.state for trial in trials(workplace)]
+from tests.conftest import Rows, Workplace, start_search, wait_until
 
 
 def without_seconds(workplace: Workplace) -> Rows:
@@ -88,7 +79,7 @@ def test_search_killed_twenty_times_is_the_same_to_the_last_digit(
         process.communicate()
     assert workplace.tune(*options, max_epochs=9) == 0
     assert sorted(without_seconds(workplace), key=str) == sorted(without_seconds(whole), key=str)
-    assert set(states(workplace)) <= {TrialState.COMPLETE, TrialState.PRUNED}
+    assert set(workplace.states()) <= {TrialState.COMPLETE, TrialState.PRUNED}
     names = {path.name for path in (workplace.results / "mnist_5k").iterdir()}
     assert names == {path.name for path in (whole.results / "mnist_5k").iterdir()}
 
@@ -109,12 +100,10 @@ def test_signal_stops_within_seconds_and_leaves_no_trial_running(
     workplace: Workplace,
     environment: dict[str, str],
 ) -> None:
-    # Long trials, so that the signal comes in the middle of them.
-    process = start_search(workplace, environment, "--max_epochs=81", "--limit=4000", "--workers=2")
-    assert process.stdout is not None
-    while "images train" not in process.stdout.readline():
-        pass
-    time.sleep(3)  # from the loaded data into the first trials, which take far longer
+    # Long trials without a rung, so that the signal comes in the middle of two.
+    long = ("--max_epochs=81", "--reduction_factor=100", "--iterations=2", "--patience=null")
+    process = start_search(workplace, environment, "--limit=4000", "--workers=2", *long)
+    wait_until(lambda: sum(1 for t in workplace.trials() if t.intermediate_values) == 2)
     (os.killpg if to == "group" else os.kill)(process.pid, number)
     signalled = time.monotonic()
     out, err = process.communicate(timeout=30)
@@ -122,7 +111,7 @@ def test_signal_stops_within_seconds_and_leaves_no_trial_running(
     assert process.returncode == code, err
     assert "the same command goes on from here" in out
     assert "Traceback" not in err
-    found = states(workplace)
+    found = workplace.states()
     assert found.count(TrialState.WAITING) == 2
     assert TrialState.RUNNING not in found
 
@@ -132,11 +121,11 @@ def test_timeout_stops_in_the_middle_and_the_same_command_goes_on(workplace: Wor
     same = ["--limit=4000", "--patience=null", "--timeout=6s", "--workers=1"]
     assert workplace.tune(*same, max_epochs=27) == 0
     assert time.monotonic() - started < 15
-    stopped = trials(workplace)[-1]
+    stopped = workplace.trials()[-1]
     assert stopped.state == TrialState.WAITING
     assert stopped.intermediate_values
     assert workplace.tune(*same, max_epochs=27) == 0
-    again = trials(workplace)[stopped.number]
+    again = workplace.trials()[stopped.number]
     assert again.params == stopped.params
     assert again.user_attrs.items() >= stopped.user_attrs.items()
     assert again.intermediate_values.items() > stopped.intermediate_values.items()
@@ -153,7 +142,7 @@ def test_trial_that_was_planned_when_the_search_was_killed_is_not_taken_for_anot
     assert workplace.tune("--limit=1000", "--workers=2") == 0
     done = [t for t in study.get_trials() if t.state.name in ("COMPLETE", "PRUNED")]
     assert sorted(t.user_attrs["slot"] for t in done) == list(range(5))
-    assert TrialState.WAITING not in states(workplace)
+    assert TrialState.WAITING not in workplace.states()
 
 
 def test_second_ctrl_c_ends_it_at_once(workplace: Workplace, environment: dict[str, str]) -> None:
@@ -161,15 +150,13 @@ def test_second_ctrl_c_ends_it_at_once(workplace: Workplace, environment: dict[s
     slow = ("--max_epochs=81", "--limit=4000", "--workers=2", "--batch_sizes=[1]")
     process = start_search(workplace, environment, *slow)
     assert process.stdout is not None
-    while "images train" not in process.stdout.readline():
-        pass
-    time.sleep(2)
+    wait_until(lambda: workplace.states().count(TrialState.RUNNING) == 2)
     for _ in range(2):
         os.killpg(process.pid, signal.SIGINT)
         time.sleep(0.1)
     process.communicate(timeout=30)
     assert process.returncode == 130
-    assert set(states(workplace)) == {TrialState.WAITING}
+    assert set(workplace.states()) == {TrialState.WAITING}
     with pytest.raises(ProcessLookupError):  # none of its processes is left
         os.killpg(process.pid, 0)
 
@@ -182,7 +169,7 @@ def test_results_that_cannot_be_written_end_the_search_in_order(
     # When the first batch size is published, trials of the second are being trained.
     assert workplace.tune("--batch_sizes=[32,64]", "--workers=2") == 2
     assert re.search(r"32-rungs\..*: Is a directory", capsys.readouterr().err)
-    assert TrialState.RUNNING not in states(workplace)
+    assert TrialState.RUNNING not in workplace.states()
     in_the_way.rmdir()
     assert workplace.tune("--batch_sizes=[32,64]", "--workers=2") == 0
     done = [row for row in workplace.rows() if row["state"] != "FAIL"]

@@ -1,28 +1,24 @@
 import functools
 import os
 import signal
-import subprocess
 import sys
 import time
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
-import optuna
 import pytest
 import torch
+from optuna.trial import TrialState
 
 from src.config import DataSpec, Hyperparameters
 from src.data import TrainingData, load_training_data
 from src.device import PLAIN_CPU
 from src.fit import Fitted, fit
 from src.interrupt import Interrupted, Interruption
-from src.results import ResultsFolder
-from src.stores import open_journal
-from src.studies import load_studies
 from src.worker import Advanced, Ended, Failed, Job, Message, Reported
 from src.workers import LocalWorkers
-from tests.conftest import REPOSITORY, Rows, Workplace, children
+from tests.conftest import Rows, Workplace, children, start_search, wait_until
 
 SPEC = DataSpec(dataset="mnist_5k", limit=300)
 LOAD = functools.partial(load_training_data, SPEC, "nowhere")
@@ -198,38 +194,12 @@ def test_worker_that_is_killed_is_a_failure_that_says_so_and_is_replaced() -> No
         assert isinstance(next_message(workers), Reported)
 
 
-def start(
-    workplace: Workplace, environment: dict[str, str], *options: str
-) -> subprocess.Popen[str]:
-    """Start a search of long trials, and wait until its workers train."""
-    process = subprocess.Popen(
-        [
-            *(sys.executable, "-m", "src.tune"),
-            *workplace.options("--max_epochs=81", "--limit=4000", "--workers=2", *options),
-        ],
-        cwd=REPOSITORY,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    assert process.stdout is not None
-    while "2 workers" not in process.stdout.readline():
-        pass
-    time.sleep(2)
-    return process
-
-
-def trial_states(workplace: Workplace) -> list[optuna.trial.TrialState]:
-    storage = open_journal(ResultsFolder(workplace.results, "mnist_5k"))
-    return [t.state for study in load_studies(storage, "mnist_5k").values() for t in study.trials]
-
-
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_workers_of_a_killed_search_leave_and_the_next_search_can_begin(
     workplace: Workplace, environment: dict[str, str]
 ) -> None:
-    process = start(workplace, environment)
+    process = start_search(workplace, environment, "--max_epochs=81", "--limit=4000", "--workers=2")
+    wait_until(lambda: workplace.states().count(TrialState.RUNNING) == 2)
     workers = children(process.pid)
     assert len(workers) == 2
     process.kill()
