@@ -1,5 +1,13 @@
 """Records → pictures; no torch, no Optuna."""
 
+from src.figures.finalists import finalists_figure
+from src.figures.hyperparameters import (
+    batch_sizes_figure,
+    importance_figure,
+    parallel_figure,
+    slices_figure,
+)
+from src.figures.looks import words
 from src.figures.model import (
     Mistake,
     confusion_figure,
@@ -9,16 +17,8 @@ from src.figures.model import (
     draw_mistakes,
     mistakes_figure,
 )
+from src.figures.progress import budget_figure, history_figure, learning_figure
 from src.figures.rungs import draw_rungs
-from src.figures.search import (
-    batch_sizes_figure,
-    budget_figure,
-    history_figure,
-    importance_figure,
-    learning_figure,
-    parallel_figure,
-    slices_figure,
-)
 from src.figures.style import PAGE_SCALE, save, to_png
 
 __all__ = [
@@ -32,6 +32,7 @@ __all__ = [
     "draw_confusion",
     "draw_mistakes",
     "draw_rungs",
+    "finalists_figure",
     "history_figure",
     "importance_figure",
     "learning_figure",
@@ -40,4 +41,5 @@ __all__ = [
     "save",
     "slices_figure",
     "to_png",
+    "words",
 ]
