@@ -22,9 +22,10 @@ import jsonargparse
 import torch
 from PIL import Image
 
-from src import board, cli
+from src import board, cli, shipped
 from src.checkpoint import SavedModel, load_model
 from src.config import DemoConfig
+from src.data import CLASS_NAMES
 from src.device import PLAIN_CPU
 from src.display import open_console, say
 from src.errors import UserError
@@ -97,7 +98,8 @@ class Models:
     """The models to choose from, each loaded when it is first used, and again when it changes.
 
     Args:
-        results_dir: whose <dataset>/best-model.ckpt are offered, as they come and go.
+        results_dir: whose <dataset>/best-model.ckpt are offered, as they come and go, those
+            first that tell most characters apart.
         given: checkpoints to offer before them.
     """
 
@@ -110,10 +112,13 @@ class Models:
     def paths(self) -> dict[str, Path]:
         """Return the checkpoints that there are now, by name."""
         given = {path.resolve() for path in self._given.values()}
-        found = sorted(self._results_dir.glob("*/best-model.ckpt"))
-        return self._given | {
-            path.parent.name: path for path in found if path.resolve() not in given
+        found = {
+            folder.parent.relative_to(self._results_dir).as_posix(): folder
+            for pattern in ("*/best-model.ckpt", f"*/{shipped.ASIDE}/best-model.ckpt")
+            for folder in self._results_dir.glob(pattern)
+            if folder.resolve() not in given
         }
+        return self._given | dict(sorted(found.items(), key=lambda item: _most_classes(item[0])))
 
     def load(self, name: str) -> _Loaded:
         """Return the model of this name.
@@ -131,6 +136,12 @@ class Models:
                 saved = load_model(path)
                 loaded = self._loaded[name] = _Loaded(version, saved, saved.task().model)
         return loaded
+
+
+def _most_classes(name: str) -> tuple[int, str]:
+    """Return a key that puts the models first that tell most characters apart."""
+    characters = next((c for d, c in CLASS_NAMES.items() if d == name.partition("/")[0]), ())
+    return -len(characters), name
 
 
 def _version(path: Path) -> object:

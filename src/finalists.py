@@ -15,7 +15,7 @@ from typing import Any
 
 import jsonargparse
 
-from src import cli
+from src import cli, shipped
 from src.config import DataSpec, FinalsConfig, parse_duration
 from src.data import load_training_data
 from src.display import open_console, print_best, print_data
@@ -47,6 +47,11 @@ def _run(options: jsonargparse.Namespace) -> int:
         raise UserError(
             f"there is no search in {folder.path}; `python -m src.tune --dataset {config.dataset}` "
             "makes one"
+        )
+    if shipped.are_shipped(folder):
+        raise UserError(
+            f"{folder.path} holds results that came with the project, without the checkpoints to "
+            f"go on from; `python -m src.tune --dataset {config.dataset}` begins a search"
         )
     make_writable(folder.path, "--results_dir")
     make_writable(Path(config.log_dir), "--log_dir")

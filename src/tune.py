@@ -15,7 +15,7 @@ from pathlib import Path
 import jsonargparse
 from rich.console import Console
 
-from src import cli
+from src import cli, shipped
 from src.config import TuneConfig, parse_duration
 from src.data import TrainingData, load_training_data
 from src.display import open_console, print_best, print_data, print_plan, print_ranking, say
@@ -61,8 +61,13 @@ def _tune(options: jsonargparse.Namespace) -> int:
     make_writable(folder.path, "--results_dir")
     make_writable(Path(config.log_dir), "--log_dir")
     with contextlib.ExitStack() as stack:
-        store = stack.enter_context(open_store(config, folder))
         data = load_training_data(config.data_spec, config.data_dir)
+        if shipped.set_aside(folder):
+            say(
+                console,
+                f"The results that came with the project are in {folder.path / shipped.ASIDE} now.",
+            )
+        store = stack.enter_context(open_store(config, folder))
         stack.enter_context(interruption)
         launcher = stack.enter_context(launching(config, config.precision, data, interruption))
         return _search(config, plan, data, store, folder, launcher, interruption, console)

@@ -12,7 +12,7 @@ LEVELS = [
     ],
     ["board", "config", "photo"],
     ["data", "device", "interrupt", "pruning", "results", "space"],
-    ["curves", "findings", "provenance", "step", "stores", "studies"],
+    ["curves", "findings", "provenance", "shipped", "step", "stores", "studies"],
     ["analysis", "inference"],
     ["figures", "importance", "task"],
     ["checkpoint", "page", "recorder", "resume"],

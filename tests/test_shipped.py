@@ -1,0 +1,71 @@
+"""Results that come with the project stay out of the way of a search, and are kept."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from src import finalists
+from src.demo import Models
+from tests.conftest import Workplace
+
+
+@pytest.fixture
+def shipped(finished_search: Workplace, tmp_path: Path) -> Workplace:
+    """What a clone has: results, without what a search goes on from."""
+    workplace = Workplace(tmp_path)
+    folder = workplace.results / "mnist_5k"
+    shutil.copytree(finished_search.results / "mnist_5k", folder)
+    for path in folder.glob("*-best.ckpt"):
+        path.unlink()
+    (folder / "SHIPPED.md").write_text("Results that came with the project.\n")
+    return workplace
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file() and path.name != ".lock"
+    }
+
+
+def test_search_begins_anew_and_keeps_what_came_with_the_project(
+    shipped: Workplace, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = shipped.results / "mnist_5k"
+    before = content(folder)
+    assert shipped.tune("--batch_sizes=[16]") == 0
+    assert f"are in {folder}/shipped now" in " ".join(capsys.readouterr().out.split())
+    assert content(folder / "shipped") == before
+    assert {row["batch_size"] for row in shipped.rows()} == {"16"}
+    assert shipped.tune("--batch_sizes=[16]") == 0  # it goes on, and sets nothing aside
+    assert content(folder / "shipped") == before
+    assert list(Models(shipped.results, []).paths()) == ["mnist_5k", "mnist_5k/shipped"]
+
+
+def test_move_that_was_cut_short_goes_on(shipped: Workplace) -> None:
+    folder = shipped.results / "mnist_5k"
+    before = content(folder)
+    (folder / "shipped").mkdir()
+    (folder / "study.journal").rename(folder / "shipped/study.journal")
+    assert shipped.tune("--batch_sizes=[16]") == 0
+    assert content(folder / "shipped") == before
+
+
+def test_search_that_cannot_begin_moves_nothing(shipped: Workplace, tmp_path: Path) -> None:
+    before = content(shipped.results)
+    assert shipped.tune("--limit=0") == 2
+    assert shipped.tune("--dataset=mnist_5k", "--plan") == 0
+    assert content(shipped.results) == before
+
+
+def test_finals_need_a_search_of_ones_own(
+    shipped: Workplace, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = content(shipped.results)
+    options = [f"--results_dir={shipped.results}", f"--log_dir={shipped.logs}"]
+    assert finalists.main(["--dataset=mnist_5k", *options]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "holds results that came with the project" in line
+    assert content(shipped.results) == before
