@@ -136,7 +136,7 @@ class FitConfig(Surroundings, DataSpec):
 
 @dataclass(frozen=True, kw_only=True)
 class WorkersConfig:
-    """Who trains trials, and where their studies are."""
+    """Who trains trials, where their studies are, and what is shown of them."""
 
     workers: int | Literal["auto"] = "auto"
     """Trials trained at once, each in a process of its own, on CPU in one thread; auto: as many as
@@ -154,6 +154,10 @@ class WorkersConfig:
     silent for five times as long is tried again by another."""
     timeout: str | float | None = None
     """Stop after this long, such as 90s, 10m or 2h; the same command goes on later."""
+    tensorboard: CurvesLevel = "auto"
+    """Whose curves TensorBoard gets: those of all trials, while they train; of each that is the
+    best so far, when it ends, and of the others the result; or nothing of any. A few hundred are
+    as many as TensorBoard shows well: auto is all for up to 300 trials, and best for more."""
 
     def __post_init__(self) -> None:
         if self.workers != "auto":
@@ -196,10 +200,6 @@ class TuneConfig(WorkersConfig, FitConfig):
     seeds, and choose the winner by their means; 0: the best trial wins."""
     seeds: int = 5
     """How often each finalist is trained, with --finalists."""
-    tensorboard: CurvesLevel = "auto"
-    """Whose curves TensorBoard gets: those of all trials, while they train; of each that is the
-    best so far, when it ends; or none. A few hundred are as many as TensorBoard shows well: auto
-    is all for a search of up to 300 trials, and best for a longer one."""
 
     def __post_init__(self) -> None:
         FitConfig.__post_init__(self)
@@ -278,9 +278,9 @@ class EvaluateConfig:
     """Where to compute; auto takes CUDA where there is one."""
     data_dir: str = "data"
     """Folder with the data sets, in torchvision's layout; what is missing is downloaded there."""
-    results_dir: str = "results"
+    results_dir: str | None = None
     """Folder for results: <results_dir>/<dataset>/test-log.jsonl records every look at the test
-    images."""
+    images; null: the one that the checkpoint is in, or results."""
     output_dir: str | None = None
     """Folder for metrics.json and the pictures; null: beside the checkpoint."""
     log_dir: str | None = None
@@ -289,7 +289,7 @@ class EvaluateConfig:
 
     def __post_init__(self) -> None:
         _a_path("data_dir", self.data_dir)
-        _a_path("results_dir", self.results_dir)
+        _a_path("results_dir", self.results_dir or "")
         _a_path("log_dir", self.log_dir or "")
         _a_path("output_dir", self.output_dir or "")
 
@@ -298,8 +298,9 @@ class EvaluateConfig:
 class PredictConfig:
     """A saved model that reads pictures."""
 
-    model: str = "results/emnist_letters_digits/best-model.ckpt"
-    """The checkpoint of the model that reads."""
+    model: str | None = None
+    """The checkpoint of the model that reads; null: results/emnist_letters_digits/best-model.ckpt,
+    or while a search has none yet, the one that came with the project."""
     top: int = 3
     """How many classes to name for each picture, the most probable first."""
     device: Device = "auto"
@@ -310,7 +311,7 @@ class PredictConfig:
 
     def __post_init__(self) -> None:
         _within("top", self.top, 1)
-        _a_path("model", self.model)
+        _a_path("model", self.model or "")
         _a_path("show", self.show or "")
 
 
@@ -341,7 +342,7 @@ class ExportConfig:
     """Folder with the data sets: where the model's own is there, its images check the file."""
 
     def __post_init__(self) -> None:
-        _a_path("model", self.model)
+        _a_path("model", self.model or "")
         _a_path("output", self.output or "")
         _a_path("data_dir", self.data_dir)
 

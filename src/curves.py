@@ -65,6 +65,15 @@ def write_curves(
     logger.finalize("success")
 
 
+def write_result(
+    curves: Curves, hyperparameters: Hyperparameters, val_accuracy: float, epochs: int
+) -> None:
+    """Write a fit's row of HPARAMS alone."""
+    logger = curves.open()
+    log_result(logger, hyperparameters, val_accuracy, epochs)
+    logger.finalize("success")
+
+
 def write_pictures(
     log_dir: str | Path, dataset: str, which: str, pictures: Mapping[str, Figure]
 ) -> None:
@@ -73,13 +82,13 @@ def write_pictures(
     Args:
         log_dir: the folder for TensorBoard.
         dataset: the data set.
-        which: the images that the pictures are about, "validation" or "test"; those of earlier
-            models go.
-        pictures: by name.
+        which: the images that the pictures are about, "validation" or "test".
+        pictures: by name. Those of earlier models go: a new model's validation pictures replace
+            all, those of its test join them.
     """
     run = Path(log_dir) / dataset / "winner"
     suffix = f".{which}"
-    for old in run.glob(f"events.out.tfevents.*{suffix}"):
+    for old in run.glob(f"events.out.tfevents.*{'' if which == 'validation' else suffix}"):
         old.unlink()
     with SummaryWriter(str(run), filename_suffix=suffix) as writer:
         for name, figure in pictures.items():

@@ -16,6 +16,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import jsonargparse
+import numpy as np
+from numpy.typing import NDArray
 from rich.table import Table
 
 from src import cli
@@ -23,7 +25,7 @@ from src.checkpoint import SavedModel, load_model
 from src.config import EvaluateConfig
 from src.curves import write_pictures
 from src.data import CLASS_NAMES, Images, load_images
-from src.device import Compute, choose_compute
+from src.device import choose_compute
 from src.display import open_console, say
 from src.errors import UserError
 from src.figures import (
@@ -33,8 +35,8 @@ from src.figures import (
     draw_mistakes,
     mistakes_figure,
 )
-from src.inference import confusion_counts, read_probabilities
-from src.metrics import ConfusionMatrix, surest_mistakes, wilson_interval
+from src.inference import read_probabilities
+from src.metrics import ConfusionMatrix, count_confusion, surest_mistakes, wilson_interval
 from src.provenance import provenance
 from src.results import ResultsFolder, TestRecord, make_writable, record_test, write_json
 
@@ -61,7 +63,7 @@ def _evaluate(options: jsonargparse.Namespace) -> int:
     config = cli.make_config(EvaluateConfig, options)
     path = Path(options.checkpoint)
     compute = choose_compute(config.device, "32")
-    model = load_model(path)
+    model, sha256 = _load(path)
     own = model.data_spec.dataset
     dataset = config.dataset or own
     if CLASS_NAMES[dataset] != model.class_names:
@@ -75,13 +77,15 @@ def _evaluate(options: jsonargparse.Namespace) -> int:
     make_writable(folder, "--output_dir")
     if config.log_dir is not None:
         make_writable(Path(config.log_dir), "--log_dir")
-    images = Images.joined(load_images(dataset, "test", config.data_dir)).to(compute.device)
+    images = Images.joined(load_images(dataset, "test", config.data_dir))
+    probabilities = read_probabilities(model.task().model, images.pixels, compute).numpy()
+    labels = images.labels.numpy()
     matrix = ConfusionMatrix(
-        confusion_counts(model.task().model, images, compute), model.class_names
+        count_confusion(labels, probabilities.argmax(axis=1), len(model.class_names)),
+        model.class_names,
     )
     low, high = wilson_interval(matrix.correct, matrix.images)
-    sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
-    log = ResultsFolder(config.results_dir, dataset)
+    log = ResultsFolder(config.results_dir or _results_dir(path, own), dataset)
     make_writable(log.path, "--results_dir")
     opened = record_test(
         log,
@@ -94,7 +98,7 @@ def _evaluate(options: jsonargparse.Namespace) -> int:
             test_accuracy=matrix.accuracy,
         ),
     )
-    mistakes = _mistakes(model, images, compute)
+    mistakes = _mistakes(model, images, probabilities)
     metrics = {
         "dataset": dataset,
         "test_accuracy": matrix.accuracy,
@@ -164,13 +168,39 @@ def _times(number: int) -> str:
     return {1: "once", 2: "twice"}.get(number, f"{number:,} times")
 
 
-def _mistakes(model: SavedModel, images: Images, compute: Compute) -> dict[int, Mistake]:
+def _load(path: Path) -> tuple[SavedModel, str]:
+    """Return a model and the SHA-256 of the file that it was read from.
+
+    Raises:
+        UserError: it is no such file, or another one was put in its place meanwhile.
+    """
+
+    def state() -> tuple[int, int, int]:
+        status = path.stat()
+        return status.st_ino, status.st_mtime_ns, status.st_size
+
+    before = state() if path.exists() else None
+    model = load_model(path)
+    sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+    if state() != before:
+        raise UserError(f"{path} changed while it was read; try again")
+    return model, sha256
+
+
+def _results_dir(checkpoint: Path, dataset: str) -> Path:
+    """Return the folder of results that a checkpoint is in, or the usual one."""
+    holders = [folder.parent for folder in checkpoint.parents if folder.name == dataset]
+    return holders[0] if holders else Path("results")
+
+
+def _mistakes(
+    model: SavedModel, images: Images, probabilities: NDArray[np.float32]
+) -> dict[int, Mistake]:
     """Return the worst mistakes by the place of the image in the test split, the surest first."""
-    probabilities = read_probabilities(model.task().model, images.pixels, compute).numpy()
-    labels = images.labels.cpu().numpy()
+    labels = images.labels.numpy()
     return {
         image: Mistake(
-            pixels=images.pixels[image].cpu().numpy(),
+            pixels=images.pixels[image].numpy(),
             true=model.class_names[labels[image]],
             predicted=model.class_names[probabilities[image].argmax()],
             probability=round(float(probabilities[image].max()), 6),
@@ -194,6 +224,10 @@ def _caution(trained_on: str, tested_on: str) -> str | None:
         return (
             "MNIST and EMNIST digits come from the same forms, so the model may have been "
             "trained on some of these digits"
+        )
+    if trained_on != tested_on and trained_on.startswith("emnist"):
+        return (
+            "both sets are of EMNIST's images, so the model may have been trained on some of these"
         )
     return None
 

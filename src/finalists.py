@@ -22,7 +22,7 @@ from src.display import open_console, print_best, print_data
 from src.errors import UserError
 from src.finals import choose_finalists
 from src.interrupt import Signals
-from src.publish import check_published, publish_search
+from src.publish import check_models, check_published, publish_search, write_winner
 from src.results import ResultsFolder, make_writable
 from src.stage import launching, open_store, run_finals
 from src.studies import load_studies, study_settings
@@ -62,6 +62,7 @@ def _run(options: jsonargparse.Namespace) -> int:
         if not finalists:
             raise UserError(f"the search in {folder.path} has no finished trial yet; go on with it")
         check_published(folder, studies)
+        check_models(folder, store, studies)
         settings: dict[str, Any] = study_settings(next(iter(studies.values())))
         spec = DataSpec(**{field.name: settings[field.name] for field in fields(DataSpec)})
         data = load_training_data(spec, config.data_dir)
@@ -78,8 +79,10 @@ def _run(options: jsonargparse.Namespace) -> int:
         )
         best = publish_search(folder, store, studies)
         if best is not None and stage.is_over:
+            if config.tensorboard != "none" and stage.left:
+                write_winner(config.log_dir, best)
             print_best(console, best, folder, list(studies), config.log_dir)
-        return stage.tell(folder)
+        return stage.tell()
 
 
 if __name__ == "__main__":

@@ -11,16 +11,26 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from src.config import Hyperparameters
+from src.config import CurvesLevel, Hyperparameters
 from src.device import Compute
+from src.errors import UserError
 from src.hyperband import Bracket, Rung
 from src.metrics import spread
 from src.pruning import BRACKET_ATTRIBUTE
-from src.results import ResultsFolder
+from src.results import ResultsFolder, TrialRecord
 from src.seeding import FINALIST, derive_seed
-from src.slots import Slot, Slots
+from src.slots import Slot, Slots, curves_level
 from src.stores import Store
-from src.studies import DECISION, SLOT, ended_trials, finalist_model, open_finals, study_settings
+from src.studies import (
+    DECISION,
+    SLOT,
+    ended_trials,
+    finalist_model,
+    open_finals,
+    runs,
+    study_settings,
+    trial_record,
+)
 
 
 @dataclass(frozen=True)
@@ -66,6 +76,7 @@ class Finals(Slots):
         folder: where unfinished trials keep their states.
         compute: device and precision.
         log_dir: folder for TensorBoard.
+        tensorboard: whose curves TensorBoard gets.
     """
 
     def __init__(
@@ -78,6 +89,7 @@ class Finals(Slots):
         folder: ResultsFolder,
         compute: Compute,
         log_dir: str,
+        tensorboard: CurvesLevel,
     ) -> None:
         settings = study_settings(next(iter(studies.values())))
         self._places = {
@@ -95,7 +107,7 @@ class Finals(Slots):
             folder=folder,
             compute=compute,
             log_dir=log_dir,
-            curves="all",
+            curves=curves_level(tensorboard, len(self._places)),
         )
         self._settings = settings
         self._studies = studies
@@ -139,51 +151,73 @@ class Finals(Slots):
         batch_size, trial, _ = str(slot).split("-")
         return finalist_model(int(batch_size), int(trial))
 
+    def turn(self, slot: Slot) -> int:
+        """Return the number of the seed."""
+        return int(str(slot).rpartition("-")[2])
+
     def decide(self) -> dict[str, Any]:
-        """Compare the finalists, record what comes out, and return it.
+        """Compare the finalists, of earlier finals too; record what comes out, and return it.
+
+        One that has fewer seeds than asked for, as it diverged with others, comes after those that
+        have them all.
 
         Raises:
-            ValueError: no finalist has been trained twice.
+            UserError: no finalist has learnt with two seeds.
         """
         decision = self._compare()
         self.study.set_user_attr(DECISION, decision)
         return decision
 
     def _compare(self) -> dict[str, Any]:
-        values: dict[str, dict[int, float]] = {}
+        fits: dict[str, dict[int, TrialRecord]] = {}
         for trial in self.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
-            assert trial.value is not None
-            name, _, seed = trial.user_attrs[SLOT].rpartition("-")
-            values.setdefault(name, {})[int(seed)] = trial.value
-        trained = [
-            (finalist, dict(sorted(values.get(finalist.name, {}).items())))
-            for finalist in self._finalists
+            slot = trial.user_attrs[SLOT]
+            name, seed = slot.rpartition("-")[0], self.turn(slot)
+            record = trial_record(trial, self._finalist(name).hyperparameters)
+            fits.setdefault(name, {})[seed] = record
+        rows = [
+            _row(self._finalist(name), dict(sorted(found.items())))
+            for name, found in fits.items()
+            if len(found) > 1
         ]
-        rows = [_row(finalist, seeds) for finalist, seeds in trained if len(seeds) > 1]
         if not rows:
-            raise ValueError("no finalist has been trained twice")
-        rows.sort(key=lambda row: -row["mean"])
-        seeds = dict(zip(rows[0]["seeds"], rows[0]["val_accuracies"], strict=True))
+            raise UserError(
+                "no finalist has learnt with two seeds, as the others diverged; more `--finalists` "
+                "or `--seeds` may find one that does"
+            )
+        rows.sort(key=lambda row: (len(row["seeds"]) < self._seeds, -row["mean"]))
+        winner = dict(zip(rows[0]["seeds"], rows[0]["val_accuracies"], strict=True))
         return {
             "dataset": self._settings["dataset"],
-            "seeds": self._seeds,
             "max_epochs": self._max_epochs,
             "patience": self._patience,
             "finalists": [{"rank": rank, **row} for rank, row in enumerate(rows, start=1)],
-            "winner": {"rank": 1, "seed": max(seeds, key=seeds.__getitem__)},
+            "winner": {"rank": 1, "seed": max(winner, key=winner.__getitem__)},
+            "runs": runs([self.study]),
         }
 
+    def _finalist(self, name: str) -> Finalist:
+        batch_size, trial = map(int, name.split("-"))
+        (found,) = [
+            record for record, _ in ended_trials(self._studies[batch_size]) if record.trial == trial
+        ]
+        assert found.val_accuracy is not None
+        return Finalist(batch_size, trial, found.hyperparameters, found.val_accuracy)
 
-def _row(finalist: Finalist, seeds: dict[int, float]) -> dict[str, Any]:
-    """Describe a finalist by the validation accuracies that its seeds gave."""
-    found = spread(list(seeds.values()))
+
+def _row(finalist: Finalist, fits: dict[int, TrialRecord]) -> dict[str, Any]:
+    """Describe a finalist by what its seeds gave."""
+    values = [fit.val_accuracy for fit in fits.values() if fit.val_accuracy is not None]
+    found = spread(values)
     return {
         "batch_size": finalist.batch_size,
         "trial": finalist.trial,
         "hyperparameters": asdict(finalist.hyperparameters),
         "search_val_accuracy": finalist.search_val_accuracy,
-        "seeds": list(seeds),
-        "val_accuracies": list(seeds.values()),
+        "seeds": list(fits),
+        "val_accuracies": values,
+        "epochs": [fit.epochs for fit in fits.values()],
+        "seconds": [fit.seconds for fit in fits.values()],
         "mean": round(found.mean, 6),
         "std": round(found.std, 6),
         "ci95": [round(found.low, 6), round(found.high, 6)],

@@ -20,6 +20,8 @@ from src.typed import build
 _ABOUT_A_TRIAL = ("val_accuracy", "epochs", "trial", "state", "bracket", "seconds", "reason")
 """Columns of all.csv that are no hyperparameters."""
 _BUDGET_AT_MOST = 2**31
+_HUGE = 1e300
+"""Larger figures are no numbers to compute with."""
 _PNG = b"\x89PNG\r\n\x1a\n"
 _PNG_SHORTEST = 67
 """Bytes of a picture of one pixel."""
@@ -98,8 +100,13 @@ class Finalist:
     hyperparameters: dict[str, Any]
     search_val_accuracy: float
     """What the search had measured, once."""
+    seeds: list[int]
     val_accuracies: list[float]
-    """One a seed."""
+    """One a seed, as are the next two."""
+    epochs: list[int]
+    """Epochs trained."""
+    seconds: list[float]
+    """Wall time of training."""
     mean: float
     std: float | None
     ci95: list[float] | None
@@ -112,10 +119,10 @@ class Finalist:
 class Finalists:
     """The best configurations, trained again."""
 
-    seeds: int
-    """How often each was trained."""
     max_epochs: int
     finalists: tuple[Finalist, ...]
+    """The best mean first; one at least."""
+    runs: tuple[Run, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,6 +136,7 @@ class Tested:
     val_accuracy: float
     """What the tested checkpoint had on the validation images."""
     checkpoint: str
+    checkpoint_sha256: str
     matrix: ConfusionMatrix
     mistakes: bytes | None
     """The picture of its worst mistakes, a PNG."""
@@ -181,6 +189,8 @@ def read_findings(folder: ResultsFolder) -> Findings:
         for trial in trials:
             if not 0 <= trial.bracket < least:
                 _refuse(folder.all_csv, f"it has a bracket {trial.bracket} of {least}")
+        if not any(trial.state == "COMPLETE" for trial in trials):
+            _refuse(folder.all_csv, f"it has no finished trial, though {folder.best_json} has")
     return Findings(
         dataset=folder.path.name,
         trials=trials,
@@ -210,7 +220,10 @@ def _reading(path: Path) -> Iterator[None]:
         yield
     except KeyError as error:
         _refuse(path, f"it has no {error}")
-    except (AttributeError, csv.Error, IndexError, RecursionError, TypeError, ValueError) as error:
+    except (
+        *(ArithmeticError, AttributeError, IndexError, RecursionError, TypeError, ValueError),
+        csv.Error,
+    ) as error:
         _refuse(path, error)
 
 
@@ -246,7 +259,7 @@ def _read_trials(folder: ResultsFolder) -> Iterator[Trial]:
                 epochs=epochs,
                 state=state,
                 bracket=_count(row["bracket"]),
-                seconds=float(row["seconds"]) if row["seconds"] else None,
+                seconds=_seconds(float(row["seconds"])) if row["seconds"] else None,
                 reason=row["reason"],
                 curve=curve,
             )
@@ -291,6 +304,12 @@ def _share(value: float | None) -> float:
     return value
 
 
+def _seconds(value: float) -> float:
+    if not 0 <= value < math.inf:
+        raise ValueError(f"{value} is no number of seconds")
+    return value
+
+
 def _value(text: str) -> Value:
     """Return a hyperparameter as the number that it is, if it is one."""
     for kind in (int, float):
@@ -298,7 +317,7 @@ def _value(text: str) -> Value:
             value = kind(text)
         except ValueError:
             continue
-        if math.isfinite(value):
+        if abs(value) < _HUGE:
             return value
     return text
 
@@ -345,18 +364,41 @@ def _read_search(path: Path) -> Search | None:
         if budget.max_epochs > _BUDGET_AT_MOST:
             raise ValueError(f"max_epochs is {budget.max_epochs}")
         images = {name: _count(count) for name, count in best["data"]["images"].items()}
-        runs = tuple(_pick(Run, run) for run in best["search"]["runs"])
-        for run in runs:
-            _ = run.seconds  # or its dates are none
         if not images["train"] or not images["validation"]:
             raise ValueError("no image trained, or none validated")
         return Search(
             plan=make_plan(budget.max_epochs, budget.reduction_factor, budget.iterations),
             settings=dict(settings),
-            runs=runs,
+            runs=_runs(best["search"]["runs"]),
             images=images,
-            provenance=dict(best["provenance"]),
+            provenance=dict(best["search"]["provenance"]),
         )
+
+
+def _runs(told: Any) -> tuple[Run, ...]:
+    runs = tuple(_pick(Run, run) for run in told)
+    for run in runs:
+        _ = run.seconds  # or its dates are none
+    return runs
+
+
+def _check_finalist(finalist: Finalist) -> None:
+    lengths = {
+        len(of_seeds)
+        for of_seeds in (
+            finalist.seeds, finalist.val_accuracies, finalist.epochs, finalist.seconds
+        )
+    }  # fmt: skip
+    if len(lengths) != 1 or 0 in lengths:
+        raise ValueError(f"trial {finalist.trial} has not as many accuracies as seeds")
+    for value in (*finalist.val_accuracies, finalist.search_val_accuracy, finalist.mean):
+        _share(value)
+    for count in finalist.epochs:
+        _count(str(count))
+    for seconds in finalist.seconds:
+        _seconds(seconds)
+    if finalist.ci95 is not None and len(finalist.ci95) != 2:
+        raise ValueError(f"ci95 is {finalist.ci95}")
 
 
 def _read_finalists(path: Path) -> Finalists | None:
@@ -365,13 +407,14 @@ def _read_finalists(path: Path) -> Finalists | None:
         if found is None:
             return None
         finalists = tuple(_pick(Finalist, finalist) for finalist in found["finalists"])
+        if not finalists:
+            raise ValueError("it has no finalist")
         for finalist in finalists:
-            if finalist.ci95 is not None and len(finalist.ci95) != 2:
-                raise ValueError(f"ci95 is {finalist.ci95}")
+            _check_finalist(finalist)
         return Finalists(
-            seeds=_count(found["seeds"]),
             max_epochs=_count(found["max_epochs"]),
             finalists=finalists,
+            runs=_runs(found["runs"]),
         )
 
 

@@ -3,30 +3,10 @@
 import torch
 from torch import Tensor
 
-from src.data import EVALUATION_BATCH, Images, evaluation_chunks
+from src.data import EVALUATION_BATCH
 from src.device import Compute
 from src.model import TwoConvNet, to_inputs
 from src.step import autocast
-
-
-@torch.inference_mode()
-def confusion_counts(model: TwoConvNet, images: Images, compute: Compute) -> Tensor:
-    """Count images, held on the device of `compute`, by true and predicted class.
-
-    It takes the plain path, whatever path trained the model.
-
-    Returns:
-        int64 (classes, classes): a row for each true, a column for each predicted class.
-    """
-    model = model.to(compute.device).eval()
-    counts = no_counts(model, compute.device)
-    for chunk in evaluation_chunks(images):
-        for indices in chunk.batches():
-            batch = images[indices]
-            with autocast(compute):
-                logits = model(to_inputs(batch.pixels))
-            add_counts(counts, batch.labels, logits)
-    return counts.cpu()
 
 
 @torch.inference_mode()

@@ -112,6 +112,23 @@ def wilson_interval(successes: int, trials: int) -> tuple[float, float]:
     return max(0.0, centre - half), min(1.0, centre + half)
 
 
+def count_confusion(
+    labels: npt.NDArray[np.int64], predicted: npt.NDArray[np.int64], classes: int
+) -> npt.NDArray[np.int64]:
+    """Count images by true and predicted class.
+
+    Args:
+        labels: (N,), 0 … classes - 1.
+        predicted: (N,), likewise.
+        classes: how many there are.
+
+    Returns:
+        (classes, classes): a row for each true, a column for each predicted class.
+    """
+    cells = np.bincount(labels * classes + predicted, minlength=classes**2)
+    return cells.reshape(classes, classes)
+
+
 def surest_mistakes(
     probabilities: npt.NDArray[np.float32], labels: npt.NDArray[np.int64], most: int
 ) -> list[int]:

@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from src import cli
+from src import cli, shipped
 from src.checkpoint import load_model
 from src.config import PredictConfig
 from src.device import choose_compute
@@ -48,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _predict(options: jsonargparse.Namespace) -> int:
     config = cli.make_config(PredictConfig, options)
     compute = choose_compute(config.device, "32")
-    saved = load_model(config.model)
+    saved = load_model(config.model or _usual_model())
     model = saved.task().model
     if config.show:
         make_writable(Path(config.show), "--show")
@@ -76,6 +76,12 @@ def _predict(options: jsonargparse.Namespace) -> int:
             line = cli.printable(f"{file}: {reading}")
         print(line, flush=True)
     return exit_code
+
+
+def _usual_model() -> Path:
+    folder = Path("results/emnist_letters_digits")
+    own, came_with_project = folder / "best-model.ckpt", folder / shipped.ASIDE / "best-model.ckpt"
+    return came_with_project if came_with_project.exists() and not own.exists() else own
 
 
 def _free_path(folder: Path, file: Path, taken: set[Path]) -> Path:

@@ -79,12 +79,12 @@ def publish_search(
         return None
     batch_size, best = max(models.items(), key=lambda item: item[1].val_accuracy)
     source = folder.study_model(batch_size)
+    search_provenance = best.provenance
     described: dict[str, object] = {}
     decision = load_decision(store.storage, folder.path.name)
     if decision is not None:
         winner = decision["finalists"][0]
-        source = folder.checkpoint(finalist_model(winner["batch_size"], winner["trial"]))
-        best = _load(folder, source, "the winner of the finals")
+        source, best = _load_finalist(folder, winner)
         described["finals"] = {
             name: winner[name]
             for name in ("batch_size", "trial", "search_val_accuracy", "mean", "std", "ci95")
@@ -100,6 +100,7 @@ def publish_search(
     search = {
         "settings": settings,
         **_tally(records),
+        "provenance": search_provenance,
         "interrupted": (
             any(record.reason == ABANDONED for record in records)
             or any(run["how"] not in fine for run in history)
@@ -155,6 +156,23 @@ def load_best_models(
         path = folder.study_model(batch_size)
         models[batch_size] = _load(folder, path, f"the best trial at batch size {batch_size}")
     return models
+
+
+def check_models(folder: ResultsFolder, store: Store, studies: Mapping[int, optuna.Study]) -> None:
+    """Make sure that every model is there that `publish_search` will need.
+
+    Raises:
+        UserError: one is missing or damaged.
+    """
+    load_best_models(folder, store, studies)
+    decision = load_decision(store.storage, folder.path.name)
+    if decision is not None:
+        _load_finalist(folder, decision["finalists"][0])
+
+
+def _load_finalist(folder: ResultsFolder, finalist: dict[str, Any]) -> tuple[Path, SavedModel]:
+    path = folder.checkpoint(finalist_model(finalist["batch_size"], finalist["trial"]))
+    return path, _load(folder, path, "the winner of the finals")
 
 
 def _load(folder: ResultsFolder, path: Path, whose: str) -> SavedModel:

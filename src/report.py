@@ -18,7 +18,7 @@ from src.config import ReportConfig
 from src.display import open_console, say
 from src.findings import read_findings
 from src.metrics import ConfusionMatrix
-from src.page import Winner, make_page, render
+from src.page import PICTURES, Winner, make_page, render
 from src.results import ResultsFolder, make_writable, replacing
 
 
@@ -45,9 +45,9 @@ def _report(options: jsonargparse.Namespace) -> int:
             temporary.write_bytes(picture.content)
     with replacing(folder.report) as temporary:  # last, as it holds all pictures itself
         temporary.write_text(render(page), encoding="utf-8")
-    for old in folder.figures.glob("*.png"):
-        if old not in pictures:
-            old.unlink()
+    for name in PICTURES:  # of an earlier report
+        if (old := folder.figures / f"{name}.png") not in pictures:
+            old.unlink(missing_ok=True)
     say(
         open_console(),
         f"Written: {folder.report} (opens in any browser, without a network), and its "

@@ -263,17 +263,28 @@ def record_test(folder: ResultsFolder, record: TestRecord) -> Opened:
     Raises:
         UserError: the log is damaged.
     """
-    line = json.dumps(asdict(record)) + "\n"
     with folder.test_log.open("a+", encoding="utf-8") as file:
-        file.write(line)
+
+        def read() -> str:
+            file.seek(0)
+            return file.read()
+
+        try:
+            before = read()
+            for line in before.splitlines():
+                _tested(line)
+        except (ValueError, LookupError, TypeError) as error:
+            raise UserError(
+                f"{folder.test_log} is damaged: a line is no record of a test; mend or move it"
+            ) from error
+        whole = not before or before.endswith("\n")
+        file.write("\n" * (not whole) + json.dumps(asdict(record)) + "\n")
         file.flush()
         os.fsync(file.fileno())
-        file.seek(0)
-        lines = file.readlines()
-    try:
-        hashes = [str(json.loads(line)["checkpoint_sha256"]) for line in lines]
-    except (ValueError, LookupError, TypeError) as error:
-        raise UserError(
-            f"{folder.test_log} is damaged: a line is no record of a test; mend or move it"
-        ) from error
+        hashes = [_tested(line) for line in read().splitlines()]  # others' meanwhile, too
     return Opened(len(hashes), len(set(hashes)))
+
+
+def _tested(line: str) -> str:
+    """Return the hash of the model that a line of the test log is about."""
+    return str(json.loads(line)["checkpoint_sha256"])

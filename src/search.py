@@ -14,12 +14,9 @@ from src.hyperband import Bracket, Plan
 from src.pruning import BRACKET_ATTRIBUTE
 from src.results import ResultsFolder
 from src.seeding import SAMPLER, TRIAL, derive_seed
-from src.slots import Slot, Slots
+from src.slots import Slot, Slots, curves_level
 from src.stores import Store
 from src.studies import SLOT, open_study
-
-_TENSORBOARD_SHOWS_WELL = 300
-"""Trials."""
 
 
 class Search(Slots):
@@ -45,10 +42,6 @@ class Search(Slots):
         data: TrainingData,
         compute: Compute,
     ) -> None:
-        curves = config.tensorboard
-        if curves == "auto":
-            trials = len(config.batch_sizes) * plan.trials
-            curves = "all" if trials <= _TENSORBOARD_SHOWS_WELL else "best"
         super().__init__(
             str(batch_size),
             open_study(store.storage, config, batch_size, plan, data, compute),
@@ -59,7 +52,7 @@ class Search(Slots):
             folder=folder,
             compute=compute,
             log_dir=config.log_dir,
-            curves=curves,
+            curves=curves_level(config.tensorboard, len(config.batch_sizes) * plan.trials),
         )
         self.batch_size = batch_size
         self._config = config
@@ -112,6 +105,10 @@ class Search(Slots):
     def model_name(self, slot: Slot) -> str:
         """Name the best model of the batch size."""
         return self._folder.study_model(self.batch_size).stem
+
+    def turn(self, slot: Slot) -> int:
+        """Return the slot's place in the plan."""
+        return int(slot)
 
 
 class _KnownSpaceTPESampler(optuna.samplers.TPESampler):

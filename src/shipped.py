@@ -33,7 +33,8 @@ def set_aside(folder: ResultsFolder) -> bool:
         with filelock.FileLock(folder.lock, timeout=0):
             aside = folder.path / ASIDE
             aside.mkdir(exist_ok=True)
-            ours = (aside, folder.lock, folder.path / NOTE)
+            # The test log stays: whoever has looked at the test images has done so.
+            ours = (aside, folder.lock, folder.test_log, folder.path / NOTE)
             for path in folder.path.iterdir():
                 if path not in ours:
                     path.rename(aside / path.name)

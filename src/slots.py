@@ -18,7 +18,7 @@ from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState
 
 from src.config import CurvesLevel, Hyperparameters
-from src.curves import Curves, write_curves
+from src.curves import Curves, write_curves, write_result
 from src.device import Compute
 from src.fit import Fitted
 from src.hyperband import Bracket
@@ -30,6 +30,9 @@ from src.worker import Ended, Job
 TRIES = 3
 """So often a trial may fail in a run before its slot is left empty; and so many failures in a row
 with the same cause stop the run."""
+
+_TENSORBOARD_SHOWS_WELL = 300
+"""Trials whose curves TensorBoard shows without growing sluggish."""
 
 Slot = int | str
 """Names a slot within its study."""
@@ -50,6 +53,13 @@ class StartedTrial:
 
 MakeCheckpoint = Callable[[StartedTrial, Fitted], bytes]
 """Makes a checkpoint of a trial that is better than all that compete with it."""
+
+
+def curves_level(asked: CurvesLevel, trials: int) -> CurvesLevel:
+    """Return whose curves TensorBoard gets where so many trials are planned."""
+    if asked != "auto":
+        return asked
+    return "all" if trials <= _TENSORBOARD_SHOWS_WELL else "best"
 
 
 class Slots(abc.ABC):
@@ -127,6 +137,10 @@ class Slots(abc.ABC):
     @abc.abstractmethod
     def model_name(self, slot: Slot) -> str:
         """Name the checkpoint that a slot's trial competes for with others of the same name."""
+
+    @abc.abstractmethod
+    def turn(self, slot: Slot) -> int:
+        """Return a number by which of two equal trials the lower is the better one."""
 
     # ---- what is left to do
 
@@ -236,18 +250,22 @@ class Slots(abc.ABC):
         with self._store.exclusive():
             if not self._is_ours(trial):
                 return None
-            value = None
+            value, best = None, False
             if state == TrialState.COMPLETE:
                 assert fitted.best is not None
                 value = fitted.best.val_accuracy
-                if self._beats_all(trial, value):
+                best = self._beats_all(trial, value)
+                if best:
                     # Kept before the trial counts, lest it ever be missing.
                     name = self.model_name(trial.slot)
                     self._store.keep_model(name, make_checkpoint(trial, fitted))
-                    if self._curves_level == "best":
-                        curves = self._curves(trial)
-                        write_curves(curves, trial.hyperparameters, fitted.history, value)
             record = self._tell(trial, state, outcome, value)
+        if self._curves_level == "best" and fitted.best is not None:
+            curves, accuracy = self._curves(trial), fitted.best.val_accuracy
+            if best:
+                write_curves(curves, trial.hyperparameters, fitted.history, accuracy)
+            else:
+                write_result(curves, trial.hyperparameters, accuracy, len(fitted.history))
         self._state(trial).unlink(missing_ok=True)
         return record
 
@@ -330,12 +348,14 @@ class Slots(abc.ABC):
         return TrialState.COMPLETE, ""
 
     def _beats_all(self, trial: StartedTrial, val_accuracy: float) -> bool:
-        """Return whether a trial is better than all that compete for the same checkpoint."""
+        """Return whether a trial is better than all that compete for the same checkpoint.
+
+        Whoever is done first does not win for that, or it would depend on the workers.
+        """
         name = self.model_name(trial.slot)
-        complete = self.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
         rivals = [
-            other.value or 0.0
-            for other in complete
+            (other.value or 0.0, -self.turn(other.user_attrs[SLOT]))
+            for other in self.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
             if self.model_name(other.user_attrs[SLOT]) == name
         ]
-        return val_accuracy > max(rivals, default=-1.0)
+        return all((val_accuracy, -self.turn(trial.slot)) > rival for rival in rivals)

@@ -101,6 +101,7 @@ class Stage(Generic[_Study]):
         studies: what to fill.
         store: where they are.
         data: images to train and validate on.
+        folder: where a failure is told.
         launcher: who trains.
         console: where progress is shown.
     """
@@ -110,12 +111,14 @@ class Stage(Generic[_Study]):
         studies: Sequence[_Study],
         store: Store,
         data: TrainingData,
+        folder: ResultsFolder,
         launcher: Launcher,
         console: Console,
     ) -> None:
         self._studies = studies
         self._store = store
         self._data = data
+        self._folder = folder
         self._launcher = launcher
         self._console = console
         self._origin = provenance(launcher.compute)  # of the code that trains, even if it is edited
@@ -156,6 +159,9 @@ class Stage(Generic[_Study]):
                         this_run.end(type(error).__name__)
                 raise
             self._last_failure = run.last_failure
+        if self._last_failure is not None:
+            told = self._last_failure.details or self._last_failure.reason
+            self._folder.failure.write_text(told)
         if this_run is not None:
             empty = "trials failed" if self._empty else FINISHED
             this_run.end(str(self._stopped) if self._stopped else empty)
@@ -181,26 +187,24 @@ class Stage(Generic[_Study]):
         model = model_of(fitted, trial.hyperparameters, self._data, self._origin | where)
         return dump_model(model)
 
-    def tell(self, folder: ResultsFolder) -> int:
+    def tell(self) -> int:
         """Say how it ended; return the exit code.
 
         Raises:
             UserError: trials failed.
         """
-        if self._last_failure is not None:
-            folder.failure.write_text(self._last_failure.details or self._last_failure.reason)
         if isinstance(self._stopped, Interrupted):
             say(self._console, f"Stopped ({self._stopped}): the same command goes on from here.")
             return self._stopped.exit_code
         if self._stopped is not None:
-            raise UserError(f"{self._stopped} ({folder.failure} has more); {_GO_ON}")
+            raise UserError(f"{self._stopped} ({self._folder.failure} has more); {_GO_ON}")
         if self._empty:
             assert self._last_failure is not None
             places = sum(len(study.slots) for study in self._studies)
             raise UserError(
                 f"{self._empty} of {places} places of the plan are empty, because their trials "
                 f"failed again and again, the last with {self._last_failure.reason} "
-                f"({folder.failure} has more); {_GO_ON}"
+                f"({self._folder.failure} has more); {_GO_ON}"
             )
         return 0
 
@@ -228,6 +232,9 @@ def run_finals(
         launcher: who trains.
         interruption: asked whether to stop.
         console: where progress is shown.
+
+    Raises:
+        UserError: no finalist has learnt with two seeds.
     """
     with store.exclusive():
         finals = Finals(
@@ -238,8 +245,9 @@ def run_finals(
             folder=folder,
             compute=launcher.compute,
             log_dir=config.log_dir,
+            tensorboard=config.tensorboard,
         )
-    stage = Stage([finals], store, data, launcher, console)
+    stage = Stage([finals], store, data, folder, launcher, console)
     say(
         console,
         f"Finals: the {len(finalists)} best configurations with {config.seeds} seeds each; "

@@ -117,7 +117,8 @@ def log_name(study: optuna.Study) -> str:
 def study_settings(study: optuna.Study) -> dict[str, Any]:
     """Return the settings that a study was begun with."""
     settings: dict[str, Any] = study.user_attrs[_SETTINGS]
-    return settings
+    # A search of a version without recipes trained by the plain one.
+    return {name: [getattr(Hyperparameters, name)] for name in RECIPE} | settings
 
 
 def iterations(studies: Iterable[optuna.Study]) -> int:
@@ -127,8 +128,7 @@ def iterations(studies: Iterable[optuna.Study]) -> int:
 
 def study_recipe(study: optuna.Study) -> space.Choices:
     """Return what the trials of a study choose their recipe from."""
-    settings = study_settings(study)
-    return {name: settings[name] for name in RECIPE}
+    return {name: study_settings(study)[name] for name in RECIPE}
 
 
 def open_study(

@@ -23,8 +23,8 @@ from src.finals import Finals, choose_finalists
 from src.hyperband import Plan, make_plan
 from src.interrupt import Signals
 from src.publish import (
+    check_models,
     check_published,
-    load_best_models,
     publish_search,
     publish_study,
     write_winner,
@@ -89,7 +89,7 @@ def _search(
         check_settings(store.storage, config, data, compute)
         studies = load_studies(store.storage, config.dataset)
         check_published(folder, studies)
-        load_best_models(folder, store, studies)  # better known missing now than after hours
+        check_models(folder, store, studies)  # better known missing now than after hours
         searches = [
             Search(config, batch_size, plan, store, folder, data, compute)
             for batch_size in config.batch_sizes
@@ -98,7 +98,7 @@ def _search(
     def publish(search: Search) -> None:
         publish_study(folder, store, search.batch_size, search.study, plan)
 
-    stage = Stage(searches, store, data, launcher, console)
+    stage = Stage(searches, store, data, folder, launcher, console)
     print_data(console, data, compute, stage.number)
     for search in searches:
         if search.is_over:
@@ -112,19 +112,20 @@ def _search(
         console, [trial for study in studies.values() for trial, _ in ended_trials(study)]
     )
     finalists = choose_finalists(studies, config.finalists)
+    best = publish_search(folder, store, studies)
     if finalists and stage.is_over:
         last = run_finals(
             finalists, studies, config, data, store, folder, launcher, interruption, console
         )
-    best = publish_search(folder, store, studies)
+        best = publish_search(folder, store, studies)
 
-    if stage.left == 0:
+    if stage.left + last.left == 0:
         say(console, "The budget is spent already; `--iterations` can add to it.")
     if best is not None:
         if config.tensorboard != "none" and stage.left + last.left:
             write_winner(config.log_dir, best)
         print_best(console, best, folder, config.batch_sizes, config.log_dir)
-    return last.tell(folder)
+    return last.tell()
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """A results folder as a search of any size leaves it, simulated: no training, a second."""
 
+import hashlib
 import json
 from dataclasses import asdict
 from pathlib import Path
@@ -130,6 +131,7 @@ def simulate_search(
                 "how": "finished",
             }
         ],
+        "provenance": model.provenance,
     }
     write_json(folder.best_json, describe_model(model) | {"search": search})
     return folder
@@ -157,23 +159,24 @@ def finalists_of(folder: ResultsFolder) -> dict[str, object]:
         "hyperparameters": {name: best[name] for name in names},
         "search_val_accuracy": best["val_accuracy"],
     }
+    fits = {"seeds": [0, 1, 2], "epochs": [20, 25, 30], "seconds": [60.0, 75.0, 90.0]}
     return {
         "dataset": best["dataset"],
-        "seeds": 3,
         "max_epochs": 30,
         "patience": None,
         "data": best["data"],
         "finalists": [
             {
-                "rank": 1, **one, "val_accuracies": [0.98, 0.981, 0.982], "mean": 0.981,
+                "rank": 1, **one, **fits, "val_accuracies": [0.98, 0.981, 0.982], "mean": 0.981,
                 "std": 0.001, "ci95": [0.9785, 0.9835], "optimism": 0.002,
             },
             {
-                "rank": 2, **one, "val_accuracies": [0.97, 0.971, 0.972], "mean": 0.971,
+                "rank": 2, **one, **fits, "val_accuracies": [0.97, 0.971, 0.972], "mean": 0.971,
                 "std": 0.001, "ci95": [0.9685, 0.9735], "optimism": 0.012,
             },
         ],
         "winner": {"rank": 1, "seed": 2},
+        "runs": best["search"]["runs"],
         "provenance": best["provenance"],
     }  # fmt: skip
 
@@ -195,6 +198,7 @@ def metrics_of(folder: ResultsFolder, checkpoint: str = "best-model.ckpt") -> di
         "mistakes": [{"image": 3, "true": "1", "predicted": "7", "probability": 0.99}],
         "caution": None,
         "checkpoint": checkpoint,
+        "checkpoint_sha256": hashlib.sha256(folder.best_model.read_bytes()).hexdigest(),
         "val_accuracy": best["val_accuracy"],
         "provenance": best["provenance"],
     }

@@ -12,8 +12,9 @@ from src.device import PLAIN_CPU as CPU
 from src.device import Compute, choose_compute
 from src.errors import UserError
 from src.fit import Fitted, fit
-from src.inference import confusion_counts
+from src.inference import read_probabilities
 from src.interrupt import Interruption
+from src.model import TwoConvNet
 from src.task import make_task
 
 SMALL = Hyperparameters(
@@ -24,6 +25,15 @@ SMALL = Hyperparameters(
 @pytest.fixture(scope="module")
 def data() -> TrainingData:
     return load_training_data(DataSpec(dataset="mnist_5k", limit=500), "nowhere")
+
+
+def confusion_counts(model: TwoConvNet, images: Images, compute: Compute) -> torch.Tensor:
+    """Count images by true and predicted class, on the plain path."""
+    predicted = read_probabilities(model, images.pixels, compute).argmax(dim=1)
+    counts = torch.zeros(10, 10, dtype=torch.int64)
+    for label, reading in zip(images.labels.tolist(), predicted.tolist(), strict=True):
+        counts[label, reading] += 1
+    return counts
 
 
 def run(

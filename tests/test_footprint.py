@@ -53,7 +53,7 @@ def test_footprint_stays_flat(
         f"--iterations={trials // 5}",
         "--workers=2",
         "--batch_sizes=[16]",
-        "--tensorboard=best",
+        "--tensorboard=none",
     )
     seen: list[Footprint] = []
     ended = 0
@@ -72,12 +72,11 @@ def test_footprint_stays_flat(
     assert process.returncode == 0
     assert ended == trials
     early, late = seen  # what allocators keep has found its size by then
-    if trials > 500:
-        assert late.memory < 1.03 * early.memory
+    assert late.memory < (1.03 if trials > 500 else 1.1) * early.memory
     assert late.files <= early.files + 2  # one may be writing
     assert late.threads <= early.threads + 1
     assert late.disk < 3 * early.disk  # the best models are of different sizes
-    assert late.entries <= early.entries + 30  # curves of each trial that was the best so far
+    assert late.entries == early.entries
     assert not (workplace.results / "mnist_5k/running").exists()
     after = {path.name for path in (workplace.results / "mnist_5k").iterdir()}
     assert after == {

@@ -7,7 +7,7 @@ from sklearn.metrics import (
     precision_recall_fscore_support,
 )
 
-from src.metrics import ConfusionMatrix, wilson_interval
+from src.metrics import ConfusionMatrix, count_confusion, wilson_interval
 
 
 @pytest.fixture
@@ -23,7 +23,9 @@ def readings() -> tuple[np.ndarray, np.ndarray]:
 def test_figures_are_scikit_learns(readings: tuple[np.ndarray, np.ndarray]) -> None:
     true, predicted = readings
     labels = range(5)
-    matrix = ConfusionMatrix(confusion_matrix(true, predicted, labels=labels), "abcde")
+    counts = confusion_matrix(true, predicted, labels=labels)
+    np.testing.assert_array_equal(count_confusion(true, predicted, 5), counts)
+    matrix = ConfusionMatrix(counts, "abcde")
     expected = precision_recall_fscore_support(true, predicted, labels=labels, zero_division=0)
     metrics = matrix.per_class()
     ours = [[m.precision, m.recall, m.f1, m.support] for m in metrics]

@@ -280,7 +280,13 @@ def test_finalists_and_tests_are_shown_as_their_files_have_them(simulated: Resul
     assert (simulated.figures / "test-mistakes.png").exists()
     opened = page.table("The test images were")
     assert list(opened["is the best model"]) == ["no"]
-    assert "this is not the best model shown above" in page.text
+    assert "this is not the best model shown above" not in page.text
+    assert "6 fits, 150 epochs in all" in page.text
+    assert list(page.table("2 runs")["stage"]) == ["search", "finals"]
+    write_json(simulated.metrics_json, metrics | {"checkpoint_sha256": "0" * 64})
+    assert "this is not the best model shown above" in make_report(simulated).text
+    simulated.metrics_json.unlink()
+    assert "have not been opened" not in make_report(simulated).text
 
 
 @pytest.mark.parametrize(("dataset", "classes"), [("emnist_letters", 26), ("emnist_byclass", 62)])
@@ -386,6 +392,13 @@ def _put(text: str) -> Callable[[Path], object]:
     return lambda path: path.write_text(text)
 
 
+def _set(path: Path, column: str, value: str) -> None:
+    """Put a value into a column of a table."""
+    table = pd.read_csv(path, dtype=str, keep_default_na=False)
+    table[column] = value
+    table.to_csv(path, index=False)
+
+
 @pytest.mark.parametrize(
     ("name", "damage"),
     [
@@ -394,6 +407,9 @@ def _put(text: str) -> Callable[[Path], object]:
         ("all.csv", lambda path: path.write_bytes(b"\xff\xfe\x00")),
         ("all.csv", lambda path: path.write_text(path.read_text().replace("COMPLETE", "DONE"))),
         ("all.csv", lambda path: path.write_text(path.read_text().replace("\n0.", "\n1."))),
+        ("all.csv", lambda path: path.write_text(path.read_text().replace("COMPLETE", "PRUNED"))),
+        ("all.csv", lambda path: _set(path, "seconds", "nan")),
+        ("all.csv", lambda path: _set(path, "seconds", "inf")),
         ("curves.csv", _cut),
         ("curves.csv", _put("x")),
         ("best.json", _cut),
@@ -459,8 +475,18 @@ def test_killed_between_two_writes_it_leaves_the_old_report(
     assert [p for p in simulated.path.rglob(".*.*.*") if p.is_file()] == []
 
 
-def test_pictures_of_an_earlier_report_go(simulated: ResultsFolder) -> None:
+def test_pictures_of_an_earlier_report_go_and_others_stay(simulated: ResultsFolder) -> None:
     make_report(simulated)
     simulated.curves_csv.unlink()
+    own = simulated.figures / "own.png"
+    own.write_bytes(b"mine")
     make_report(simulated)
     assert not (simulated.figures / "learning-curves.png").exists()
+    assert own.exists()
+
+
+def test_values_that_look_like_formulas_are_shown_as_they_are(simulated: ResultsFolder) -> None:
+    table = pd.read_csv(simulated.all_csv, dtype=str, keep_default_na=False)
+    table["schedule"] = ["$\\bad$", "9" * 400] * (len(table) // 2)
+    table.to_csv(simulated.all_csv, index=False)
+    assert "$\\bad$" in make_report(simulated).text

@@ -35,7 +35,9 @@ def test_search_begins_anew_and_keeps_what_came_with_the_project(
 ) -> None:
     folder = shipped.results / "mnist_5k"
     before = content(folder)
+    (folder / "test-log.jsonl").write_text("looked\n")
     assert shipped.tune("--batch_sizes=[16]") == 0
+    assert (folder / "test-log.jsonl").read_text() == "looked\n"
     assert f"are in {folder}/shipped now" in " ".join(capsys.readouterr().out.split())
     assert content(folder / "shipped") == before
     assert {row["batch_size"] for row in shipped.rows()} == {"16"}

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from src import evaluate
+from src.checkpoint import SavedModel, load_model
 from tests.conftest import Workplace
 
 
@@ -63,11 +64,49 @@ def test_nobody_looks_where_it_cannot_be_recorded(
     assert captured.out == ""
     assert not (models[0].parent / "metrics.json").exists()
 
+    assert log.read_text() == "this is no record\n"
     log.unlink()
     log.mkdir()
     assert look(models[0]) == 2
     assert "test-log.jsonl" in capsys.readouterr().err
     assert not (models[0].parent / "metrics.json").exists()
+
+
+def test_line_that_a_full_disk_cut_short_spoils_no_other(models: list[Path]) -> None:
+    assert look(models[0]) == 0
+    log = models[0].parent / "test-log.jsonl"
+    log.write_text(log.read_text().rstrip("\n"))
+    assert look(models[1]) == 0
+    assert len(lines(models[0])) == 2
+
+
+def test_look_is_recorded_where_the_model_is(
+    models: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    assert evaluate.main([str(models[0])]) == 0
+    assert len(lines(models[0])) == 1
+    shutil.copy(models[0], "copy.ckpt")
+    assert evaluate.main(["copy.ckpt"]) == 0
+    assert len(lines(models[0])) == 1
+    (line,) = Path("results/mnist_5k/test-log.jsonl").read_text().splitlines()
+    assert json.loads(line)["checkpoint"] == "copy.ckpt"
+
+
+def test_model_that_is_replaced_meanwhile_is_not_taken_for_the_tested_one(
+    models: list[Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def load_and_replace(path: Path) -> SavedModel:
+        loaded = load_model(path)
+        models[1].replace(models[0])
+        return loaded
+
+    monkeypatch.setattr(evaluate, "load_model", load_and_replace)
+    assert look(models[0]) == 2
+    assert "changed while it was read" in capsys.readouterr().err
+    assert not (models[0].parent / "test-log.jsonl").exists()
 
 
 def test_looks_at_once_are_all_recorded(models: list[Path], environment: dict[str, str]) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from optuna.trial import TrialState
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from src.config import DataSpec, Hyperparameters
 from src.data import TrainingData, load_training_data
@@ -229,7 +230,9 @@ def test_results_do_not_depend_on_how_many_workers_there_are(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("level", ["best", "none"])
-def test_curves_are_kept_of_those_that_were_asked_for(level: str, workplace: Workplace) -> None:
+def test_curves_are_kept_of_those_asked_for_and_results_of_all(
+    level: str, workplace: Workplace
+) -> None:
     assert workplace.tune(f"--tensorboard={level}", "--workers=1") == 0
     rows = [row for row in workplace.rows() if row["state"] == "COMPLETE"]
     expected, best = [], -1.0
@@ -237,8 +240,15 @@ def test_curves_are_kept_of_those_that_were_asked_for(level: str, workplace: Wor
         if float(row["val_accuracy"]) > best:
             best = float(row["val_accuracy"])
             expected.append(f"trial_{int(row['trial']):04d}")
-    written = sorted(path.parent.name for path in workplace.logs.rglob("batch_*/*/events*"))
-    assert sorted(set(written)) == (expected if level == "best" else [])
+    runs = {path.parent for path in workplace.logs.rglob("batch_*/*/events*")}
+    with_curves = set()
+    for run in runs:
+        shown = EventAccumulator(str(run)).Reload()
+        assert "_hparams_/session_start_info" in shown.PluginTagToContent("hparams")
+        if "accuracy/validation" in shown.Tags()["scalars"]:
+            with_curves.add(run.name)
+    assert len(runs) == (len(workplace.rows()) if level == "best" else 0)
+    assert with_curves == (set(expected) if level == "best" else set())
 
 
 @needs_fork

@@ -1,6 +1,6 @@
 """Data sets: torchvision's files → one fixed split → batches that live on the device."""
 
-from src.data.batches import EVALUATION_BATCH, CharacterData, Chunk, Chunks, evaluation_chunks
+from src.data.batches import EVALUATION_BATCH, CharacterData, Chunk, Chunks
 from src.data.files import CLASS_NAMES, Images, has_images, load_images
 from src.data.split import TrainingData, load_training_data, split_validation
 
@@ -12,7 +12,6 @@ __all__ = [
     "Chunks",
     "Images",
     "TrainingData",
-    "evaluation_chunks",
     "has_images",
     "load_images",
     "load_training_data",

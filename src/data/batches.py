@@ -86,16 +86,12 @@ class CharacterData(pl.LightningDataModule):
         return Chunks(self.data.train, self.batch_size, derive_seed(self.seed, SHUFFLE, epoch))
 
     def val_dataloader(self) -> Chunks:
-        """Return the validation chunks."""
-        return evaluation_chunks(self.data.validation)
+        """Return one pass over the validation images in their order, in large batches."""
+        images = self.data.validation
+        return Chunks(images, EVALUATION_BATCH[images.labels.device.type])
 
     def transfer_batch_to_device(
         self, batch: Chunk, device: torch.device, dataloader_idx: int
     ) -> Chunk:
         """Leave the chunk where it is: on the device already."""
         return batch
-
-
-def evaluation_chunks(images: Images) -> Chunks:
-    """Return one pass over images in their order, in batches as large as pays."""
-    return Chunks(images, EVALUATION_BATCH[images.labels.device.type])

@@ -25,6 +25,7 @@ TRAIN, VALIDATION = OKABE_ITO[1], OKABE_ITO[0]
 WIDTH = 8.8
 """Of a picture that a page shows at its full width, in inches: 10 points are easy to read then."""
 _STYLE: dict[Any, Any] = {"font.size": 10, "axes.spines.top": False, "axes.spines.right": False}
+_STYLE["text.parse_math"] = False  # a name from a table is no formula
 _FILE_DPI = 110
 _PAGE_DPI = 180
 PAGE_SCALE = 104 / _PAGE_DPI

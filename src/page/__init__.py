@@ -2,6 +2,6 @@
 
 from src.page.blocks import Page, Picture, render
 from src.page.models import Winner
-from src.page.sections import make_page
+from src.page.sections import PICTURES, make_page
 
-__all__ = ["Page", "Picture", "Winner", "make_page", "render"]
+__all__ = ["PICTURES", "Page", "Picture", "Winner", "make_page", "render"]

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from src import figures
-from src.findings import Finalists, Findings, Opening, Tested
+from src.findings import Finalists, Findings, Opening
 from src.metrics import ConfusionMatrix
 from src.page.blocks import Block, Picture, Table, Text
 from src.page.words import (
@@ -51,8 +51,8 @@ def winner_blocks(winner: Winner | None) -> list[Block]:
             figures.curves_figure(winner.history, winner.best_epoch),
             f"Accuracy and loss of the best model by epoch; the best is epoch {winner.best_epoch}.",
             "Accuracy and loss on training images (dashed) and validation images (solid). "
-            "Training values are taken while the weights change and with dropout, so they can be "
-            "the worse ones.",
+            "Training values are taken while the weights change, with dropout, and on images as "
+            "the recipe distorts them, so they can be the worse ones.",
         ),
         *_readings("winner", matrix, "validation"),
     ]
@@ -100,7 +100,7 @@ def _readings(name: str, matrix: ConfusionMatrix, which: str) -> list[Block]:
 
 def finalists_blocks(finalists: Finalists | None) -> list[Block]:
     """Tell what the best configurations came to with other seeds."""
-    if finalists is None or not finalists.finalists:
+    if finalists is None:
         return [
             Text(
                 "The best configurations have not been trained again with other seeds, so the "
@@ -108,6 +108,8 @@ def finalists_blocks(finalists: Finalists | None) -> list[Block]:
             )
         ]
     rows = finalists.finalists
+    fits = sum(len(one.seeds) for one in rows)
+    epochs = sum(sum(one.epochs) for one in rows)
     return [
         picture(
             "finalists",
@@ -126,13 +128,14 @@ def finalists_blocks(finalists: Finalists | None) -> list[Block]:
             "mean is the optimism of picking the best of many.",
         ),
         Table(
-            f"Each configuration trained {plural(finalists.seeds, 'time')} with different seeds, "
-            f"for up to {plural(finalists.max_epochs, 'epoch')}: mean and standard deviation of "
-            "the validation accuracy, the 95 % interval of the mean, and its optimism: how much "
-            "higher the figure was that the search had selected it for.",
+            "Each configuration trained again with different seeds, for up to "
+            f"{plural(finalists.max_epochs, 'epoch')}: mean and standard deviation of the "
+            "validation accuracy, the 95 % interval of the mean (Student’s t), and its optimism: "
+            "how much higher the figure was that the search had selected it for. "
+            f"{plural(fits, 'fit')}, {plural(epochs, 'epoch')} in all.",
             [
-                *("rank", "mean", "standard deviation", "95 % interval", "in the search"),
-                *("optimism", "trial", "configuration"),
+                *("rank", "mean", "standard deviation", "95 % interval", "seeds"),
+                *("in the search", "optimism", "trial", "configuration"),
             ],
             [
                 [
@@ -140,6 +143,7 @@ def finalists_blocks(finalists: Finalists | None) -> list[Block]:
                     f"{one.mean:.5f}",
                     "–" if one.std is None else f"{one.std:.5f}",
                     "–" if one.ci95 is None else f"{one.ci95[0]:.5f} to {one.ci95[1]:.5f}",
+                    str(len(one.seeds)),
                     f"{one.search_val_accuracy:.5f}",
                     signed_text(one.optimism),
                     str(one.trial),
@@ -152,14 +156,17 @@ def finalists_blocks(finalists: Finalists | None) -> list[Block]:
     ]
 
 
-def test_blocks(findings: Findings, winner: Winner | None) -> list[Block]:
+def test_blocks(findings: Findings) -> list[Block]:
     """Tell what `evaluate` found, and how often the test images were opened."""
     tested = findings.tested
     if tested is None:
+        told = "There is no metrics.json here." if findings.openings else (
+            "The test images have not been opened."
+        )  # fmt: skip
         return [
             Text(
-                "The test images have not been opened. “python -m src.evaluate” on "
-                "best-model.ckpt does that; what it finds is shown here."
+                f"{told} “python -m src.evaluate” on best-model.ckpt tests it; what it finds is "
+                "shown here."
             ),
             *_openings(findings.openings, findings.best_model_sha256),
         ]
@@ -174,7 +181,7 @@ def test_blocks(findings: Findings, winner: Winner | None) -> list[Block]:
             f"{accuracy_text(tested.val_accuracy, validated(findings.search))}."
         )
     ]
-    if not _is_winner(tested, findings, winner):
+    if tested.checkpoint_sha256 != findings.best_model_sha256:
         blocks.append(
             Text(
                 "Caution: this is not the best model shown above, but one that was tested before, "
@@ -195,13 +202,6 @@ def test_blocks(findings: Findings, winner: Winner | None) -> list[Block]:
     else:
         blocks.append(Text("There is no picture of its worst mistakes (mistakes.png)."))
     return [*blocks, *_openings(findings.openings, findings.best_model_sha256)]
-
-
-def _is_winner(tested: Tested, findings: Findings, winner: Winner | None) -> bool:
-    if winner is None or tested.val_accuracy != winner.val_accuracy:
-        return False
-    logged = [one.checkpoint_sha256 for one in findings.openings]
-    return not logged or findings.best_model_sha256 in logged
 
 
 def _openings(openings: Sequence[Opening], best_model_sha256: str | None) -> list[Block]:

@@ -48,8 +48,8 @@ def ranking_blocks(findings: Findings) -> list[Block]:
     names = list(ranked[0].hyperparameters)
     table = Table(
         f"The best {min(_RANKED, len(ranked))} of {plural(len(ranked), 'finished trial')}, by "
-        "the validation accuracy of the best epoch. Neighbours whose 95 % intervals (Wilson) "
-        "overlap are not told apart by these images.",
+        "the validation accuracy of the best epoch. Where the 95 % intervals (Wilson) "
+        "of neighbours overlap, which of them is ahead may be luck.",
         [
             *("rank", "validation accuracy", "95 % interval"),
             *map(figures.words, names),
@@ -116,8 +116,8 @@ def batch_size_blocks(findings: Findings) -> list[Block]:
             figure,
             f"Best validation accuracy by batch size: {values}.",
             "Filled circles: the best of this search at each batch size, with the 95 % interval "
-            f"that {images:,} validation images allow. Where the lines overlap, the batch sizes "
-            "are not told apart." + (" Open diamonds: as published." if by_size else ""),
+            f"that {images:,} validation images allow. Where the lines overlap, the order may "
+            "be luck." + (" Open diamonds: as published." if by_size else ""),
         ),
         Table(caption, columns, rows),
     ]
@@ -355,11 +355,14 @@ def provenance_blocks(findings: Findings) -> list[Block]:
         if name not in ("dataset", "precision")
     ]
     training = sum(trial.seconds or 0.0 for trial in findings.trials)
-    wall = [run.seconds for run in search.runs]
-    rows += [
-        ["training time, all trials added up", duration_text(training)],
-        ["time of all runs", duration_text(sum(seconds or 0.0 for seconds in wall))],
-    ]
+    runs = [("search", run) for run in search.runs]
+    rows += [["training time, all trials added up", duration_text(training)]]
+    if (finalists := findings.finalists) is not None:
+        training = sum(sum(one.seconds) for one in finalists.finalists)
+        rows += [["the same of the finals", duration_text(training)]]
+        runs += [("finals", run) for run in finalists.runs]
+    wall = sum(run.seconds or 0.0 for _, run in runs)
+    rows += [["time of all runs", duration_text(wall)]]
     return [
         Table(
             "The search, as the best trial recorded it.",
@@ -368,18 +371,19 @@ def provenance_blocks(findings: Findings) -> list[Block]:
             words=["what", "value"],
         ),
         Table(
-            f"{plural(len(search.runs), 'run')} of the search.",
-            ["host", "started", "ended", "time", "how it ended"],
+            f"{plural(len(runs), 'run')}.",
+            ["stage", "host", "started", "ended", "time", "how it ended"],
             [
                 [
+                    stage,
                     run.host,
                     run.started,
                     run.ended or "–",
-                    "–" if seconds is None else duration_text(seconds),
+                    "–" if run.seconds is None else duration_text(run.seconds),
                     run.how or "killed, or still going on",
                 ]
-                for run, seconds in zip(search.runs, wall, strict=True)
+                for stage, run in runs
             ],
-            words=["host", "started", "ended", "how it ended"],
+            words=["stage", "host", "started", "ended", "how it ended"],
         ),
     ]

@@ -23,6 +23,12 @@ from src.page.words import (
 )
 from src.published import TRAINING_IMAGES
 
+PICTURES = (
+    *("batch-sizes", "history", "budget", "learning-curves", "importance", "slices", "parallel"),
+    *("winner-curves", "winner-confusion", "finalists", "test-confusion", "test-mistakes"),
+)
+"""Names of all pictures that a report can have."""
+
 
 def make_page(findings: Findings, winner: Winner | None) -> Page:
     """Write the whole report."""
@@ -38,7 +44,7 @@ def make_page(findings: Findings, winner: Winner | None) -> Page:
         Section("slices", "Slices and parallel coordinates", slice_blocks(findings)),
         Section("winner", "The best model on validation images", winner_blocks(winner)),
         Section("finalists", "Finalists, trained again", finalists_blocks(findings.finalists)),
-        Section("test", "Test images", test_blocks(findings, winner)),
+        Section("test", "Test images", test_blocks(findings)),
         Section("provenance", "Where this comes from", provenance_blocks(findings)),
     ]
     return Page(
@@ -57,11 +63,9 @@ def _facts(findings: Findings) -> Facts:
         ("trained to their end", f"{len(best):,}"),
         ("epochs trained", f"{sum(trial.epochs for trial in trials):,}"),
     ]
-    if findings.finalists is not None and findings.finalists.finalists:
+    if findings.finalists is not None:
         first = findings.finalists.finalists[0]
-        facts.insert(
-            1, (f"mean of {findings.finalists.seeds} seeds", accuracy_text(first.mean, images))
-        )
+        facts.insert(1, (f"mean of {len(first.seeds)} seeds", accuracy_text(first.mean, images)))
     if findings.tested is not None:
         tested = findings.tested
         facts.insert(1, ("test accuracy", accuracy_text(tested.test_accuracy, tested.n_test)))
