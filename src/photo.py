@@ -17,6 +17,7 @@ from scipy import ndimage
 
 from src.errors import UserError
 
+WHITE, BLACK = 255, 0
 SIDE = 28
 """Side of an EMNIST image, in pixels."""
 
@@ -27,7 +28,7 @@ _STROKE = 2.5
 """Thinner strokes are made this wide, in EMNIST's pixels. Three quarters of the same images have
 broader ones (median 3.0); broader ones are left as they are."""
 _BLUR = 0.5
-"""Sigma of the Gaussian in EMNIST's pixels. Photographs of EMNIST's test images then have the same
+"""Sigma of the Gaussian in EMNIST's pixels. Photographs of its images then have the same
 shares of dark, grey and bright pixels as the images themselves."""
 _FINE = 8
 """Pixels a side to which a pixel of the result is drawn, before blurring."""
@@ -35,6 +36,12 @@ _WORKING_SIDE = 1024
 """Longer side to which pictures are brought before they are looked at, in pixels."""
 _CHARACTER_SIDE = 256
 """Longer side of a character at least when its strokes are measured, in pixels."""
+_KINDS = tuple(
+    ["PNG", "JPEG", "MPO", "WEBP", "AVIF", "GIF", "TIFF", "BMP", "PPM", "JPEG2000", "TGA"]
+)
+"""Kinds of files that are read, none of which starts another program, as EPS would."""
+_ONE_COLOUR = 30.0
+"""Standard deviation up to which what is opaque has one colour, of 255."""
 _WINDOW = 0.25
 """What is narrower than this is no background; in longer sides of the picture."""
 _SPARSE = 8
@@ -57,16 +64,20 @@ _Mask = NDArray[np.bool_]
 def read_picture(path: str | Path) -> Image.Image:
     """Read a picture, or the first one of an animation, the way up that its EXIF says.
 
+    Returns:
+        A picture with 8 bits a channel.
+
     Raises:
         UserError: there is no such file, it is no whole picture, or one too large to be read.
     """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            picture = Image.open(path)
+            Image.init()
+            picture = Image.open(path, formats=[kind for kind in _KINDS if kind in Image.OPEN])
         with picture:
             picture.load()
-            return ImageOps.exif_transpose(picture)
+            return _with_8_bits(ImageOps.exif_transpose(picture))
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         most = (Image.MAX_IMAGE_PIXELS or 0) // 10**6
         raise UserError(f"larger than {most} megapixels; make it smaller") from error
@@ -110,22 +121,44 @@ def _grey(picture: Image.Image) -> _Grey:
 
 
 def _colours(picture: Image.Image) -> Image.Image:
-    """Return the picture in mode L or RGB; what is transparent gets the strokes' opposite."""
-    if picture.mode.startswith(("I", "F")):  # more than 8 bits
-        values = np.nan_to_num(np.asarray(picture, dtype=np.float32))
-        if picture.mode.startswith("I;16"):
-            return Image.fromarray((values / 257).astype(np.uint8))
-        low, high = values.min(), values.max()
-        return Image.fromarray(((values - low) * (255 / max(high - low, 1e-9))).astype(np.uint8))
+    """Return the picture in mode L or RGB, with something behind it where it is transparent."""
+    picture = _with_8_bits(picture)
     if picture.has_transparency_data:
         picture = picture.convert("RGBA")
         picture = picture.reduce(max(1, max(picture.size) // (2 * _WORKING_SIDE)))
-        opacity = np.asarray(picture.getchannel("A"), dtype=np.float32)
-        light = np.asarray(picture.convert("L"), dtype=np.float32)
-        mean = (light * opacity).sum() / max(opacity.sum(), 1)
-        paper = Image.new("RGBA", picture.size, "black" if mean > 127 else "white")
-        return Image.alpha_composite(paper, picture).convert("RGB")
+        behind = Image.new("RGBA", picture.size, _behind(np.asarray(picture)))
+        return Image.alpha_composite(behind, picture).convert("RGB")
     return picture.convert("L" if picture.mode in ("1", "L", "LA") else "RGB")
+
+
+def _with_8_bits(picture: Image.Image) -> Image.Image:
+    """Return a picture of more bits a channel with 8; other ones as they are."""
+    if not picture.mode.startswith(("I", "F")):
+        return picture
+    values = np.nan_to_num(np.asarray(picture, dtype=np.float32))
+    low = 0.0 if picture.mode.startswith("I;16") else values.min()
+    span = max(float(values.max() - low), 1e-9)  # cameras of 10 or 12 bits do not fill 16
+    return Image.fromarray(((values - low) * (255 / span)).astype(np.uint8))
+
+
+def _behind(pixels: NDArray[np.uint8]) -> tuple[int, int, int]:
+    """Return what shows through a picture's transparent pixels.
+
+    Args:
+        pixels: (height, width, 4).
+
+    Returns:
+        Behind a page, with corners cut off perhaps, its own paper; behind strokes alone, which
+        are of one colour, what they stand out from.
+    """
+    opaque = pixels[pixels[..., 3] > 127][:, :3]
+    if not len(opaque):
+        return (WHITE, WHITE, WHITE)
+    light = opaque.mean(axis=1)
+    if 2 * len(opaque) > pixels[..., 0].size or light.std() > _ONE_COLOUR:
+        red, green, blue = np.median(opaque, axis=0).astype(int).tolist()
+        return (red, green, blue)
+    return (BLACK, BLACK, BLACK) if light.mean() > 127 else (WHITE, WHITE, WHITE)
 
 
 def _ink(grey: _Grey) -> _Grey:

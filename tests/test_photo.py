@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 from sklearn.neighbors import KNeighborsClassifier
@@ -179,6 +180,16 @@ def on_nothing(picture: Image.Image, ink: int) -> Image.Image:
     return strokes
 
 
+def with_cut_corners(picture: Image.Image, radius: float) -> Image.Image:
+    """Return a page whose corners are rounded off: transparent, as those of screenshots are."""
+    opacity = Image.new("L", picture.size, 0)
+    box = (0, 0, picture.width - 1, picture.height - 1)
+    ImageDraw.Draw(opacity).rounded_rectangle(box, radius * min(picture.size), fill=255)
+    page = picture.convert("RGBA")
+    page.putalpha(opacity)
+    return page
+
+
 MODES: dict[str, Callable[[Image.Image], Image.Image]] = {
     "1-bit": lambda picture: picture.convert("1", dither=Image.Dither.NONE),
     "16-bit": lambda p: Image.fromarray(np.asarray(p).astype(np.uint16) * 257),
@@ -190,6 +201,10 @@ MODES: dict[str, Callable[[Image.Image], Image.Image]] = {
     "black on transparent": lambda p: on_nothing(p, BLACK),
     "white on transparent": lambda p: on_nothing(p, WHITE),
     "transparent colour": lambda p: on_nothing(p, BLACK).convert("RGBA"),
+    "10 of 16 bits": lambda p: Image.fromarray(np.asarray(p).astype(np.uint16) * 4),
+    "page with cut corners": lambda p: with_cut_corners(p, 0.1),
+    "dark page with cut corners": lambda p: with_cut_corners(invert(p), 0.1),
+    "round page": lambda p: with_cut_corners(p, 0.5),
     "red on blue": lambda p: Image.composite(
         Image.new("RGB", p.size, (29, 57, 201)), Image.new("RGB", p.size, (190, 20, 20)), p
     ),
@@ -252,17 +267,18 @@ def test_thinnest_pictures_do_not_crash() -> None:
 
 @pytest.fixture(scope="module")
 def emnist() -> tuple[Images, Chosen]:
-    """EMNIST's training digits; test digits, six of each, before and after a photograph."""
+    """Training digits of EMNIST; six others of each, before and after a photograph."""
     rng = np.random.default_rng(0)
-    test = Images.joined(load_images("emnist_digits", "test", str(REAL_DATA)))
-    chosen = []
-    for label in test.labels.unique():
-        for i in rng.choice(test.labels.eq(label).nonzero().flatten(), 6, replace=False):
-            before = test.pixels[i].numpy()
+    images = Images.joined(load_images("emnist_digits", "train", str(REAL_DATA)))
+    photographed, chosen = [], []
+    for label in images.labels.unique():
+        for i in rng.choice(images.labels.eq(label).nonzero().flatten(), 6, replace=False):
+            before = images.pixels[i].numpy()
             after = bring_to_emnist(photograph(on_paper(before, rng), seed=int(i)))
+            photographed.append(i)
             chosen.append((before, after, int(label)))
-    training = load_images("emnist_digits", "train", str(REAL_DATA))
-    return Images.joined(training), chosen
+    others = np.delete(np.arange(len(images.labels)), photographed)
+    return images[torch.from_numpy(others)], chosen
 
 
 @needs_emnist
