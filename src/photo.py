@@ -36,9 +36,7 @@ _WORKING_SIDE = 1024
 """Longer side to which pictures are brought before they are looked at, in pixels."""
 _CHARACTER_SIDE = 256
 """Longer side of a character at least when its strokes are measured, in pixels."""
-_KINDS = tuple(
-    ["PNG", "JPEG", "MPO", "WEBP", "AVIF", "GIF", "TIFF", "BMP", "PPM", "JPEG2000", "TGA"]
-)
+_KINDS = ("PNG", "JPEG", "MPO", "WEBP", "AVIF", "GIF", "TIFF", "BMP", "PPM", "JPEG2000", "TGA")
 """Kinds of files that are read, none of which starts another program, as EPS would."""
 _ONE_COLOUR = 30.0
 """Standard deviation up to which what is opaque has one colour, of 255."""
