@@ -350,7 +350,7 @@ def provenance_blocks(findings: Findings) -> list[Block]:
         ["images", ", ".join(f"{count:,} {name}" for name, count in search.images.items())],
     ]
     rows += [
-        [figures.words(name), value]
+        [figures.words(name), _setting(value)]
         for name, value in search.settings.items()
         if name not in ("dataset", "precision")
     ]
@@ -359,7 +359,7 @@ def provenance_blocks(findings: Findings) -> list[Block]:
     rows += [["training time, all trials added up", duration_text(training)]]
     if (finalists := findings.finalists) is not None:
         training = sum(sum(one.seconds) for one in finalists.finalists)
-        rows += [["the same of the finals", duration_text(training)]]
+        rows += [["training time of the finals", duration_text(training)]]
         runs += [("finals", run) for run in finalists.runs]
     wall = sum(run.seconds or 0.0 for _, run in runs)
     rows += [["time of all runs", duration_text(wall)]]
@@ -387,3 +387,14 @@ def provenance_blocks(findings: Findings) -> list[Block]:
             words=["stage", "host", "started", "ended", "how it ended"],
         ),
     ]
+
+
+def _setting(value: object) -> str:
+    """Write a setting; of several values, as a list of what a trial could have."""
+    if isinstance(value, dict):
+        return "; ".join(f"{figures.words(name)} {_setting(part)}" for name, part in value.items())
+    if isinstance(value, list):
+        return ", ".join(map(_setting, value))
+    if value is None or isinstance(value, bool):
+        return {True: "yes", False: "no", None: "none"}[value]
+    return str(value)

@@ -35,6 +35,8 @@ def validated(search: Search | None) -> int:
 
 def value_text(value: object) -> str:
     """Write a hyperparameter."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
     if isinstance(value, float):
         return f"{value:.3g}"
     return str(value)

@@ -1,0 +1,118 @@
+"""The README's table of results follows from the files that are committed beside it."""
+
+import csv
+import hashlib
+import json
+import re
+from collections.abc import Iterator
+from datetime import datetime
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from src.checkpoint import load_model
+from src.published import PUBLISHED
+from tests.conftest import REPOSITORY
+
+SHIPPED = sorted(note.parent for note in (REPOSITORY / "results").glob("*/SHIPPED.md"))
+NAMES = {
+    "mnist": "MNIST",
+    "emnist_digits": "EMNIST digits, subset",
+    "emnist_letters_digits": "EMNIST letters + digits, subset",
+}
+
+
+def read_table() -> Iterator[tuple[str, dict[str, str]]]:
+    """Give the README's table of results by data set: what is said of it, by row."""
+    readme = (REPOSITORY / "README.md").read_text()
+    section = re.search(r"^## Results\n(.*?)^## ", readme, flags=re.MULTILINE | re.DOTALL)
+    assert section is not None
+    lines = [line for line in section[1].splitlines() if line.startswith("|")]
+    head, _, *rows = [[cell.strip(" *") for cell in line.strip("|").split("|")] for line in lines]
+    for i, name in enumerate(head[1:], start=1):
+        yield name, {row[0]: row[i] for row in rows}
+
+
+def minutes(runs: list[dict[str, str]]) -> str:
+    seconds = sum(
+        (
+            datetime.fromisoformat(run["ended"]) - datetime.fromisoformat(run["started"])
+        ).total_seconds()
+        for run in runs
+    )
+    return f"{round(seconds / 60)} min"
+
+
+def compute(dataset: str) -> dict[str, str]:
+    """Return the same from the files."""
+    folder = REPOSITORY / "results" / dataset
+
+    def read(name: str) -> Any:
+        return json.loads((folder / name).read_text())
+
+    best, finals, tested = read("best.json"), read("finalists.json"), read("metrics.json")
+    winner = finals["finalists"][0]
+    values = np.array(winner["val_accuracies"])
+    interval = stats.t.interval(0.95, len(values) - 1, values.mean(), stats.sem(values))
+    with (folder / "all.csv").open(newline="") as file:
+        trials = list(csv.DictReader(file))
+    finished = [float(row["val_accuracy"]) for row in trials if row["state"] == "COMPLETE"]
+    right = sum(row[i] for i, row in enumerate(tested["confusion_matrix"]))
+    images = sum(map(sum, tested["confusion_matrix"]))
+    low, high = stats.binomtest(right, images).proportion_ci(0.95, "wilson")
+    counts = best["data"]["images"]
+    fits = [fit for finalist in finals["finalists"] for fit in finalist["epochs"]]
+    published = PUBLISHED.get(dataset)
+    return {
+        "images that train, validate, test": (
+            f"{counts['train']:,}, {counts['validation']:,}, {images:,}"
+        ),
+        "winner, mean ± standard deviation over seeds": (
+            f"{values.mean():.5f} ± {values.std(ddof=1):.5f} ({len(values)})"
+        ),
+        "95 % interval of that mean": f"{interval[0]:.5f} to {interval[1]:.5f}",
+        "published, best of all trials": str(published.best) if published else "–",
+        "best of our trials": f"{max(finished):.5f}",
+        "its model, validation": f"{best['val_accuracy']:.5f}",
+        "its model, test (95 % interval)": f"{right / images:.4f} ({low:.4f} to {high:.4f})",
+        "trials + fits of the finals": f"{len(trials)} + {len(fits)}",
+        "epochs": f"{sum(int(row['epochs']) for row in trials)} + {sum(fits)}",
+        "wall time": f"{minutes(best['search']['runs'])} + {minutes(finals['runs'])}",
+        "size of best-model.ckpt": f"{(folder / 'best-model.ckpt').stat().st_size / 1e6:.1f} MB",
+    }
+
+
+def test_table_has_every_set_that_is_shipped() -> None:
+    assert [name for name, _ in read_table()] == [
+        name for dataset, name in NAMES.items() if REPOSITORY / "results" / dataset in SHIPPED
+    ]
+
+
+@pytest.mark.parametrize("dataset", [folder.name for folder in SHIPPED])
+def test_readme_says_what_the_files_say(dataset: str) -> None:
+    assert dict(read_table())[NAMES[dataset]] == compute(dataset)
+
+
+@pytest.mark.parametrize("dataset", [folder.name for folder in SHIPPED])
+def test_shipped_model_is_the_one_that_was_tested_once(dataset: str) -> None:
+    folder = REPOSITORY / "results" / dataset
+    checkpoint = folder / "best-model.ckpt"
+    sha256 = hashlib.sha256(checkpoint.read_bytes()).hexdigest()
+    log = [json.loads(line) for line in (folder / "test-log.jsonl").read_text().splitlines()]
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert [look["checkpoint_sha256"] for look in log] == [sha256]
+    assert metrics["checkpoint_sha256"] == sha256
+    assert metrics["test_accuracy"] == log[0]["test_accuracy"]
+    winner = json.loads((folder / "finalists.json").read_text())["finalists"][0]
+    assert load_model(checkpoint).val_accuracy == max(winner["val_accuracies"])
+
+
+def test_results_tell_nothing_of_the_machine_that_made_them() -> None:
+    for folder in SHIPPED:
+        for path in folder.rglob("*"):
+            if path.suffix in (".csv", ".html", ".json", ".jsonl", ".journal", ".md"):
+                assert not re.search(r"[\"' =](/home|/opt|/root|/tmp|/work)/", path.read_text()), (
+                    path
+                )
