@@ -458,6 +458,8 @@ def test_killed_between_two_writes_it_leaves_the_old_report(
     program = (
         "import os, signal, sys\n"
         "from src import report\n"
+        "from src.figures import style\n"
+        "style._PAGE_DPI = 40\n"
         "calls = 0\n"
         "def fsync(_):\n"
         "    global calls\n"
