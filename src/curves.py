@@ -8,7 +8,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from matplotlib.figure import Figure
 from torch.utils.tensorboard import SummaryWriter
 
-from src.config import Hyperparameters
+from src.config import RECIPE, Hyperparameters
 from src.results import SELECTED_ON, Epoch
 
 
@@ -46,9 +46,15 @@ def log_result(
     """Write a configuration and its result to TensorBoard's HPARAMS.
 
     Trials that a rung stopped cannot be compared with those that trained on: with the epochs, those
-    of one rung can be filtered out.
+    of one rung can be filtered out. The parts of the plain recipe are left out: TensorBoard shows
+    the first five columns.
     """
-    logger.log_hyperparams(asdict(hyperparameters), {SELECTED_ON: val_accuracy, "epochs": epochs})
+    shown = {
+        name: value
+        for name, value in asdict(hyperparameters).items()
+        if name not in RECIPE or value != getattr(Hyperparameters, name)
+    }
+    logger.log_hyperparams(shown, {SELECTED_ON: val_accuracy, "epochs": epochs})
 
 
 def write_curves(
