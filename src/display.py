@@ -68,13 +68,16 @@ class SearchDisplay:
 
     Args:
         console: where to show it; bars appear on a terminal only.
-        total: trials of the whole search.
+        name: of the stage.
+        total: trials of the whole stage.
         done: trials that earlier runs have ended.
     """
 
-    def __init__(self, console: Console, total: int, done: Sequence[TrialRecord]) -> None:
+    def __init__(
+        self, console: Console, name: str, total: int, done: Sequence[TrialRecord]
+    ) -> None:
         self._progress = live_progress(console)
-        self._bar = self._progress.add_task("search", total=total, status="")
+        self._bar = self._progress.add_task(name, total=total, status="")
         self._best = 0.0
         self._training: dict[StartedTrial, TaskID] = {}
         for record in done:

@@ -98,6 +98,7 @@ class Stage(Generic[_Study]):
     """Studies to be filled, one after another.
 
     Args:
+        name: of the stage.
         studies: what to fill.
         store: where they are.
         data: images to train and validate on.
@@ -108,6 +109,7 @@ class Stage(Generic[_Study]):
 
     def __init__(
         self,
+        name: str,
         studies: Sequence[_Study],
         store: Store,
         data: TrainingData,
@@ -115,6 +117,7 @@ class Stage(Generic[_Study]):
         launcher: Launcher,
         console: Console,
     ) -> None:
+        self._name = name
         self._studies = studies
         self._store = store
         self._data = data
@@ -146,7 +149,7 @@ class Stage(Generic[_Study]):
         slots = sum(len(study.slots) for study in self._studies)
         with contextlib.ExitStack() as stack:
             workers = stack.enter_context(self._launcher.launch(self.number))
-            display = stack.enter_context(SearchDisplay(self._console, slots, done))
+            display = stack.enter_context(SearchDisplay(self._console, self._name, slots, done))
             run = stack.enter_context(self._run(workers, interruption, display))
             try:
                 for study in stack.enter_context(contextlib.closing(run.run())):
@@ -247,7 +250,7 @@ def run_finals(
             log_dir=config.log_dir,
             tensorboard=config.tensorboard,
         )
-    stage = Stage([finals], store, data, folder, launcher, console)
+    stage = Stage("finals", [finals], store, data, folder, launcher, console)
     say(
         console,
         f"Finals: the {len(finalists)} best configurations with {config.seeds} seeds each; "

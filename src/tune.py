@@ -98,7 +98,7 @@ def _search(
     def publish(search: Search) -> None:
         publish_study(folder, store, search.batch_size, search.study, plan)
 
-    stage = Stage(searches, store, data, folder, launcher, console)
+    stage = Stage("search", searches, store, data, folder, launcher, console)
     print_data(console, data, compute, stage.number)
     for search in searches:
         if search.is_over:
