@@ -120,7 +120,7 @@ def test_machines_share_the_finals(
     assert (one / "best-model.ckpt").read_bytes() == (other / "best-model.ckpt").read_bytes()
     decisions = [json.loads((at / "finalists.json").read_text()) for at in (one, other)]
     for decision in decisions:
-        assert len(decision.pop("runs")) == 2  # whose ends the first to finish does not know
+        assert decision.pop("runs")  # the first to be done does not know when the other ended
     assert decisions[0] == decisions[1]
 
     folders = (f"--results_dir={workplace.results}", f"--log_dir={workplace.logs}")
