@@ -16,8 +16,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import jsonargparse
-import numpy as np
-from numpy.typing import NDArray
 from rich.table import Table
 
 from src import cli
@@ -29,19 +27,16 @@ from src.device import choose_compute
 from src.display import open_console, say
 from src.errors import UserError
 from src.figures import (
-    Mistake,
     confusion_figure,
     draw_confusion,
     draw_mistakes,
     mistakes_figure,
 )
 from src.inference import read_probabilities
-from src.metrics import ConfusionMatrix, count_confusion, surest_mistakes, wilson_interval
+from src.metrics import ConfusionMatrix, count_confusion, wilson_interval
+from src.mistakes import worst_mistakes
 from src.provenance import provenance
 from src.results import ResultsFolder, TestRecord, make_writable, record_test, write_json
-
-_MISTAKES = 24
-"""Misread images that are shown, at most."""
 
 
 def make_parser() -> jsonargparse.ArgumentParser:
@@ -98,7 +93,7 @@ def _evaluate(options: jsonargparse.Namespace) -> int:
             test_accuracy=matrix.accuracy,
         ),
     )
-    mistakes = _mistakes(model, images, probabilities)
+    mistakes = worst_mistakes(images, probabilities, model.class_names)
     metrics = {
         "dataset": dataset,
         "test_accuracy": matrix.accuracy,
@@ -191,22 +186,6 @@ def _results_dir(checkpoint: Path, dataset: str) -> Path:
     """Return the folder of results that a checkpoint is in, or the usual one."""
     holders = [folder.parent for folder in checkpoint.parents if folder.name == dataset]
     return holders[0] if holders else Path("results")
-
-
-def _mistakes(
-    model: SavedModel, images: Images, probabilities: NDArray[np.float32]
-) -> dict[int, Mistake]:
-    """Return the worst mistakes by the place of the image in the test split, the surest first."""
-    labels = images.labels.numpy()
-    return {
-        image: Mistake(
-            pixels=images.pixels[image].numpy(),
-            true=model.class_names[labels[image]],
-            predicted=model.class_names[probabilities[image].argmax()],
-            probability=round(float(probabilities[image].max()), 6),
-        )
-        for image in surest_mistakes(probabilities, labels, _MISTAKES)
-    }
 
 
 def _caution(trained_on: str, tested_on: str) -> str | None:

@@ -80,7 +80,7 @@ def _run(options: jsonargparse.Namespace) -> int:
         best = publish_search(folder, store, studies)
         if best is not None and stage.is_over:
             if config.tensorboard != "none" and stage.left:
-                write_winner(config.log_dir, best)
+                write_winner(config.log_dir, best, data)
             print_best(console, best, folder, list(studies), config.log_dir)
         return stage.tell()
 

@@ -13,11 +13,14 @@ from src.checkpoint import SavedModel, load_model
 from src.config import Hyperparameters
 from src.curves import write_pictures
 from src.data import TrainingData
+from src.device import choose_compute
 from src.errors import UserError
-from src.figures import confusion_figure, draw_best, draw_rungs
+from src.figures import confusion_figure, draw_best, draw_rungs, mistakes_figure
 from src.fit import Fitted
 from src.hyperband import Plan
+from src.inference import read_probabilities
 from src.metrics import ConfusionMatrix
+from src.mistakes import worst_mistakes
 from src.results import (
     SELECTED_ON,
     ResultsFolder,
@@ -244,10 +247,14 @@ def draw_model(path: Path, model: SavedModel) -> None:
     )
 
 
-def write_winner(log_dir: str, model: SavedModel) -> None:
+def write_winner(log_dir: str, model: SavedModel, data: TrainingData) -> None:
     """Show TensorBoard how the best model reads the validation images."""
     matrix = ConfusionMatrix(model.validation_confusion, model.class_names)
     pictures = {"confusion": confusion_figure(matrix)}
+    compute = choose_compute("auto", "32")
+    read = read_probabilities(model.task().model, data.validation.pixels, compute).numpy()
+    if mistakes := worst_mistakes(data.validation, read, model.class_names):
+        pictures["mistakes"] = mistakes_figure(list(mistakes.values()))
     write_pictures(log_dir, model.data_spec.dataset, "validation", pictures)
 
 

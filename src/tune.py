@@ -123,7 +123,7 @@ def _search(
         say(console, "The budget is spent already; `--iterations` can add to it.")
     if best is not None:
         if config.tensorboard != "none" and stage.left + last.left:
-            write_winner(config.log_dir, best)
+            write_winner(config.log_dir, best, data)
         print_best(console, best, folder, config.batch_sizes, config.log_dir)
     return last.tell()
 

@@ -15,7 +15,7 @@ LEVELS = [
     ["curves", "findings", "provenance", "shipped", "step", "stores", "studies"],
     ["analysis", "inference"],
     ["figures", "importance", "task"],
-    ["checkpoint", "page", "recorder", "resume"],
+    ["checkpoint", "mistakes", "page", "recorder", "resume"],
     ["fit"],
     ["worker"],
     ["workers", "cluster"],

@@ -160,6 +160,8 @@ def test_tensorboard_shows_how_the_winner_reads(finished_search: Workplace) -> N
     events = EventAccumulator(str(finished_search.logs / "mnist_5k/winner")).Reload()
     (picture,) = events.Images("validation/confusion")
     assert picture.width > 400
+    (picture,) = events.Images("validation/mistakes")
+    assert picture.width > 100  # as wide as there are mistakes
 
 
 def test_tensorboard_has_curves_against_epochs_and_hyperparameters(
