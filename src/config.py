@@ -156,8 +156,9 @@ class WorkersConfig:
     """Stop after this long, such as 90s, 10m or 2h; the same command goes on later."""
     tensorboard: CurvesLevel = "auto"
     """Whose curves TensorBoard gets: those of all trials, while they train; of each that is the
-    best so far, when it ends, and of the others the result; or nothing of any. A few hundred are
-    as many as TensorBoard shows well: auto is all for up to 300 trials, and best for more."""
+    best so far, when it ends, and of the others the result, if there are up to 1,000; or nothing.
+    A few hundred are as many as TensorBoard shows well: auto is all for up to 300 trials, and best
+    for more."""
 
     def __post_init__(self) -> None:
         if self.workers != "auto":
@@ -342,7 +343,7 @@ class ExportConfig:
     """Folder with the data sets: where the model's own is there, its images check the file."""
 
     def __post_init__(self) -> None:
-        _a_path("model", self.model or "")
+        _a_path("model", self.model)
         _a_path("output", self.output or "")
         _a_path("data_dir", self.data_dir)
 

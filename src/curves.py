@@ -8,7 +8,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from matplotlib.figure import Figure
 from torch.utils.tensorboard import SummaryWriter
 
-from src.config import RECIPE, Hyperparameters
+from src.config import Hyperparameters
 from src.results import SELECTED_ON, Epoch
 
 
@@ -19,6 +19,8 @@ class Curves:
     log_dir: str
     study: str
     fit: str
+    same: frozenset[str] = frozenset()
+    """Hyperparameters that all fits have in common: TensorBoard shows the first few columns."""
 
     def open(self) -> TensorBoardLogger:
         """Return a logger that writes there, and makes the folder when it first does."""
@@ -41,19 +43,18 @@ def log_epoch(logger: TensorBoardLogger, epoch: Epoch) -> None:
 
 
 def log_result(
-    logger: TensorBoardLogger, hyperparameters: Hyperparameters, val_accuracy: float, epochs: int
+    logger: TensorBoardLogger,
+    hyperparameters: Hyperparameters,
+    val_accuracy: float,
+    epochs: int,
+    same: frozenset[str],
 ) -> None:
     """Write a configuration and its result to TensorBoard's HPARAMS.
 
     Trials that a rung stopped cannot be compared with those that trained on: with the epochs, those
-    of one rung can be filtered out. The parts of the plain recipe are left out: TensorBoard shows
-    the first five columns.
+    of one rung can be filtered out. What is the `same` in all is left out.
     """
-    shown = {
-        name: value
-        for name, value in asdict(hyperparameters).items()
-        if name not in RECIPE or value != getattr(Hyperparameters, name)
-    }
+    shown = {k: v for k, v in asdict(hyperparameters).items() if k not in same}
     logger.log_hyperparams(shown, {SELECTED_ON: val_accuracy, "epochs": epochs})
 
 
@@ -67,7 +68,7 @@ def write_curves(
     logger = curves.open()
     for epoch in history:
         log_epoch(logger, epoch)
-    log_result(logger, hyperparameters, val_accuracy, len(history))
+    log_result(logger, hyperparameters, val_accuracy, len(history), curves.same)
     logger.finalize("success")
 
 
@@ -76,7 +77,7 @@ def write_result(
 ) -> None:
     """Write a fit's row of HPARAMS alone."""
     logger = curves.open()
-    log_result(logger, hyperparameters, val_accuracy, epochs)
+    log_result(logger, hyperparameters, val_accuracy, epochs, curves.same)
     logger.finalize("success")
 
 

@@ -184,8 +184,10 @@ def _load(path: Path) -> tuple[SavedModel, str]:
 
 def _results_dir(checkpoint: Path, dataset: str) -> Path:
     """Return the folder of results that a checkpoint is in, or the usual one."""
-    holders = [folder.parent for folder in checkpoint.parents if folder.name == dataset]
-    return holders[0] if holders else Path("results")
+    for folder in (*checkpoint.parents, *checkpoint.absolute().parents):
+        if folder.name == dataset:
+            return folder.parent
+    return Path("results")
 
 
 def _caution(trained_on: str, tested_on: str) -> str | None:

@@ -48,7 +48,7 @@ def _run(options: jsonargparse.Namespace) -> int:
             f"there is no search in {folder.path}; `python -m src.tune --dataset {config.dataset}` "
             "makes one"
         )
-    if shipped.are_shipped(folder):
+    if shipped.are_shipped(folder) and config.storage is None:
         raise UserError(
             f"{folder.path} holds results that came with the project, without the checkpoints to "
             f"go on from; `python -m src.tune --dataset {config.dataset}` begins a search"
@@ -80,7 +80,7 @@ def _run(options: jsonargparse.Namespace) -> int:
         best = publish_search(folder, store, studies)
         if best is not None and stage.is_over:
             if config.tensorboard != "none" and stage.left:
-                write_winner(config.log_dir, best, data)
+                write_winner(config.log_dir, best, data, config.device)
             print_best(console, best, folder, list(studies), config.log_dir)
         return stage.tell()
 

@@ -19,7 +19,7 @@ from src.metrics import spread
 from src.pruning import BRACKET_ATTRIBUTE
 from src.results import ResultsFolder, TrialRecord
 from src.seeding import FINALIST, derive_seed
-from src.slots import Slot, Slots, curves_level
+from src.slots import Slot, Slots, what_to_show
 from src.stores import Store
 from src.studies import (
     DECISION,
@@ -28,6 +28,7 @@ from src.studies import (
     finalist_model,
     open_finals,
     runs,
+    study_recipe,
     study_settings,
     trial_record,
 )
@@ -107,7 +108,8 @@ class Finals(Slots):
             folder=folder,
             compute=compute,
             log_dir=log_dir,
-            curves=curves_level(tensorboard, len(self._places)),
+            shown=what_to_show(tensorboard, len(self._places)),
+            recipe=study_recipe(next(iter(studies.values()))),
         )
         self._settings = settings
         self._studies = studies
@@ -158,8 +160,7 @@ class Finals(Slots):
     def decide(self) -> dict[str, Any]:
         """Compare the finalists, of earlier finals too; record what comes out, and return it.
 
-        One that has fewer seeds than asked for, as it diverged with others, comes after those that
-        have them all.
+        One that diverged with a seed comes after those that did not.
 
         Raises:
             UserError: no finalist has learnt with two seeds.
@@ -175,8 +176,10 @@ class Finals(Slots):
             name, seed = slot.rpartition("-")[0], self.turn(slot)
             record = trial_record(trial, self._finalist(name).hyperparameters)
             fits.setdefault(name, {})[seed] = record
+        failed = self.study.get_trials(deepcopy=False, states=(TrialState.PRUNED,))
+        diverged = {trial.user_attrs[SLOT].rpartition("-")[0] for trial in failed}
         rows = [
-            _row(self._finalist(name), dict(sorted(found.items())))
+            (name in diverged, _row(self._finalist(name), dict(sorted(found.items()))))
             for name, found in fits.items()
             if len(found) > 1
         ]
@@ -185,13 +188,19 @@ class Finals(Slots):
                 "no finalist has learnt with two seeds, as the others diverged; more `--finalists` "
                 "or `--seeds` may find one that does"
             )
-        rows.sort(key=lambda row: (len(row["seeds"]) < self._seeds, -row["mean"]))
-        winner = dict(zip(rows[0]["seeds"], rows[0]["val_accuracies"], strict=True))
+        rows.sort(
+            key=lambda row: (
+                *(row[0], -row[1]["mean"], -row[1]["search_val_accuracy"]),
+                *(row[1]["batch_size"], row[1]["trial"]),
+            )
+        )
+        first = rows[0][1]
+        winner = dict(zip(first["seeds"], first["val_accuracies"], strict=True))
         return {
             "dataset": self._settings["dataset"],
             "max_epochs": self._max_epochs,
             "patience": self._patience,
-            "finalists": [{"rank": rank, **row} for rank, row in enumerate(rows, start=1)],
+            "finalists": [{"rank": rank, **row} for rank, (_, row) in enumerate(rows, start=1)],
             "winner": {"rank": 1, "seed": max(winner, key=winner.__getitem__)},
             "runs": runs([self.study]),
         }

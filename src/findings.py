@@ -445,5 +445,5 @@ def _read_openings(path: Path) -> Iterator[Opening]:
     if not path.exists():
         return
     with _reading(path):
-        for line in path.read_bytes().splitlines():
+        for line in filter(None, path.read_bytes().splitlines()):
             yield _pick(Opening, _object(line))

@@ -89,7 +89,7 @@ def fit(
         )
         watching.append(early_stopping)
     if curves is not None:
-        watching.append(_HyperparameterLog(hyperparameters, recorder))
+        watching.append(_HyperparameterLog(hyperparameters, curves.same, recorder))
 
     started = time.perf_counter()
     kept = None
@@ -179,11 +179,14 @@ class _DropoutSeed(Callback):
 class _HyperparameterLog(Callback):
     """Writes the configuration and its result to TensorBoard's HPARAMS when a fit ends."""
 
-    def __init__(self, hyperparameters: Hyperparameters, recorder: Recorder) -> None:
+    def __init__(
+        self, hyperparameters: Hyperparameters, same: frozenset[str], recorder: Recorder
+    ) -> None:
         self._hyperparameters = hyperparameters
+        self._same = same
         self._recorder = recorder
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if self._recorder.best is not None and isinstance(trainer.logger, TensorBoardLogger):
             val_accuracy, epochs = self._recorder.best.val_accuracy, len(self._recorder.history)
-            log_result(trainer.logger, self._hyperparameters, val_accuracy, epochs)
+            log_result(trainer.logger, self._hyperparameters, val_accuracy, epochs, self._same)

@@ -38,8 +38,9 @@ _CHARACTER_SIDE = 256
 """Longer side of a character at least when its strokes are measured, in pixels."""
 _KINDS = ("PNG", "JPEG", "MPO", "WEBP", "AVIF", "GIF", "TIFF", "BMP", "PPM", "JPEG2000", "TGA")
 """Kinds of files that are read, none of which starts another program, as EPS would."""
-_ONE_COLOUR = 30.0
-"""Standard deviation up to which what is opaque has one colour, of 255."""
+_ONE_COLOUR, _MANY_COLOURS = 5.0, 30.0
+"""Standard deviations of what is opaque, of 255: up to the first it is of one colour; beyond the
+second it has strokes and paper, and between them, where it is most of the picture."""
 _WINDOW = 0.25
 """What is narrower than this is no background; in longer sides of the picture."""
 _SPARSE = 8
@@ -146,14 +147,15 @@ def _behind(pixels: NDArray[np.uint8]) -> tuple[int, int, int]:
         pixels: (height, width, 4).
 
     Returns:
-        Behind a page, with corners cut off perhaps, its own paper; behind strokes alone, which
-        are of one colour, what they stand out from.
+        Behind strokes alone, which are of one colour, what they stand out from; behind a page,
+        with corners cut off perhaps, its own paper.
     """
     opaque = pixels[pixels[..., 3] > 127][:, :3]
     if not len(opaque):
         return (WHITE, WHITE, WHITE)
     light = opaque.mean(axis=1)
-    if 2 * len(opaque) > pixels[..., 0].size or light.std() > _ONE_COLOUR:
+    paper = 2 * len(opaque) > pixels[..., 0].size and light.std() > _ONE_COLOUR
+    if paper or light.std() > _MANY_COLOURS:
         red, green, blue = np.median(opaque, axis=0).astype(int).tolist()
         return (red, green, blue)
     return (BLACK, BLACK, BLACK) if light.mean() > 127 else (WHITE, WHITE, WHITE)

@@ -10,7 +10,7 @@ from typing import Any
 import optuna
 
 from src.checkpoint import SavedModel, load_model
-from src.config import Hyperparameters
+from src.config import Device, Hyperparameters
 from src.curves import write_pictures
 from src.data import TrainingData
 from src.device import choose_compute
@@ -73,6 +73,7 @@ def publish_search(
         The best model: that of the finals' winner, or while there were none that of the best
         trial; None while no trial has finished.
     """
+    decision = load_decision(store.storage, folder.path.name)  # models are kept before they count
     trials = [trial for study in studies.values() for trial in ended_trials(study)]
     records = [record for record, _ in trials]
     write_epochs(folder.curves_csv, trials)
@@ -84,7 +85,6 @@ def publish_search(
     source = folder.study_model(batch_size)
     search_provenance = best.provenance
     described: dict[str, object] = {}
-    decision = load_decision(store.storage, folder.path.name)
     if decision is not None:
         winner = decision["finalists"][0]
         source, best = _load_finalist(folder, winner)
@@ -167,8 +167,8 @@ def check_models(folder: ResultsFolder, store: Store, studies: Mapping[int, optu
     Raises:
         UserError: one is missing or damaged.
     """
-    load_best_models(folder, store, studies)
     decision = load_decision(store.storage, folder.path.name)
+    load_best_models(folder, store, studies)
     if decision is not None:
         _load_finalist(folder, decision["finalists"][0])
 
@@ -247,11 +247,11 @@ def draw_model(path: Path, model: SavedModel) -> None:
     )
 
 
-def write_winner(log_dir: str, model: SavedModel, data: TrainingData) -> None:
+def write_winner(log_dir: str, model: SavedModel, data: TrainingData, device: Device) -> None:
     """Show TensorBoard how the best model reads the validation images."""
     matrix = ConfusionMatrix(model.validation_confusion, model.class_names)
     pictures = {"confusion": confusion_figure(matrix)}
-    compute = choose_compute("auto", "32")
+    compute = choose_compute(device, "32")
     read = read_probabilities(model.task().model, data.validation.pixels, compute).numpy()
     if mistakes := worst_mistakes(data.validation, read, model.class_names):
         pictures["mistakes"] = mistakes_figure(list(mistakes.values()))

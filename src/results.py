@@ -1,6 +1,7 @@
 """What a search leaves in its results folder: typed records, written atomically."""
 
 import contextlib
+import errno
 import itertools
 import json
 import os
@@ -263,28 +264,32 @@ def record_test(folder: ResultsFolder, record: TestRecord) -> Opened:
     Raises:
         UserError: the log is damaged.
     """
-    with folder.test_log.open("a+", encoding="utf-8") as file:
+    with folder.test_log.open("a+b", buffering=0) as file:
 
-        def read() -> str:
+        def read() -> bytes:
             file.seek(0)
             return file.read()
 
+        before = read()
+        _tested_models(folder, before)
+        whole = not before or before.endswith(b"\n")
+        line = b"\n" * (not whole) + json.dumps(asdict(record)).encode() + b"\n"
         try:
-            before = read()
-            for line in before.splitlines():
-                _tested(line)
-        except (ValueError, LookupError, TypeError) as error:
-            raise UserError(
-                f"{folder.test_log} is damaged: a line is no record of a test; mend or move it"
-            ) from error
-        whole = not before or before.endswith("\n")
-        file.write("\n" * (not whole) + json.dumps(asdict(record)) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-        hashes = [_tested(line) for line in read().splitlines()]  # others' meanwhile, too
+            if file.write(line) != len(line):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder.test_log))
+            os.fsync(file.fileno())
+        except OSError:
+            file.truncate(len(before))  # half a line would be in the way of the next
+            raise
+        hashes = _tested_models(folder, read())  # others' lines of meanwhile, too
     return Opened(len(hashes), len(set(hashes)))
 
 
-def _tested(line: str) -> str:
-    """Return the hash of the model that a line of the test log is about."""
-    return str(json.loads(line)["checkpoint_sha256"])
+def _tested_models(folder: ResultsFolder, log: bytes) -> list[str]:
+    """Return the hashes of the models that a test log's lines are about."""
+    try:
+        return [str(json.loads(line)["checkpoint_sha256"]) for line in log.splitlines() if line]
+    except (ValueError, LookupError, TypeError) as error:
+        raise UserError(
+            f"{folder.test_log} is damaged: a line is no record of a test; mend or move it"
+        ) from error

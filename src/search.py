@@ -14,7 +14,7 @@ from src.hyperband import Bracket, Plan
 from src.pruning import BRACKET_ATTRIBUTE
 from src.results import ResultsFolder
 from src.seeding import SAMPLER, TRIAL, derive_seed
-from src.slots import Slot, Slots, curves_level
+from src.slots import Slot, Slots, what_to_show
 from src.stores import Store
 from src.studies import SLOT, open_study
 
@@ -52,7 +52,8 @@ class Search(Slots):
             folder=folder,
             compute=compute,
             log_dir=config.log_dir,
-            curves=curves_level(config.tensorboard, len(config.batch_sizes) * plan.trials),
+            shown=what_to_show(config.tensorboard, len(config.batch_sizes) * plan.trials),
+            recipe=config.recipe_choices,
         )
         self.batch_size = batch_size
         self._config = config

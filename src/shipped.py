@@ -1,12 +1,12 @@
 """Results that come with the project, and how a search gets their place."""
 
-import filelock
+import re
 
-from src.errors import UserError
 from src.results import ResultsFolder
 
 NOTE = "SHIPPED.md"
-"""The file that tells results that came with the project from those of a search made here."""
+"""The file that tells results that came with the project from those of a search made here. Its
+list names the others that came with it, one a line: "- `name`"."""
 ASIDE = "shipped"
 """The folder that they are moved to."""
 
@@ -16,29 +16,21 @@ def are_shipped(folder: ResultsFolder) -> bool:
     return (folder.path / NOTE).exists()
 
 
-def set_aside(folder: ResultsFolder) -> bool:
-    """Move results that came with the project into a folder of their own, to make room.
+def set_aside(folder: ResultsFolder) -> None:
+    """Move results that came with the project, and nothing else, into a folder of their own.
 
-    Cut short, it goes on the next time: the note goes last.
-
-    Returns:
-        Whether there were any.
-
-    Raises:
-        UserError: another search is in the folder.
+    Nobody else may be writing to the folder. Cut short, it goes on the next time: the note goes
+    last. The test log stays: whoever has looked at the test images has done so.
     """
-    if not are_shipped(folder):
-        return False
-    try:
-        with filelock.FileLock(folder.lock, timeout=0):
-            aside = folder.path / ASIDE
-            aside.mkdir(exist_ok=True)
-            # The test log stays: whoever has looked at the test images has done so.
-            ours = (aside, folder.lock, folder.test_log, folder.path / NOTE)
-            for path in folder.path.iterdir():
-                if path not in ours:
-                    path.rename(aside / path.name)
-            (folder.path / NOTE).rename(aside / NOTE)
-    except filelock.Timeout as error:
-        raise UserError(f"another search is beginning in {folder.path}; try again") from error
-    return True
+    note = folder.path / NOTE
+    if not note.exists():
+        return
+    listed = re.findall(r"^- `([\w./-]+)`$", note.read_text(errors="replace"), re.MULTILINE)
+    for name in (*listed, NOTE):
+        source, target = folder.path / name, folder.path / ASIDE / name
+        if ".." in source.parts or source == folder.test_log or not source.is_file():
+            continue
+        target.parent.mkdir(parents=True, exist_ok=True)
+        source.replace(target)
+        if source.parent != folder.path and not any(source.parent.iterdir()):
+            source.parent.rmdir()

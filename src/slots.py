@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import optuna
 from optuna.exceptions import UpdateFinishedTrialError
@@ -23,6 +23,7 @@ from src.device import Compute
 from src.fit import Fitted
 from src.hyperband import Bracket
 from src.results import ResultsFolder, TrialRecord
+from src.space import Choices
 from src.stores import Store
 from src.studies import OUTCOME, SLOT, log_name, trial_record
 from src.worker import Ended, Job
@@ -31,8 +32,11 @@ TRIES = 3
 """So often a trial may fail in a run before its slot is left empty; and so many failures in a row
 with the same cause stop the run."""
 
-_TENSORBOARD_SHOWS_WELL = 300
-"""Trials whose curves TensorBoard shows without growing sluggish."""
+_CURVES_AT_MOST, _RESULTS_AT_MOST = 300, 1000
+"""Trials whose curves, and whose rows of HPARAMS, TensorBoard shows without growing sluggish."""
+Shown = Literal["all", "results", "best", "none"]
+"""What TensorBoard gets: the curves of all trials; those of the best and the results of the others;
+those of the best alone; or nothing."""
 
 Slot = int | str
 """Names a slot within its study."""
@@ -55,11 +59,11 @@ MakeCheckpoint = Callable[[StartedTrial, Fitted], bytes]
 """Makes a checkpoint of a trial that is better than all that compete with it."""
 
 
-def curves_level(asked: CurvesLevel, trials: int) -> CurvesLevel:
-    """Return whose curves TensorBoard gets where so many trials are planned."""
-    if asked != "auto":
-        return asked
-    return "all" if trials <= _TENSORBOARD_SHOWS_WELL else "best"
+def what_to_show(asked: CurvesLevel, trials: int) -> Shown:
+    """Return what TensorBoard gets where so many trials are planned."""
+    if asked == "auto":
+        asked = "all" if trials <= _CURVES_AT_MOST else "best"
+    return "results" if asked == "best" and trials <= _RESULTS_AT_MOST else asked
 
 
 class Slots(abc.ABC):
@@ -75,7 +79,8 @@ class Slots(abc.ABC):
         folder: where unfinished trials keep their states.
         compute: device and precision.
         log_dir: folder for TensorBoard.
-        curves: whose curves TensorBoard gets.
+        shown: what TensorBoard gets.
+        recipe: what trials choose their recipe from.
     """
 
     def __init__(
@@ -90,7 +95,8 @@ class Slots(abc.ABC):
         folder: ResultsFolder,
         compute: Compute,
         log_dir: str,
-        curves: CurvesLevel,
+        shown: Shown,
+        recipe: Choices,
     ) -> None:
         self.study = study
         self.slots = slots
@@ -102,7 +108,8 @@ class Slots(abc.ABC):
         self._compute = compute
         self._log_dir = log_dir
         self._log_name = log_name(study)
-        self._curves_level = curves
+        self._shown = shown
+        self._same = frozenset(name for name, choices in recipe.items() if len(choices) == 1)
         self._storage = study._storage
         self._trials: dict[int, optuna.Trial] = {}
         self._reported: dict[int, int] = {}
@@ -212,7 +219,7 @@ class Slots(abc.ABC):
             max_epochs=self._max_epochs,
             patience=self._patience,
             seed=self.seed(trial.slot),
-            curves=self._curves(trial) if self._curves_level == "all" else None,
+            curves=self._curves(trial) if self._shown == "all" else None,
             state=self._state(trial),
         )
 
@@ -260,11 +267,11 @@ class Slots(abc.ABC):
                     name = self.model_name(trial.slot)
                     self._store.keep_model(name, make_checkpoint(trial, fitted))
             record = self._tell(trial, state, outcome, value)
-        if self._curves_level == "best" and fitted.best is not None:
+        if self._shown in ("results", "best") and fitted.best is not None:
             curves, accuracy = self._curves(trial), fitted.best.val_accuracy
             if best:
                 write_curves(curves, trial.hyperparameters, fitted.history, accuracy)
-            else:
+            elif self._shown == "results":
                 write_result(curves, trial.hyperparameters, accuracy, len(fitted.history))
         self._state(trial).unlink(missing_ok=True)
         return record
@@ -334,7 +341,7 @@ class Slots(abc.ABC):
         return self._folder.trial_state(self._name, trial.slot)
 
     def _curves(self, trial: StartedTrial) -> Curves:
-        return Curves(self._log_dir, self._log_name, f"trial_{trial.number:04d}")
+        return Curves(self._log_dir, self._log_name, f"trial_{trial.number:04d}", self._same)
 
     def _judge(self, ended: Ended) -> tuple[TrialState, str]:
         """Return how the trial ended, and why if it did not train all its epochs."""

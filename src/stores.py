@@ -26,6 +26,7 @@ from optuna.trial import TrialState
 
 from src.errors import UserError
 from src.results import ResultsFolder, replacing
+from src.shipped import set_aside
 
 _CHECK = "check"
 """Key of a line's checksum in the journal."""
@@ -108,6 +109,7 @@ class Journal(Store):
                 "folder with `--results_dir`, or share one on a server with `--storage`"
             ) from error
         try:
+            set_aside(self._folder)
             if self._folder.database.exists():
                 raise UserError(
                     f"{self._folder.path} holds a search whose studies are on a server; go on with "
@@ -310,6 +312,7 @@ class Database(Store):
         another = "go on with it as it was begun, or choose another folder with `--results_dir`"
         try:
             with filelock.FileLock(self._folder.lock, timeout=_ANSWER):
+                set_aside(self._folder)
                 if self._folder.journal.exists():
                     raise UserError(
                         f"{self._folder.path} holds a search with an embedded study; {another}"

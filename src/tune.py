@@ -15,7 +15,7 @@ from pathlib import Path
 import jsonargparse
 from rich.console import Console
 
-from src import cli, shipped
+from src import cli
 from src.config import TuneConfig, parse_duration
 from src.data import TrainingData, load_training_data
 from src.display import open_console, print_best, print_data, print_plan, print_ranking, say
@@ -31,6 +31,7 @@ from src.publish import (
 )
 from src.results import ResultsFolder, make_writable
 from src.search import Search
+from src.shipped import ASIDE, are_shipped
 from src.stage import Launcher, Stage, launching, open_store, run_finals
 from src.stores import Store
 from src.studies import check_settings, ended_trials, load_studies
@@ -62,14 +63,12 @@ def _tune(options: jsonargparse.Namespace) -> int:
     make_writable(Path(config.log_dir), "--log_dir")
     with contextlib.ExitStack() as stack:
         data = load_training_data(config.data_spec, config.data_dir)
-        if shipped.set_aside(folder):
-            say(
-                console,
-                f"The results that came with the project are in {folder.path / shipped.ASIDE} now.",
-            )
-        store = stack.enter_context(open_store(config, folder))
         stack.enter_context(interruption)
         launcher = stack.enter_context(launching(config, config.precision, data, interruption))
+        shipped = are_shipped(folder)
+        store = stack.enter_context(open_store(config, folder))
+        if shipped:
+            say(console, f"What came with the project is in {folder.path / ASIDE} now.")
         return _search(config, plan, data, store, folder, launcher, interruption, console)
 
 
@@ -123,7 +122,7 @@ def _search(
         say(console, "The budget is spent already; `--iterations` can add to it.")
     if best is not None:
         if config.tensorboard != "none" and stage.left + last.left:
-            write_winner(config.log_dir, best, data)
+            write_winner(config.log_dir, best, data, config.device)
         print_best(console, best, folder, config.batch_sizes, config.log_dir)
     return last.tell()
 

@@ -151,6 +151,15 @@ def test_earlier_finalists_stay_in_the_running(searched: Workplace) -> None:
     assert "finalists" not in origin["search"]["provenance"]["command"]
 
 
+def test_more_seeds_for_fewer_finalists_take_nobody_out(searched: Workplace) -> None:
+    assert run_finals(searched, "--finalists=3", "--seeds=2") == 0
+    assert run_finals(searched, "--finalists=1", "--seeds=4") == 0
+    found = read(searched, "finalists.json")["finalists"]
+    assert sorted(len(row["seeds"]) for row in found) == [2, 2, 4]
+    means = [row["mean"] for row in found]
+    assert means == sorted(means, reverse=True)
+
+
 def test_equal_seeds_leave_the_first_ones_model(
     searched: Workplace, monkeypatch: pytest.MonkeyPatch
 ) -> None:

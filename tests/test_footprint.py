@@ -53,7 +53,7 @@ def test_footprint_stays_flat(
         f"--iterations={trials // 5}",
         "--workers=2",
         "--batch_sizes=[16]",
-        "--tensorboard=none",
+        "--tensorboard=best",
     )
     seen: list[Footprint] = []
     ended = 0
@@ -76,7 +76,10 @@ def test_footprint_stays_flat(
     assert late.files <= early.files + 2  # one may be writing
     assert late.threads <= early.threads + 1
     assert late.disk < 3 * early.disk  # the best models are of different sizes
-    assert late.entries == early.entries
+    apart = trials - 10 - trials // 2
+    assert (
+        late.entries <= early.entries + 3 * apart
+    )  # each trial's folder of HPARAMS, and its files
     assert not (workplace.results / "mnist_5k/running").exists()
     after = {path.name for path in (workplace.results / "mnist_5k").iterdir()}
     assert after == {

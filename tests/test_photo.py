@@ -198,6 +198,9 @@ MODES: dict[str, Callable[[Image.Image], Image.Image]] = {
     "colour": lambda p: Image.merge("RGB", (p, p, p)),
     "palette": lambda p: p.convert("RGB").convert("P"),
     "CMYK": lambda p: p.convert("RGB").convert("CMYK"),
+    "cropped to bold strokes": lambda p: on_nothing(p, BLACK).crop(
+        invert(p).getbbox() or (0, 0, 1, 1)
+    ),
     "black on transparent": lambda p: on_nothing(p, BLACK),
     "white on transparent": lambda p: on_nothing(p, WHITE),
     "transparent colour": lambda p: on_nothing(p, BLACK).convert("RGBA"),

@@ -4,6 +4,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 
 from src import finalists
 from src.demo import Models
@@ -18,7 +19,8 @@ def shipped(finished_search: Workplace, tmp_path: Path) -> Workplace:
     shutil.copytree(finished_search.results / "mnist_5k", folder)
     for path in folder.glob("*-best.ckpt"):
         path.unlink()
-    (folder / "SHIPPED.md").write_text("Results that came with the project.\n")
+    listed = "".join(f"- `{name}`\n" for name in content(folder))
+    (folder / "SHIPPED.md").write_text(f"Results that came with the project:\n\n{listed}")
     return workplace
 
 
@@ -36,9 +38,12 @@ def test_search_begins_anew_and_keeps_what_came_with_the_project(
     folder = shipped.results / "mnist_5k"
     before = content(folder)
     (folder / "test-log.jsonl").write_text("looked\n")
+    (folder / "train/mine").mkdir(parents=True)
+    (folder / "train/mine/model.ckpt").write_text("mine")
     assert shipped.tune("--batch_sizes=[16]") == 0
     assert (folder / "test-log.jsonl").read_text() == "looked\n"
-    assert f"are in {folder}/shipped now" in " ".join(capsys.readouterr().out.split())
+    assert (folder / "train/mine/model.ckpt").read_text() == "mine"
+    assert f"is in {folder}/shipped now" in " ".join(capsys.readouterr().out.split())
     assert content(folder / "shipped") == before
     assert {row["batch_size"] for row in shipped.rows()} == {"16"}
     assert shipped.tune("--batch_sizes=[16]") == 0  # it goes on, and sets nothing aside
@@ -58,8 +63,22 @@ def test_move_that_was_cut_short_goes_on(shipped: Workplace) -> None:
 def test_search_that_cannot_begin_moves_nothing(shipped: Workplace, tmp_path: Path) -> None:
     before = content(shipped.results)
     assert shipped.tune("--limit=0") == 2
-    assert shipped.tune("--dataset=mnist_5k", "--plan") == 0
+    assert shipped.tune("--plan") == 0
+    if not torch.cuda.is_available():
+        assert shipped.tune("--device=cuda") == 2
+    assert shipped.tune("--storage=postgresql+psycopg://nobody@127.0.0.1:1/nothing") == 2
     assert content(shipped.results) == before
+
+
+def test_git_that_puts_them_back_costs_no_more_than_it_overwrote(shipped: Workplace) -> None:
+    folder = shipped.results / "mnist_5k"
+    before = content(folder)
+    assert shipped.tune("--batch_sizes=[16]") == 0
+    for name, old in before.items():
+        (folder / name).write_bytes(old)
+    assert shipped.tune("--batch_sizes=[16]") == 0
+    assert content(folder / "shipped") == before
+    assert len(shipped.rows()) == 5
 
 
 def test_finals_need_a_search_of_ones_own(

@@ -72,12 +72,34 @@ def test_nobody_looks_where_it_cannot_be_recorded(
     assert not (models[0].parent / "metrics.json").exists()
 
 
-def test_line_that_a_full_disk_cut_short_spoils_no_other(models: list[Path]) -> None:
+def test_line_without_an_end_spoils_no_other(models: list[Path]) -> None:
     assert look(models[0]) == 0
     log = models[0].parent / "test-log.jsonl"
     log.write_text(log.read_text().rstrip("\n"))
     assert look(models[1]) == 0
     assert len(lines(models[0])) == 2
+
+
+def test_full_disk_leaves_no_half_line(models: list[Path], environment: dict[str, str]) -> None:
+    assert look(models[0]) == 0
+    log = models[0].parent / "test-log.jsonl"
+    before = log.read_bytes()
+    # What a full disk does: the file grows by a part of the line only.
+    limit = f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, ({len(before) + 20},) * 2)"
+    program = (
+        f"import signal, sys; from src import evaluate, results; real = results.record_test\n"
+        f"def record(*args):\n    {limit}\n    return real(*args)\n"
+        "evaluate.record_test = record; signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "sys.exit(evaluate.main(sys.argv[1:]))"
+    )
+    options = [str(models[1]), f"--results_dir={models[1].parents[1]}"]
+    done = subprocess.run(
+        [sys.executable, "-c", program, *options], env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 2, done.stderr
+    assert "test-log.jsonl" in done.stderr
+    assert done.stdout == ""
+    assert log.read_bytes() == before
 
 
 def test_look_is_recorded_where_the_model_is(
@@ -88,9 +110,13 @@ def test_look_is_recorded_where_the_model_is(
     monkeypatch.chdir(elsewhere)
     assert evaluate.main([str(models[0])]) == 0
     assert len(lines(models[0])) == 1
+    monkeypatch.chdir(models[0].parent)
+    assert evaluate.main([models[0].name]) == 0
+    assert len(lines(models[0])) == 2
+    monkeypatch.chdir(elsewhere)
     shutil.copy(models[0], "copy.ckpt")
     assert evaluate.main(["copy.ckpt"]) == 0
-    assert len(lines(models[0])) == 1
+    assert len(lines(models[0])) == 2
     (line,) = Path("results/mnist_5k/test-log.jsonl").read_text().splitlines()
     assert json.loads(line)["checkpoint"] == "copy.ckpt"
 
