@@ -161,6 +161,7 @@ def test_search_that_was_thought_dead_leaves_its_trial_to_others(
     ]
 
 
+@pytest.mark.long
 def test_server_that_goes_away_ends_the_search_in_one_line_and_it_goes_on_later(
     workplace: Workplace,
     environment: dict[str, str],

@@ -12,9 +12,9 @@ from src.device import PLAIN_CPU as CPU
 from src.device import Compute, choose_compute
 from src.errors import UserError
 from src.fit import Fitted, fit
-from src.inference import read_probabilities
 from src.interrupt import Interruption
-from src.model import TwoConvNet
+from src.model import TwoConvNet, to_inputs
+from src.step import autocast
 from src.task import make_task
 
 SMALL = Hyperparameters(
@@ -29,7 +29,8 @@ def data() -> TrainingData:
 
 def confusion_counts(model: TwoConvNet, images: Images, compute: Compute) -> torch.Tensor:
     """Count images by true and predicted class, on the plain path."""
-    predicted = read_probabilities(model, images.pixels, compute).argmax(dim=1)
+    with torch.inference_mode(), autocast(compute):
+        predicted = model.eval()(to_inputs(images.pixels)).argmax(dim=1)
     counts = torch.zeros(10, 10, dtype=torch.int64)
     for label, reading in zip(images.labels.tolist(), predicted.tolist(), strict=True):
         counts[label, reading] += 1

@@ -45,7 +45,7 @@ def look(pid: int, folder: Path) -> Footprint:
     )
 
 
-@pytest.mark.parametrize("trials", [80, pytest.param(1000, marks=pytest.mark.long)])
+@pytest.mark.parametrize("trials", [50, pytest.param(1000, marks=pytest.mark.long)])
 def test_footprint_stays_flat(
     trials: int, workplace: Workplace, environment: dict[str, str]
 ) -> None:

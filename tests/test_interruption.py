@@ -179,13 +179,11 @@ def test_results_that_cannot_be_written_end_the_search_in_order(
 def test_second_search_in_the_same_folder_is_refused(
     workplace: Workplace, environment: dict[str, str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    process = start_search(workplace, environment)
-    wait_for_trial(process, 0)
+    process = start_search(workplace, environment, "--max_epochs=81", "--limit=4000")
+    wait_until(lambda: TrialState.RUNNING in workplace.states())
     assert workplace.tune() == 2
     assert "another search is running in" in capsys.readouterr().err
-    process.communicate(timeout=60)
-    assert process.returncode == 0
-    assert len(workplace.rows()) == 5
+    assert process.poll() is None
 
 
 def test_damaged_journal_is_refused_and_left_alone(

@@ -450,7 +450,7 @@ def test_where_nothing_can_be_written_is_one_line(
     assert error.count("\n") == 1
 
 
-@pytest.mark.parametrize("writes", [1, 10])
+@pytest.mark.parametrize("writes", [pytest.param(1, marks=pytest.mark.long), 10])
 def test_killed_between_two_writes_it_leaves_the_old_report(
     writes: int, simulated: ResultsFolder, environment: dict[str, str]
 ) -> None:

@@ -42,6 +42,8 @@ _FEW_VALUES = 10
 """Values up to which each has a tick of its own where there is much room."""
 _FEW_TICKS = 5
 """Values up to which each has one where there is little."""
+_TICK = 16
+"""Characters of a tick's label at most."""
 _IN_FRONT = 20
 """Trials that stand out among more than can be told apart."""
 
@@ -142,7 +144,7 @@ def slices_figure(trials: Sequence[Trial], names: Sequence[str], plan: Plan) -> 
             axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
             axes.xaxis.set_minor_formatter(NullFormatter())
         elif len(where) <= _FEW_TICKS or not numeric(values):
-            axes.set_xticks(list(where.values()), [str(value) for value in where])
+            axes.set_xticks(list(where.values()), [_short(value) for value in where])
         axes.set_xlabel(words(name))
         accuracy_axis(axes, "validation accuracy" if i % columns == 0 else "")
     legend_below(figure, [look.handle() for look in looks.values()])
@@ -227,7 +229,8 @@ def _draw_axis(axes: Axes, i: int, values: Sequence[Value]) -> list[float]:
 
 
 def _short(value: Value) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
+    text = f"{value:.3g}" if isinstance(value, float) else str(value)
+    return text if len(text) <= _TICK else f"{text[: _TICK - 1]}…"
 
 
 def _draw_accuracies(axes: Axes, i: int, accuracies: Sequence[float]) -> list[float]:
