@@ -53,14 +53,18 @@ class Finalist:
 
 def choose_finalists(studies: Mapping[int, optuna.Study], number: int) -> list[Finalist]:
     """Return the finished trials of the highest validation accuracy over all batch sizes."""
-    finished = [
+    finished = sorted(_candidates(studies), key=lambda finalist: -finalist.search_val_accuracy)
+    return finished[:number]
+
+
+def _candidates(studies: Mapping[int, optuna.Study]) -> list[Finalist]:
+    """Return all finished trials."""
+    return [
         Finalist(batch_size, record.trial, record.hyperparameters, record.val_accuracy)
         for batch_size, study in studies.items()
         for record, _ in ended_trials(study)
         if record.state == "COMPLETE" and record.val_accuracy is not None
     ]
-    finished.sort(key=lambda finalist: -finalist.search_val_accuracy)
-    return finished[:number]
 
 
 class Finals(Slots):
@@ -170,16 +174,17 @@ class Finals(Slots):
         return decision
 
     def _compare(self) -> dict[str, Any]:
+        known = {finalist.name: finalist for finalist in _candidates(self._studies)}
         fits: dict[str, dict[int, TrialRecord]] = {}
         for trial in self.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
             slot = trial.user_attrs[SLOT]
             name, seed = slot.rpartition("-")[0], self.turn(slot)
-            record = trial_record(trial, self._finalist(name).hyperparameters)
+            record = trial_record(trial, known[name].hyperparameters)
             fits.setdefault(name, {})[seed] = record
         failed = self.study.get_trials(deepcopy=False, states=(TrialState.PRUNED,))
         diverged = {trial.user_attrs[SLOT].rpartition("-")[0] for trial in failed}
         rows = [
-            (name in diverged, _row(self._finalist(name), dict(sorted(found.items()))))
+            (name in diverged, _row(known[name], dict(sorted(found.items()))))
             for name, found in fits.items()
             if len(found) > 1
         ]
@@ -204,14 +209,6 @@ class Finals(Slots):
             "winner": {"rank": 1, "seed": max(winner, key=winner.__getitem__)},
             "runs": runs([self.study]),
         }
-
-    def _finalist(self, name: str) -> Finalist:
-        batch_size, trial = map(int, name.split("-"))
-        (found,) = [
-            record for record, _ in ended_trials(self._studies[batch_size]) if record.trial == trial
-        ]
-        assert found.val_accuracy is not None
-        return Finalist(batch_size, trial, found.hyperparameters, found.val_accuracy)
 
 
 def _row(finalist: Finalist, fits: dict[int, TrialRecord]) -> dict[str, Any]:

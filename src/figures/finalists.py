@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.ticker import MaxNLocator
 
-from src.figures.looks import legend_below
+from src.figures.looks import legend_below, plain_accuracy_axis
 from src.figures.style import OKABE_ITO, WIDTH, styled
 from src.findings import Finalist
 
@@ -34,9 +34,7 @@ def finalists_figure(names: Sequence[str], finalists: Sequence[Finalist]) -> Fig
     axes.set_ylim(len(finalists) - 0.5, -0.5)
     axes.tick_params(axis="y", length=0)
     axes.xaxis.set_major_locator(MaxNLocator(7))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.6g} %"))
+    plain_accuracy_axis(axes, "x")
     axes.set_xlabel("validation accuracy")
-    axes.grid(axis="x", color="0.9", linewidth=0.7)
-    axes.set_axisbelow(True)
     legend_below(figure, [*seeds, *mean, *search])
     return figure

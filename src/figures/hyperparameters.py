@@ -32,6 +32,7 @@ from src.figures.looks import (
     legend_below,
     looks_of,
     marker_size,
+    plain_accuracy_axis,
     words,
 )
 from src.figures.style import OKABE_ITO, WIDTH, styled
@@ -62,12 +63,12 @@ def batch_sizes_figure(
     for size in best:
         low, high = intervals[size]
         axes.plot([place[size] - aside] * 2, [low, high], color=OKABE_ITO[0], linewidth=1.4)
-    axes.plot(
+    handles = axes.plot(
         [place[size] - aside for size in best], [accuracy_of(trial) for trial in best.values()],
         "o", color=OKABE_ITO[0], markersize=7, label="this search, with its 95 % interval",
     )  # fmt: skip
     if published:
-        axes.plot(
+        handles += axes.plot(
             [place[size] + aside for size in published], list(published.values()), "D",
             color=OKABE_ITO[5], markerfacecolor="none", markersize=6.5, markeredgewidth=1.5,
             label="published",
@@ -75,11 +76,8 @@ def batch_sizes_figure(
     axes.set_xticks(range(len(sizes)), [str(size) for size in sizes])
     axes.set_xlim(-0.6, len(sizes) - 0.4)
     axes.set(xlabel="batch size (images an optimizer step)", ylabel="validation accuracy")
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.6g} %"))
-    axes.grid(axis="y", color="0.9", linewidth=0.7)
-    axes.set_axisbelow(True)
-    handles, _ = axes.get_legend_handles_labels()
-    legend_below(figure, handles)  # type: ignore[arg-type]  # lines
+    plain_accuracy_axis(axes, "y")
+    legend_below(figure, handles)
     return figure
 
 

@@ -1,6 +1,7 @@
 """How trials look in every picture: the further one got, the darker, a marker for each rung."""
 
 from collections.abc import Sequence
+from typing import Literal
 
 import matplotlib
 from matplotlib.axes import Axes
@@ -8,16 +9,9 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
-from matplotlib.ticker import (
-    FixedLocator,
-    FuncFormatter,
-    NullLocator,
-)
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-from src.analysis import (
-    Ending,
-    endings,
-)
+from src.analysis import Ending, endings
 from src.figures.style import OKABE_ITO
 from src.findings import Trial
 from src.hyperband import Plan
@@ -125,6 +119,14 @@ def accuracy_axis(axes: Axes, label: str = "validation accuracy") -> None:
     axes.yaxis.set_major_formatter(FuncFormatter(lambda error, _: f"{100 * (1 - error):.6g} %"))
     axes.set_ylabel(label)
     axes.grid(axis="y", color="0.9", linewidth=0.7)
+    axes.set_axisbelow(True)
+
+
+def plain_accuracy_axis(axes: Axes, which: Literal["x", "y"]) -> None:
+    """Give an axis of accuracies that lie close together per cents, and lines to read them by."""
+    axis = axes.xaxis if which == "x" else axes.yaxis
+    axis.set_major_formatter(FuncFormatter(lambda accuracy, _: f"{100 * accuracy:.6g} %"))
+    axes.grid(axis=which, color="0.9", linewidth=0.7)
     axes.set_axisbelow(True)
 
 
