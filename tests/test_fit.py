@@ -98,7 +98,10 @@ def test_kept_weights_are_the_best_epochs(
     task.load_state_dict(fitted.weights)
     counts = confusion_counts(task.model, data.validation, compute)
     assert counts.sum() == 100
-    assert counts.trace().item() / 100 == pytest.approx(fitted.best.val_accuracy)
+    # The plain path rounds in another order: with bf16, an image in doubt may tip.
+    one_image = 0.0 if precision == "32" else 0.01
+    read = counts.trace().item() / 100
+    assert read == pytest.approx(fitted.best.val_accuracy, abs=one_image + 1e-6)
 
 
 def test_schedule_spans_all_epochs(data: TrainingData) -> None:

@@ -76,7 +76,7 @@ def test_footprint_stays_flat(
     assert late.files <= early.files + 2  # one may be writing
     assert late.threads <= early.threads + 1
     assert late.disk < 3 * early.disk  # the best models are of different sizes
-    trials_between = trials - 10 - trials // 2
+    trials_between = trials - 10 - trials // 2 + 2  # both workers are ahead of what is printed
     assert late.entries <= early.entries + 3 * trials_between  # HPARAMS: a folder of two files
     assert not (workplace.results / "mnist_5k/running").exists()
     after = {path.name for path in (workplace.results / "mnist_5k").iterdir()}
