@@ -1,6 +1,6 @@
 """Measures this project beside its peers, and prints and keeps what comes out.
 
-    python -m benchmarks                                 # everything, about an hour on two cores
+    python -m benchmarks                                 # everything, about two hours on two cores
     python -m benchmarks throughput search --keras .venv-keras/bin/python
 
 One benchmark an argument; each prints a table and writes results/<name>.json beside this file,

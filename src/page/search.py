@@ -224,7 +224,7 @@ def rung_blocks(findings: Findings) -> list[Block]:
             "Trials and epochs by bracket and rung, all batch sizes and iterations together. "
             "“Plan” is what one iteration at one batch size sends there if exactly one in "
             f"{plan.reduction_factor} is promoted; as trials are judged the moment they arrive, "
-            "more may pass.",
+            "more or fewer may pass.",
             [*columns, "epochs spent", "share"],
             rows,
         ),
