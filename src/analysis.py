@@ -6,10 +6,9 @@ from typing import Literal
 
 from src.findings import Trial, Value
 from src.hyperband import Plan
+from src.results import LOST
 
 Kind = Literal["lost", "finished", "early", "diverged", "failed"]
-_LOST = "lost on the rung"
-"""How the reason of a trial begins that a rung stopped."""
 _WIDE = 30
 """Where the highest value is so many times the lowest, a hyperparameter is shown by logarithms."""
 
@@ -28,9 +27,7 @@ def ending_of(trial: Trial, plan: Plan) -> Ending:
     if trial.state == "FAIL":
         return Ending("failed")
     if trial.state == "PRUNED":
-        return (
-            Ending("lost", trial.epochs) if trial.reason.startswith(_LOST) else Ending("diverged")
-        )
+        return Ending("lost", trial.epochs) if trial.reason.startswith(LOST) else Ending("diverged")
     return Ending("finished" if trial.epochs >= plan.max_epochs else "early")
 
 

@@ -11,7 +11,7 @@ ROTATION = 10.0
 SHEAR = 0.1
 """Pixels that a row is moved by for each pixel that it is away from the middle, at most."""
 SCALE = 0.1
-"""Share that width and height grow or shrink by at most, each on its own."""
+"""Width and height are divided by factors between 1 - this and 1 + this, each on its own."""
 SHIFT = 2.0
 """Pixels at most, either way, in each direction."""
 ELASTIC_SIGMA = 4.0

@@ -11,6 +11,9 @@ from torch.utils.tensorboard import SummaryWriter
 from src.config import Hyperparameters
 from src.results import SELECTED_ON, Epoch
 
+WINNER = "winner"
+"""The run of a data set's best model."""
+
 
 @dataclass(frozen=True)
 class Curves:
@@ -82,22 +85,23 @@ def write_result(
 
 
 def write_pictures(
-    log_dir: str | Path, dataset: str, which: str, pictures: Mapping[str, Figure]
+    log_dir: str | Path, dataset: str, name: str, which: str, pictures: Mapping[str, Figure]
 ) -> None:
-    """Write pictures of a data set's best model to the run <log_dir>/<dataset>/winner.
+    """Write pictures of how a model reads to the run <log_dir>/<dataset>/<name>.
 
     Args:
         log_dir: the folder for TensorBoard.
-        dataset: the data set.
+        dataset: the model's.
+        name: the model's; `WINNER` for the best one.
         which: the images that the pictures are about, "validation" or "test".
         pictures: by name. Those of earlier models go: a new model's validation pictures replace
             all, those of its test join them.
     """
-    run = Path(log_dir) / dataset / "winner"
+    run = Path(log_dir) / dataset / name
     suffix = f".{which}"
     for old in run.glob(f"events.out.tfevents.*{'' if which == 'validation' else suffix}"):
         old.unlink()
     with SummaryWriter(str(run), filename_suffix=suffix) as writer:
-        for name, figure in pictures.items():
+        for title, figure in pictures.items():
             figure.set_dpi(110)
-            writer.add_figure(f"{which}/{name}", figure)
+            writer.add_figure(f"{which}/{title}", figure)

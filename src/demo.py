@@ -113,10 +113,10 @@ class Models:
         """Return the checkpoints that there are now, by name."""
         given = {path.resolve() for path in self._given.values()}
         found = {
-            folder.parent.relative_to(self._results_dir).as_posix(): folder
+            path.parent.relative_to(self._results_dir).as_posix(): path
             for pattern in ("*/best-model.ckpt", f"*/{shipped.ASIDE}/best-model.ckpt")
-            for folder in self._results_dir.glob(pattern)
-            if folder.resolve() not in given
+            for path in self._results_dir.glob(pattern)
+            if path.resolve() not in given
         }
         return self._given | dict(sorted(found.items(), key=lambda item: _most_classes(item[0])))
 

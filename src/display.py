@@ -216,7 +216,7 @@ def print_ranking(console: Console, records: Sequence[TrialRecord], most: int = 
 
 
 def print_finals(console: Console, decision: dict[str, Any]) -> None:
-    """Print the finalists, the best mean first."""
+    """Print the finalists, the winner first."""
     table = Table()
     for column in ("mean ± std", "95 % interval", "seeds", "search said", "optimism"):
         table.add_column(column, justify="right", no_wrap=True)
@@ -224,9 +224,12 @@ def print_finals(console: Console, decision: dict[str, Any]) -> None:
         table.add_column(column, justify="right")
     for row in decision["finalists"]:
         hp, (low, high) = row["hyperparameters"], row["ci95"]
+        seeds = str(len(row["seeds"]))
+        if row["diverged"]:
+            seeds += f", {len(row['diverged'])} diverged"
         table.add_row(
             f"{row['mean']:.5f} ± {row['std']:.5f}", f"{low:.5f} to {high:.5f}",
-            str(len(row["seeds"])), f"{row['search_val_accuracy']:.5f}", f"{row['optimism']:+.5f}",
+            seeds, f"{row['search_val_accuracy']:.5f}", f"{row['optimism']:+.5f}",
             str(row["batch_size"]), str(row["trial"]),
             f"{hp['conv1']}-{hp['conv2']}-{hp['dense_units']}",
         )  # fmt: skip

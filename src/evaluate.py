@@ -21,17 +21,12 @@ from rich.table import Table
 from src import cli
 from src.checkpoint import SavedModel, load_model
 from src.config import EvaluateConfig
-from src.curves import write_pictures
+from src.curves import WINNER, write_pictures
 from src.data import CLASS_NAMES, Images, load_images
 from src.device import choose_compute
 from src.display import open_console, say
 from src.errors import UserError
-from src.figures import (
-    confusion_figure,
-    draw_confusion,
-    draw_mistakes,
-    mistakes_figure,
-)
+from src.figures import draw_confusion, draw_mistakes, reading_figures
 from src.inference import read_probabilities
 from src.metrics import ConfusionMatrix, count_confusion, wilson_interval
 from src.mistakes import worst_mistakes
@@ -132,10 +127,10 @@ def _evaluate(options: jsonargparse.Namespace) -> int:
     else:
         mistakes_file.unlink(missing_ok=True)  # of a model that made some
     if config.log_dir is not None:
-        pictures = {"confusion": confusion_figure(matrix)}
-        if mistakes:
-            pictures["mistakes"] = mistakes_figure(list(mistakes.values()))
-        write_pictures(config.log_dir, dataset, "test", pictures)
+        is_best = dataset == own and path.resolve() == log.best_model.resolve()
+        name = WINNER if is_best else f"{path.stem}{suffix}"
+        pictures = reading_figures(matrix, list(mistakes.values()))
+        write_pictures(config.log_dir, own, name, "test", pictures)
     if options.json:
         print(json.dumps(metrics))
         return 0

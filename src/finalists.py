@@ -18,7 +18,7 @@ import jsonargparse
 from src import cli, shipped
 from src.config import DataSpec, FinalsConfig, parse_duration
 from src.data import load_training_data
-from src.display import open_console, print_best, print_data
+from src.display import open_console, print_best, print_data, say
 from src.errors import UserError
 from src.finals import choose_finalists
 from src.interrupt import Signals
@@ -56,7 +56,10 @@ def _run(options: jsonargparse.Namespace) -> int:
     make_writable(folder.path, "--results_dir")
     make_writable(Path(config.log_dir), "--log_dir")
     with contextlib.ExitStack() as stack:
+        were_shipped = shipped.are_shipped(folder)
         store = stack.enter_context(open_store(config, folder))
+        if were_shipped:
+            say(console, f"What came with the project is in {folder.path / shipped.ASIDE} now.")
         studies = load_studies(store.storage, config.dataset)
         finalists = choose_finalists(studies, config.finalists)
         if not finalists:
@@ -80,7 +83,7 @@ def _run(options: jsonargparse.Namespace) -> int:
         best = publish_search(folder, store, studies)
         if best is not None and stage.is_over:
             if config.tensorboard != "none" and stage.left:
-                write_winner(config.log_dir, best, data, config.device)
+                write_winner(config.log_dir, best, data)
             print_best(console, best, folder, list(studies), config.log_dir)
         return stage.tell()
 

@@ -117,7 +117,6 @@ class Finals(Slots):
         )
         self._settings = settings
         self._studies = studies
-        self._finalists = finalists
         self._seeds = seeds
 
     def bracket(self, slot: Slot) -> Bracket:
@@ -164,7 +163,8 @@ class Finals(Slots):
     def decide(self) -> dict[str, Any]:
         """Compare the finalists, of earlier finals too; record what comes out, and return it.
 
-        One that diverged with a seed comes after those that did not.
+        A mean of fewer seeds is more often high by luck: a finalist that has fewer than are asked
+        for now comes after those that have them, and one that diverged with a seed comes last.
 
         Raises:
             UserError: no finalist has learnt with two seeds.
@@ -181,10 +181,12 @@ class Finals(Slots):
             name, seed = slot.rpartition("-")[0], self.turn(slot)
             record = trial_record(trial, known[name].hyperparameters)
             fits.setdefault(name, {})[seed] = record
-        failed = self.study.get_trials(deepcopy=False, states=(TrialState.PRUNED,))
-        diverged = {trial.user_attrs[SLOT].rpartition("-")[0] for trial in failed}
+        diverged: dict[str, list[int]] = {}
+        for trial in self.study.get_trials(deepcopy=False, states=(TrialState.PRUNED,)):
+            slot = trial.user_attrs[SLOT]
+            diverged.setdefault(slot.rpartition("-")[0], []).append(self.turn(slot))
         rows = [
-            (name in diverged, _row(known[name], dict(sorted(found.items()))))
+            _row(known[name], dict(sorted(found.items())), sorted(diverged.get(name, ())))
             for name, found in fits.items()
             if len(found) > 1
         ]
@@ -195,24 +197,26 @@ class Finals(Slots):
             )
         rows.sort(
             key=lambda row: (
-                *(row[0], -row[1]["mean"], -row[1]["search_val_accuracy"]),
-                *(row[1]["batch_size"], row[1]["trial"]),
+                *(bool(row["diverged"]), len(row["seeds"]) < self._seeds),
+                *(-row["mean"], -row["search_val_accuracy"], row["batch_size"], row["trial"]),
             )
         )
-        first = rows[0][1]
+        first = rows[0]
         winner = dict(zip(first["seeds"], first["val_accuracies"], strict=True))
         return {
             "dataset": self._settings["dataset"],
             "max_epochs": self._max_epochs,
             "patience": self._patience,
-            "finalists": [{"rank": rank, **row} for rank, (_, row) in enumerate(rows, start=1)],
+            "finalists": [{"rank": rank, **row} for rank, row in enumerate(rows, start=1)],
             "winner": {"rank": 1, "seed": max(winner, key=winner.__getitem__)},
             "runs": runs([self.study]),
         }
 
 
-def _row(finalist: Finalist, fits: dict[int, TrialRecord]) -> dict[str, Any]:
-    """Describe a finalist by what its seeds gave."""
+def _row(
+    finalist: Finalist, fits: dict[int, TrialRecord], diverged: Sequence[int]
+) -> dict[str, Any]:
+    """Describe a finalist by what its seeds gave, and name those with which it diverged."""
     values = [fit.val_accuracy for fit in fits.values() if fit.val_accuracy is not None]
     found = spread(values)
     return {
@@ -221,6 +225,7 @@ def _row(finalist: Finalist, fits: dict[int, TrialRecord]) -> dict[str, Any]:
         "hyperparameters": asdict(finalist.hyperparameters),
         "search_val_accuracy": finalist.search_val_accuracy,
         "seeds": list(fits),
+        "diverged": list(diverged),
         "val_accuracies": values,
         "epochs": [fit.epochs for fit in fits.values()],
         "seconds": [fit.seconds for fit in fits.values()],

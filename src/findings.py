@@ -101,8 +101,10 @@ class Finalist:
     search_val_accuracy: float
     """What the search had measured, once."""
     seeds: list[int]
+    diverged: list[int]
+    """Seeds with which it did not learn; they count in nothing else."""
     val_accuracies: list[float]
-    """One a seed, as are the next two."""
+    """One a seed, as are epochs and seconds."""
     epochs: list[int]
     """Epochs trained."""
     seconds: list[float]
@@ -121,7 +123,7 @@ class Finalists:
 
     max_epochs: int
     finalists: tuple[Finalist, ...]
-    """The best mean first; one at least."""
+    """The winner first; one at least."""
     runs: tuple[Run, ...]
 
 
@@ -311,7 +313,7 @@ def _seconds(value: float) -> float:
 
 
 def _value(text: str) -> Value:
-    """Return a hyperparameter as the number that it is, if it is one."""
+    """Return a hyperparameter as the number that it is, if it is one; true and false in words."""
     for kind in (int, float):
         try:
             value = kind(text)
@@ -319,7 +321,7 @@ def _value(text: str) -> Value:
             continue
         if abs(value) < _HUGE:
             return value
-    return text
+    return {"True": "yes", "False": "no"}.get(text, text)
 
 
 def _read_json(path: Path) -> dict[str, Any] | None:

@@ -37,7 +37,7 @@ class Importance:
     name: str
     value: float
     low: float
-    """10 % quantile when the trials are drawn anew, with replacement."""
+    """10 % quantile when the trials are drawn anew, with replacement; `value` may lie outside."""
     high: float
     """90 % quantile."""
 
@@ -68,7 +68,7 @@ def importances(
     found = []
     for name, value in values.items():
         low, high = np.quantile(resampled[name], [0.1, 0.9])
-        found.append(Importance(name, value, min(float(low), value), max(float(high), value)))
+        found.append(Importance(name, value, float(low), float(high)))
     return sorted(found, key=lambda importance: -importance.value)
 
 

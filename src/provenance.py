@@ -57,16 +57,19 @@ def _without_secrets(arguments: Sequence[str]) -> Iterator[str]:
 
 
 def _git_commit() -> str | None:
-    """Return the checked-out commit, `-dirty` behind it if files differ; None without git."""
-    try:
-        described = subprocess.run(
-            ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
+    """Return the checked-out commit, `-dirty` behind it if the code differs; None without git."""
+
+    def ask(*arguments: str) -> str:
+        return subprocess.run(
+            ["git", *arguments],
             cwd=Path(__file__).parent,
             capture_output=True,
             text=True,
             timeout=10,
             check=True,
-        )
+        ).stdout.strip()
+
+    try:
+        return ask("rev-parse", "HEAD") + ("-dirty" if ask("status", "--porcelain", ".") else "")
     except (OSError, subprocess.SubprocessError):
         return None
-    return described.stdout.strip()

@@ -10,12 +10,12 @@ from typing import Any
 import optuna
 
 from src.checkpoint import SavedModel, load_model
-from src.config import Device, Hyperparameters
-from src.curves import write_pictures
+from src.config import Hyperparameters
+from src.curves import WINNER, write_pictures
 from src.data import TrainingData
 from src.device import choose_compute
 from src.errors import UserError
-from src.figures import confusion_figure, draw_best, draw_rungs, mistakes_figure
+from src.figures import draw_best, draw_rungs, reading_figures
 from src.fit import Fitted
 from src.hyperband import Plan
 from src.inference import read_probabilities
@@ -34,6 +34,7 @@ from src.stores import Store
 from src.studies import (
     ABANDONED,
     FINISHED,
+    SLOT,
     ended_trials,
     finalist_model,
     iterations,
@@ -87,15 +88,16 @@ def publish_search(
     described: dict[str, object] = {}
     if decision is not None:
         winner = decision["finalists"][0]
-        source, best = _load_finalist(folder, winner)
+        source, best = _load_decided(folder, decision)
         described["finals"] = {
             name: winner[name]
             for name in ("batch_size", "trial", "search_val_accuracy", "mean", "std", "ci95")
         } | {"seed": decision["winner"]["seed"], "seeds": winner["seeds"]}
         origin = {"data": describe_model(best)["data"], "provenance": best.provenance}
         write_json(folder.finalists_json, decision | origin)
-    with replacing(folder.best_model) as temporary:
-        shutil.copyfile(source, temporary)
+    if source != folder.best_model:
+        with replacing(folder.best_model) as temporary:
+            shutil.copyfile(source, temporary)
     settings = study_settings(studies[batch_size]) | {"iterations": iterations(studies.values())}
     history = runs(studies.values())
     # A run without an end was killed, unless others share the studies and it is still going on.
@@ -170,12 +172,20 @@ def check_models(folder: ResultsFolder, store: Store, studies: Mapping[int, optu
     decision = load_decision(store.storage, folder.path.name)
     load_best_models(folder, store, studies)
     if decision is not None:
-        _load_finalist(folder, decision["finalists"][0])
+        _load_decided(folder, decision)
 
 
-def _load_finalist(folder: ResultsFolder, finalist: dict[str, Any]) -> tuple[Path, SavedModel]:
-    path = folder.checkpoint(finalist_model(finalist["batch_size"], finalist["trial"]))
-    return path, _load(folder, path, "the winner of the finals")
+def _load_decided(folder: ResultsFolder, decision: dict[str, Any]) -> tuple[Path, SavedModel]:
+    """Load the model that finals decided for, even if a better seed has been trained since."""
+    batch_size, trial = (decision["finalists"][0][name] for name in ("batch_size", "trial"))
+    slot = f"{batch_size}-{trial}-{decision['winner']['seed']}"
+    path = folder.checkpoint(finalist_model(batch_size, trial))
+    model = _load(folder, path, "the winner of the finals")
+    if model.provenance.get(SLOT) != slot and folder.best_model.exists():
+        before = _load(folder, folder.best_model, "the winner of the finals")
+        if before.provenance.get(SLOT) == slot:
+            return folder.best_model, before
+    return path, model
 
 
 def _load(folder: ResultsFolder, path: Path, whose: str) -> SavedModel:
@@ -247,15 +257,14 @@ def draw_model(path: Path, model: SavedModel) -> None:
     )
 
 
-def write_winner(log_dir: str, model: SavedModel, data: TrainingData, device: Device) -> None:
+def write_winner(log_dir: str, model: SavedModel, data: TrainingData) -> None:
     """Show TensorBoard how the best model reads the validation images."""
-    matrix = ConfusionMatrix(model.validation_confusion, model.class_names)
-    pictures = {"confusion": confusion_figure(matrix)}
-    compute = choose_compute(device, "32")
+    compute = choose_compute("auto", "32")  # the workers' device may be another machine's
     read = read_probabilities(model.task().model, data.validation.pixels, compute).numpy()
-    if mistakes := worst_mistakes(data.validation, read, model.class_names):
-        pictures["mistakes"] = mistakes_figure(list(mistakes.values()))
-    write_pictures(log_dir, model.data_spec.dataset, "validation", pictures)
+    mistakes = worst_mistakes(data.validation, read, model.class_names)
+    matrix = ConfusionMatrix(model.validation_confusion, model.class_names)
+    pictures = reading_figures(matrix, list(mistakes.values()))
+    write_pictures(log_dir, model.data_spec.dataset, WINNER, "validation", pictures)
 
 
 def _tally(records: Sequence[TrialRecord]) -> dict[str, object]:

@@ -20,6 +20,9 @@ from src.errors import UserError
 SELECTED_ON = "val_accuracy"
 """The metric that early stopping, the search and the choice of the best epoch look at."""
 
+LOST = "lost on the rung"
+"""How the reason of a trial begins that a rung stopped."""
+
 _TOKEN = 4
 """Random bytes in the name of a file that is being written."""
 
@@ -52,7 +55,7 @@ class TrialRecord:
     trial: int
     """Optuna's number within the batch size's study."""
     state: str
-    """Optuna's: COMPLETE, PRUNED (lost on a rung, or diverged) or FAIL (interrupted)."""
+    """Optuna's: COMPLETE, PRUNED (lost on a rung, diverged) or FAIL (an error, a lost worker)."""
     bracket: int
     """s of the trial's bracket: how often it cuts its trials."""
     seconds: float | None

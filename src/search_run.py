@@ -21,7 +21,7 @@ _Study = TypeVar("_Study", bound=Slots)
 _POLL = 0.2
 """Seconds between two looks at whether to stop."""
 _LOOK = 2.0
-"""Seconds between two looks at what other studies on the same studies have done."""
+"""Seconds between two looks at what other searches on the same studies have done."""
 _STARTING = 1.0
 """Seconds that trials are started before those that run are heard again."""
 _PAUSE = 2.0

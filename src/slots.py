@@ -22,7 +22,7 @@ from src.curves import Curves, write_curves, write_result
 from src.device import Compute
 from src.fit import Fitted
 from src.hyperband import Bracket
-from src.results import ResultsFolder, TrialRecord
+from src.results import LOST, ResultsFolder, TrialRecord
 from src.space import Choices
 from src.stores import Store
 from src.studies import OUTCOME, SLOT, log_name, trial_record
@@ -349,7 +349,7 @@ class Slots(abc.ABC):
         if fitted.diverged is not None:
             return TrialState.PRUNED, fitted.diverged
         if ended.pruned:
-            return TrialState.PRUNED, f"lost on the rung at epoch {len(fitted.history)}"
+            return TrialState.PRUNED, f"{LOST} at epoch {len(fitted.history)}"
         if fitted.early_stopped:
             return TrialState.COMPLETE, f"early stopping: no better epoch in {self._patience}"
         return TrialState.COMPLETE, ""

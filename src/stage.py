@@ -256,7 +256,7 @@ def run_finals(
         f"Finals: the {len(finalists)} best configurations with {config.seeds} seeds each; "
         f"{stage.left} of {len(finals.slots)} fits are to be trained.",
     )
-    stage.fill(interruption, [], lambda _: finals.drop_states())
+    stage.fill(interruption, [], lambda _: None)
     if stage.is_over:
         print_finals(console, finals.decide())
     return stage

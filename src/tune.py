@@ -121,8 +121,8 @@ def _search(
     if stage.left + last.left == 0:
         say(console, "The budget is spent already; `--iterations` can add to it.")
     if best is not None:
-        if config.tensorboard != "none" and stage.left + last.left:
-            write_winner(config.log_dir, best, data, config.device)
+        if config.tensorboard != "none" and last.is_over and stage.left + last.left:
+            write_winner(config.log_dir, best, data)
         print_best(console, best, folder, config.batch_sizes, config.log_dir)
     return last.tell()
 

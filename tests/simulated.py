@@ -167,11 +167,13 @@ def finalists_of(folder: ResultsFolder) -> dict[str, object]:
         "data": best["data"],
         "finalists": [
             {
-                "rank": 1, **one, **fits, "val_accuracies": [0.98, 0.981, 0.982], "mean": 0.981,
+                "rank": 1, **one, **fits, "diverged": [],
+                "val_accuracies": [0.98, 0.981, 0.982], "mean": 0.981,
                 "std": 0.001, "ci95": [0.9785, 0.9835], "optimism": 0.002,
             },
             {
-                "rank": 2, **one, **fits, "val_accuracies": [0.97, 0.971, 0.972], "mean": 0.971,
+                "rank": 2, **one, **fits, "diverged": [3],
+                "val_accuracies": [0.97, 0.971, 0.972], "mean": 0.971,
                 "std": 0.001, "ci95": [0.9685, 0.9735], "optimism": 0.012,
             },
         ],

@@ -213,7 +213,7 @@ def test_a_part_that_is_not_there_yet_is_a_sentence(
     bare.path.mkdir()
     shutil.copy(folder.all_csv, bare.path)
     page = make_report(bare)
-    assert "there is no best.json" in page.text
+    assert "best.json is missing" in page.text
     assert "There is no best-model.ckpt" in page.text
     assert page.images == []
     shutil.copy(folder.best_json, bare.path)
@@ -276,6 +276,8 @@ def test_finalists_and_tests_are_shown_as_their_files_have_them(simulated: Resul
     assert list(finalists["mean"]) == ["0.98100", "0.97100"]
     assert finalists["95 % interval"][0] == "0.97850 to 0.98350"
     assert finalists["optimism"][1] == "+0.01200"
+    assert list(finalists["seeds"]) == ["3", "3, 1 diverged"]
+    assert "best model, test accuracy" in page.text
     assert f"{metrics['test_accuracy']:.5f} of 10,000 test images" in page.text
     assert (simulated.figures / "test-mistakes.png").exists()
     opened = page.table("The test images were")
@@ -284,7 +286,9 @@ def test_finalists_and_tests_are_shown_as_their_files_have_them(simulated: Resul
     assert "6 fits, 150 epochs in all" in page.text
     assert list(page.table("2 runs")["stage"]) == ["search", "finals"]
     write_json(simulated.metrics_json, metrics | {"checkpoint_sha256": "0" * 64})
-    assert "this is not the best model shown above" in make_report(simulated).text
+    page = make_report(simulated)
+    assert "this is not the best model shown above" in page.text
+    assert "another model, test accuracy" in page.text
     simulated.metrics_json.unlink()
     assert "have not been opened" not in make_report(simulated).text
 

@@ -154,6 +154,9 @@ def test_the_surest_mistakes_are_shown_and_told(finished_search: Workplace, tmp_
         assert len(image.convert("RGB").getcolors(1 << 24) or []) > 50
     events = EventAccumulator(str(tmp_path / "logs/mnist_5k/winner")).Reload()
     assert events.Tags()["images"] == ["test/confusion", "test/mistakes"]
+    assert evaluate.main([str(checkpoint.with_name("64-best.ckpt")), *options]) == 0
+    runs = {run.name for run in (tmp_path / "logs/mnist_5k").iterdir()}
+    assert runs == {"winner", "64-best"}  # the winner's pictures are those of the winner
 
 
 def test_tensorboard_shows_how_the_winner_reads(finished_search: Workplace) -> None:

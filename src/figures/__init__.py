@@ -16,6 +16,7 @@ from src.figures.model import (
     draw_confusion,
     draw_mistakes,
     mistakes_figure,
+    reading_figures,
 )
 from src.figures.progress import budget_figure, history_figure, learning_figure
 from src.figures.rungs import draw_rungs
@@ -38,6 +39,7 @@ __all__ = [
     "learning_figure",
     "mistakes_figure",
     "parallel_figure",
+    "reading_figures",
     "save",
     "slices_figure",
     "to_png",

@@ -12,7 +12,7 @@ from src.findings import Finalist
 
 @styled()
 def finalists_figure(names: Sequence[str], finalists: Sequence[Finalist]) -> Figure:
-    """Draw each finalist's accuracies in a row of its own, the best mean on top."""
+    """Draw each finalist's accuracies in a row of its own, the winner on top."""
     figure = Figure(figsize=(WIDTH, 1.5 + 0.5 * len(finalists)), layout="constrained")
     axes = figure.subplots()
     rows = range(len(finalists))

@@ -89,11 +89,9 @@ def importance_figure(
     figure = Figure(figsize=(WIDTH, 1.0 + 0.36 * len(names)), layout="constrained")
     axes = figure.subplots()
     rows = range(len(names))
-    below = [value - low for value, (low, _) in zip(values, intervals, strict=True)]
-    above = [high - value for value, (_, high) in zip(values, intervals, strict=True)]
-    axes.barh(
-        rows, values, xerr=[below, above], height=0.62, color=OKABE_ITO[4], ecolor="0.2", capsize=3
-    )
+    axes.barh(rows, values, height=0.62, color=OKABE_ITO[4])
+    for row, (low, high) in zip(rows, intervals, strict=True):
+        axes.plot([low, high], [row, row], "|-", color="0.2", linewidth=1.3, markersize=7)
     axes.set_yticks(rows, [words(name) for name in names])
     axes.invert_yaxis()
     axes.tick_params(axis="y", length=0)

@@ -100,6 +100,14 @@ def mistakes_figure(mistakes: Sequence[Mistake]) -> Figure:
     return figure
 
 
+def reading_figures(matrix: ConfusionMatrix, mistakes: Sequence[Mistake]) -> dict[str, Figure]:
+    """Draw how a model reads: its confusion matrix and, if it makes any, its mistakes."""
+    figures = {"confusion": confusion_figure(matrix)}
+    if mistakes:
+        figures["mistakes"] = mistakes_figure(mistakes)
+    return figures
+
+
 def draw_mistakes(path: Path, mistakes: Sequence[Mistake]) -> None:
     """Draw them to a file of its own."""
     save(mistakes_figure(mistakes), path)

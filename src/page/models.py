@@ -52,7 +52,8 @@ def winner_blocks(winner: Winner | None) -> list[Block]:
             f"Accuracy and loss of the best model by epoch; the best is epoch {winner.best_epoch}.",
             "Accuracy and loss on training images (dashed) and validation images (solid). "
             "Training values are taken while the weights change, with dropout, and on images as "
-            "the recipe distorts them, so they can be the worse ones.",
+            "the recipe distorts them, so they can be the worse ones; a training loss includes "
+            "label smoothing, and averaged weights are used on validation images only.",
         ),
         *_readings("winner", matrix, "validation"),
     ]
@@ -110,18 +111,15 @@ def finalists_blocks(finalists: Finalists | None) -> list[Block]:
     rows = finalists.finalists
     fits = sum(len(one.seeds) for one in rows)
     epochs = sum(sum(one.epochs) for one in rows)
+    names = [f"{one.rank}: trial {one.trial}, batch size {one.batch_size}" for one in rows]
     return [
         picture(
             "finalists",
-            figures.finalists_figure(
-                [
-                    f"{i}: trial {one.trial}, batch size {one.batch_size}"
-                    for i, one in enumerate(rows, 1)
-                ],
-                rows,
-            ),
+            figures.finalists_figure(names, rows),
             "Validation accuracy of each finalist: "
-            + "; ".join(f"trial {one.trial}, mean {one.mean:.5f}" for one in rows)
+            + "; ".join(
+                f"{name}, mean {one.mean:.5f}" for name, one in zip(names, rows, strict=True)
+            )
             + ".",
             "Open circles: one seed each. Filled circles: their mean, with its 95 % interval. "
             "Diamonds: what the search had measured, once; how far they lie to the right of the "
@@ -131,7 +129,8 @@ def finalists_blocks(finalists: Finalists | None) -> list[Block]:
             "Each configuration trained again with different seeds, for up to "
             f"{plural(finalists.max_epochs, 'epoch')}: mean and standard deviation of the "
             "validation accuracy, the 95 % interval of the mean (Student’s t), and its optimism: "
-            "how much higher the figure was that the search had selected it for. "
+            "how much higher the figure was that the search had selected it for. One that has "
+            "fewer seeds than were asked for comes after those that have all. "
             f"{plural(fits, 'fit')}, {plural(epochs, 'epoch')} in all.",
             [
                 *("rank", "mean", "standard deviation", "95 % interval", "seeds"),
@@ -143,7 +142,9 @@ def finalists_blocks(finalists: Finalists | None) -> list[Block]:
                     f"{one.mean:.5f}",
                     "–" if one.std is None else f"{one.std:.5f}",
                     "–" if one.ci95 is None else f"{one.ci95[0]:.5f} to {one.ci95[1]:.5f}",
-                    str(len(one.seeds)),
+                    f"{len(one.seeds)}, {len(one.diverged)} diverged"
+                    if one.diverged
+                    else str(len(one.seeds)),
                     f"{one.search_val_accuracy:.5f}",
                     signed_text(one.optimism),
                     str(one.trial),

@@ -11,6 +11,7 @@ from src.analysis import (
     rung_uses,
     varying,
 )
+from src.config import RECIPE, Hyperparameters
 from src.findings import Findings, Trial, Value
 from src.importance import BEST, LEAST, importances
 from src.metrics import wilson_interval
@@ -33,7 +34,7 @@ _RANKED = 10
 """Rows of the ranking."""
 _FEW_TRIALS = 50
 """Trials below which importance is little more than a guess."""
-_NO_BEST = "No trial has trained to its end yet, so there is no best.json and this part is empty."
+_NO_BEST = "No trial has trained to its end yet, or best.json is missing, so this part is empty."
 _NO_CURVES = (
     "The learning curves are not there (curves.csv): the “tune” command that made this search "
     "writes them when it is run once more."
@@ -150,7 +151,23 @@ def _published_words(findings: Findings) -> str:
     if differs:
         text += f" This search trained and validated {' and '.join(differs)}: look at the two side "
         text += "by side, but do not read a difference as better or worse."
+    if beyond := _beyond_plain(findings):
+        text += (
+            f" The network is the same, but here trained with {beyond}, which was not published."
+        )
     return text
+
+
+def _beyond_plain(findings: Findings) -> str:
+    """Name what any trial's recipe has beyond cross-entropy and Adam."""
+    plain = {name: value_text(getattr(Hyperparameters, name)) for name in RECIPE}
+    used = {
+        name: {
+            value_text(trial.hyperparameters.get(name, plain[name])) for trial in findings.trials
+        }
+        for name in RECIPE
+    }
+    return ", ".join(figures.words(name) for name in RECIPE if used[name] != {plain[name]})
 
 
 def history_blocks(findings: Findings) -> list[Block]:

@@ -58,17 +58,24 @@ def _facts(findings: Findings) -> Facts:
     trials, images = findings.trials, validated(findings.search)
     best = ranking(trials)
     facts = [
-        ("best validation accuracy", accuracy_text(best[0].val_accuracy, images) if best else "–"),
+        (
+            "best trial, validation accuracy",
+            accuracy_text(best[0].val_accuracy, images) if best else "–",
+        ),
         ("trials", f"{len(trials):,}"),
         ("trained to their end", f"{len(best):,}"),
         ("epochs trained", f"{sum(trial.epochs for trial in trials):,}"),
     ]
     if findings.finalists is not None:
         first = findings.finalists.finalists[0]
-        facts.insert(1, (f"mean of {len(first.seeds)} seeds", accuracy_text(first.mean, images)))
+        facts.insert(
+            1, (f"winner, mean of {len(first.seeds)} seeds", accuracy_text(first.mean, images))
+        )
     if findings.tested is not None:
         tested = findings.tested
-        facts.insert(1, ("test accuracy", accuracy_text(tested.test_accuracy, tested.n_test)))
+        is_best = tested.checkpoint_sha256 == findings.best_model_sha256
+        name = "best model, test accuracy" if is_best else "another model, test accuracy"
+        facts.insert(1, (name, accuracy_text(tested.test_accuracy, tested.n_test)))
     return Facts(facts)
 
 
