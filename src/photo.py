@@ -134,7 +134,10 @@ def _with_8_bits(picture: Image.Image) -> Image.Image:
     """Return a picture of more bits a channel with 8; other ones as they are."""
     if not picture.mode.startswith(("I", "F")):
         return picture
-    values = np.nan_to_num(np.asarray(picture, dtype=np.float32))
+    values = np.asarray(picture, dtype=np.float64)
+    holes = ~np.isfinite(values)  # as scientific cameras leave them
+    if holes.any():
+        values = np.where(holes, 0.0 if holes.all() else np.median(values[~holes]), values)
     low = 0.0 if picture.mode.startswith("I;16") else values.min()
     span = max(float(values.max() - low), 1e-9)  # cameras of 10 or 12 bits do not fill 16
     return Image.fromarray(((values - low) * (255 / span)).astype(np.uint8))

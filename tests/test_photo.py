@@ -190,11 +190,18 @@ def with_cut_corners(picture: Image.Image, radius: float) -> Image.Image:
     return page
 
 
+def with_holes(picture: Image.Image) -> Image.Image:
+    values = np.asarray(picture).astype(np.float32) / 255
+    values[:2, :3] = [[np.nan, np.inf, -np.inf]] * 2
+    return Image.fromarray(values)
+
+
 MODES: dict[str, Callable[[Image.Image], Image.Image]] = {
     "1-bit": lambda picture: picture.convert("1", dither=Image.Dither.NONE),
     "16-bit": lambda p: Image.fromarray(np.asarray(p).astype(np.uint16) * 257),
     "32-bit": lambda p: Image.fromarray(np.asarray(p).astype(np.int32) * 1000),
     "float": lambda p: Image.fromarray(np.asarray(p).astype(np.float32) / 255),
+    "float with holes": with_holes,
     "colour": lambda p: Image.merge("RGB", (p, p, p)),
     "palette": lambda p: p.convert("RGB").convert("P"),
     "CMYK": lambda p: p.convert("RGB").convert("CMYK"),
