@@ -243,6 +243,10 @@ def test_published_figures_stand_beside_ours_and_say_what_differs(tmp_path: Path
         assert difference == pytest.approx(ours - float(row["published"]), abs=2e-5)
     assert "on another split" in whole.text
     assert "subset" not in whole.text
+    assert "not the training" not in whole.text
+    folder = ResultsFolder(tmp_path / "whole", "mnist")
+    folder.all_csv.write_text(folder.all_csv.read_text().replace(",none,False", ",affine,True"))
+    assert "here it has augmentation and weight averaging" in make_report(folder).text
     part = make_report(simulate_search(tmp_path / "part", "emnist_digits", images=78_978))
     assert "EMNIST digits subset" in part.text
     assert "a subset, 78,978 of the 240,000 images" in part.text

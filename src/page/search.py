@@ -152,9 +152,7 @@ def _published_words(findings: Findings) -> str:
         text += f" This search trained and validated {' and '.join(differs)}: look at the two side "
         text += "by side, but do not read a difference as better or worse."
     if beyond := _beyond_plain(findings):
-        text += (
-            f" The network is the same, but here trained with {beyond}, which was not published."
-        )
+        text += f" The network is the same, but not the training: here it has {beyond}."
     return text
 
 
@@ -167,7 +165,7 @@ def _beyond_plain(findings: Findings) -> str:
         }
         for name in RECIPE
     }
-    return ", ".join(figures.words(name) for name in RECIPE if used[name] != {plain[name]})
+    return " and ".join(figures.words(name) for name in RECIPE if used[name] != {plain[name]})
 
 
 def history_blocks(findings: Findings) -> list[Block]:
