@@ -15,15 +15,16 @@ from typing import Any
 
 import jsonargparse
 
-from src import cli, shipped
+from src import cli
 from src.config import DataSpec, FinalsConfig, parse_duration
 from src.data import load_training_data
-from src.display import open_console, print_best, print_data, say
+from src.display import open_console, print_best, print_data
 from src.errors import UserError
 from src.finals import choose_finalists
 from src.interrupt import Signals
 from src.publish import check_models, check_published, publish_search, write_winner
 from src.results import ResultsFolder, make_writable
+from src.shipped import are_shipped
 from src.stage import launching, open_store, run_finals
 from src.studies import load_studies, study_settings
 
@@ -48,7 +49,7 @@ def _run(options: jsonargparse.Namespace) -> int:
             f"there is no search in {folder.path}; `python -m src.tune --dataset {config.dataset}` "
             "makes one"
         )
-    if shipped.are_shipped(folder) and config.storage is None:
+    if are_shipped(folder) and config.storage is None:
         raise UserError(
             f"{folder.path} holds results that came with the project, without the checkpoints to "
             f"go on from; `python -m src.tune --dataset {config.dataset}` begins a search"
@@ -56,10 +57,7 @@ def _run(options: jsonargparse.Namespace) -> int:
     make_writable(folder.path, "--results_dir")
     make_writable(Path(config.log_dir), "--log_dir")
     with contextlib.ExitStack() as stack:
-        were_shipped = shipped.are_shipped(folder)
-        store = stack.enter_context(open_store(config, folder))
-        if were_shipped:
-            say(console, f"What came with the project is in {folder.path / shipped.ASIDE} now.")
+        store = stack.enter_context(open_store(config, folder, console))
         studies = load_studies(store.storage, config.dataset)
         finalists = choose_finalists(studies, config.finalists)
         if not finalists:

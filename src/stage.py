@@ -22,6 +22,7 @@ from src.provenance import provenance
 from src.publish import model_of
 from src.results import ResultsFolder, TrialRecord
 from src.search_run import SearchFailed, SearchRun, Workers
+from src.shipped import ASIDE, are_shipped
 from src.slots import Slots, StartedTrial
 from src.stores import Database, Journal, Store, has_password
 from src.studies import FINISHED, Run
@@ -36,12 +37,21 @@ _GO_ON = (
 
 
 @contextlib.contextmanager
-def open_store(config: TuneConfig | FinalsConfig, folder: ResultsFolder) -> Iterator[Store]:
-    """Open what holds the studies, and say in one line if it cannot be reached meanwhile."""
+def open_store(
+    config: TuneConfig | FinalsConfig, folder: ResultsFolder, console: Console
+) -> Iterator[Store]:
+    """Open what holds the studies; say where shipped results went that were in its place.
+
+    Raises:
+        UserError: it cannot be opened, or not be reached meanwhile.
+    """
     store: Store = Journal(folder)
     if config.storage is not None:
         store = Database(config.storage.get_secret_value(), folder, config.heartbeat)
+    shipped = are_shipped(folder)
     with store.reachable(), store:
+        if shipped:
+            say(console, f"What came with the project is in {folder.path / ASIDE} now.")
         yield store
 
 

@@ -31,7 +31,6 @@ from src.publish import (
 )
 from src.results import ResultsFolder, make_writable
 from src.search import Search
-from src.shipped import ASIDE, are_shipped
 from src.stage import Launcher, Stage, launching, open_store, run_finals
 from src.stores import Store
 from src.studies import check_settings, ended_trials, load_studies
@@ -65,10 +64,7 @@ def _tune(options: jsonargparse.Namespace) -> int:
         data = load_training_data(config.data_spec, config.data_dir)
         stack.enter_context(interruption)
         launcher = stack.enter_context(launching(config, config.precision, data, interruption))
-        shipped = are_shipped(folder)
-        store = stack.enter_context(open_store(config, folder))
-        if shipped:
-            say(console, f"What came with the project is in {folder.path / ASIDE} now.")
+        store = stack.enter_context(open_store(config, folder, console))
         return _search(config, plan, data, store, folder, launcher, interruption, console)
 
 

@@ -158,14 +158,13 @@ def _published_words(findings: Findings) -> str:
 
 def _beyond_plain(findings: Findings) -> str:
     """Name what any trial's recipe has beyond cross-entropy and Adam."""
-    plain = {name: value_text(getattr(Hyperparameters, name)) for name in RECIPE}
-    used = {
-        name: {
-            value_text(trial.hyperparameters.get(name, plain[name])) for trial in findings.trials
-        }
-        for name in RECIPE
-    }
-    return " and ".join(figures.words(name) for name in RECIPE if used[name] != {plain[name]})
+    names = []
+    for name in RECIPE:
+        plain = getattr(Hyperparameters, name)
+        found = {value_text(trial.hyperparameters.get(name, plain)) for trial in findings.trials}
+        if found != {value_text(plain)}:
+            names.append(figures.words(name))
+    return " and ".join(names)
 
 
 def history_blocks(findings: Findings) -> list[Block]:
