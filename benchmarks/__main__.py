@@ -18,8 +18,8 @@ from typing import Any
 
 from benchmarks import gpu, overhead, precision, recipes, search, storage, throughput, workers
 from benchmarks.tables import print_rows
-from src.device import choose_compute
-from src.provenance import provenance
+from src.results.provenance import provenance
+from src.training.device import choose_compute
 
 RESULTS = Path(__file__).parent / "results"
 

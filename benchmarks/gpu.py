@@ -14,11 +14,12 @@ from typing import Any
 import torch
 
 from benchmarks import images
-from src.data import Chunks, Images
-from src.device import Compute, choose_compute
-from src.hyperband import make_plan
-from src.model import TwoConvNet
-from src.step import PlainStep, make_optimizer, make_step
+from src.data.batches import Chunks
+from src.data.files import Images
+from src.search.hyperband import make_plan
+from src.training.device import Compute, choose_compute
+from src.training.network import TwoConvNet
+from src.training.step import PlainStep, make_optimizer, make_step
 
 SHAPES = ((32, 64, 128), (128, 128, 128), (256, 160, 256))
 BATCH_SIZES = (16, 64, 208)

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
-from src.config import DataSpec
-from src.data import TrainingData, load_training_data
+from src.data.catalog import DataSpec
+from src.data.split import TrainingData, load_training_data
 
 
 @functools.cache

@@ -23,15 +23,18 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from src import tune
-from src.config import DataSpec, Hyperparameters
-from src.data import CLASS_NAMES, Images, TrainingData
-from src.device import choose_compute, choose_workers
-from src.interrupt import Interrupted
-from src.results import ResultsFolder
-from src.stores import open_journal
-from src.studies import load_studies
-from src.worker import Advanced, Ended, Job, Reported
-from src.workers import LocalWorkers
+from src.core.interrupt import Interrupted
+from src.data.catalog import CLASS_NAMES, DataSpec
+from src.data.files import Images
+from src.data.split import TrainingData
+from src.results.folder import ResultsFolder
+from src.search.journal import open_journal
+from src.search.studies import load_studies
+from src.training.device import choose_compute, choose_workers
+from src.training.hyperparameters import Hyperparameters
+from src.training.spec import Job
+from src.workers.local import LocalWorkers
+from src.workers.messages import Advanced, Ended, Reported
 
 WARM_UP = 0.2
 """Epochs before the clock starts."""

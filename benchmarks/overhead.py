@@ -16,17 +16,18 @@ from unittest import mock
 import torch
 from lightning.pytorch import Callback
 
-import src.worker
+import src.workers.worker
 from src import tune
-from src.config import Hyperparameters
-from src.curves import Curves, write_curves
-from src.fit import Fitted
-from src.hyperband import make_plan
-from src.pruning import HyperbandCallback
-from src.results import Epoch, ResultsFolder
-from src.stores import open_journal
-from src.studies import load_studies
-from src.task import make_task
+from src.results.folder import ResultsFolder
+from src.search.hyperband import make_plan
+from src.search.journal import open_journal
+from src.search.studies import load_studies
+from src.training.fit import Fitted
+from src.training.history import Epoch
+from src.training.hyperparameters import Hyperparameters
+from src.training.task import make_task
+from src.training.tensorboard import Curves, write_curves
+from src.workers.worker import HyperbandCallback
 
 SECONDS = 1.0
 """Of one trial, however many epochs it trains."""
@@ -52,7 +53,9 @@ def _search(workers: int, iterations: int) -> dict[str, Any]:
     trials = make_plan(MAX_EPOCHS, FACTOR, iterations).trials
     started = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
-        with mock.patch.object(src.worker, "fit", _sleep):  # which forked workers then have too
+        with mock.patch.object(
+            src.workers.worker, "fit", _sleep
+        ):  # which forked workers then have too
             code = tune.main(
                 [
                     *("--dataset=mnist_5k", f"--limit={IMAGES}", f"--workers={workers}"),

@@ -9,11 +9,11 @@ from typing import Any
 import torch
 
 from benchmarks import images
-from src.config import Hyperparameters
-from src.data import TrainingData
-from src.device import choose_compute
-from src.fit import fit
-from src.interrupt import Interruption
+from src.core.interrupt import Interruption
+from src.data.split import TrainingData
+from src.training.device import choose_compute
+from src.training.fit import fit
+from src.training.hyperparameters import Hyperparameters
 
 CONFIGURATION = Hyperparameters(
     conv1=64, conv2=64, dense_units=128, dropout_rate=0.3, learning_rate=1e-3, batch_size=64

@@ -5,13 +5,15 @@ from collections.abc import Mapping
 from dataclasses import asdict, replace
 from typing import Any
 
-from src.config import DataSpec, Hyperparameters
-from src.data import TrainingData, load_training_data
-from src.device import Compute, choose_compute, choose_workers
-from src.fit import Fitted
-from src.metrics import spread
-from src.worker import Ended, Failed, Job, Reported
-from src.workers import LocalWorkers
+from src.core.intervals import spread
+from src.data.catalog import DataSpec
+from src.data.split import TrainingData, load_training_data
+from src.training.device import Compute, choose_compute, choose_workers
+from src.training.fit import Fitted
+from src.training.hyperparameters import Hyperparameters
+from src.training.spec import Job
+from src.workers.local import LocalWorkers
+from src.workers.messages import Ended, Failed, Reported
 
 _Key = tuple[str, int]
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import contestants, images
-from src.hyperband import make_plan
+from src.search.hyperband import make_plan
 
 SETTING = {"batch_size": 64, "max_epochs": 9, "reduction_factor": 3, "iterations": 1}
 LIMIT = 6_250

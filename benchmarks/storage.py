@@ -19,18 +19,24 @@ import optuna
 import torch
 from optuna.storages import RDBStorage
 
-from src.config import TuneConfig
-from src.data import TrainingData, load_training_data
-from src.device import choose_compute
-from src.fit import Fitted
-from src.hyperband import make_plan
-from src.interrupt import Interrupted, Interruption
-from src.results import Epoch, ResultsFolder, TrialRecord, make_writable
-from src.search import Search
-from src.search_run import SearchRun
-from src.slots import StartedTrial
-from src.stores import Database, Journal, Store
-from src.worker import Ended, Job, Message, Reported
+from src.core.files import make_writable
+from src.core.interrupt import Interrupted, Interruption
+from src.data.split import TrainingData, load_training_data
+from src.options import TuneConfig
+from src.results.folder import ResultsFolder
+from src.results.records import TrialRecord
+from src.search.database import Database
+from src.search.hyperband import make_plan
+from src.search.hyperband_study import Search
+from src.search.journal import Journal
+from src.search.loop import SearchRun
+from src.search.planned_study import StartedTrial
+from src.search.store import Store
+from src.training.device import choose_compute
+from src.training.fit import Fitted
+from src.training.history import Epoch
+from src.training.spec import Job
+from src.workers.messages import Ended, Message, Reported
 
 SECONDS = 10.0
 """Of one trial, however many epochs it trains: short beside those of the published search."""

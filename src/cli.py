@@ -12,18 +12,24 @@ import jsonargparse
 import yaml
 from jsonargparse import ActionConfigFile  # type: ignore[attr-defined]  # among others, by a loop
 
-from src.errors import UserError
-from src.interrupt import Interrupted
-from src.quiet import silence_libraries
+from src.core.errors import UserError
+from src.core.interrupt import Interrupted
+from src.core.quiet import silence_libraries
 
 USER_ERROR = 2
+
 _CTRL_C = 130
+
 _BROKEN_PIPE = 141
 
 _YAML_LENGTH = 2**16
+
 _YAML_DEPTH = 5
+
 _NUMBER_LENGTH = 1000
+
 _SHOWN = 300
+
 _load_yaml = jsonargparse.get_loader("yaml")
 
 _Config = TypeVar("_Config")

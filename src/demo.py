@@ -22,25 +22,46 @@ import jsonargparse
 import torch
 from PIL import Image
 
-from src import board, cli, shipped
-from src.checkpoint import SavedModel, load_model
-from src.config import DemoConfig
-from src.data import CLASS_NAMES
-from src.device import PLAIN_CPU
-from src.display import open_console, say
-from src.errors import UserError
-from src.inference import read_probabilities
-from src.interrupt import Signals
-from src.model import TwoConvNet
-from src.photo import bring_to_emnist, read_picture
+from src import cli
+from src.core import checks
+from src.core.console import open_console, say
+from src.core.errors import UserError
+from src.core.interrupt import Signals
+from src.data.catalog import CLASS_NAMES
+from src.inference import canvas as board
+from src.inference.photo import bring_to_emnist, read_picture
+from src.inference.predictions import read_probabilities
+from src.results import shipped
+from src.training.checkpoint import SavedModel, load_model
+from src.training.device import PLAIN_CPU
+from src.training.network import TwoConvNet
+
+
+@dataclass(frozen=True, kw_only=True)
+class DemoConfig:
+    """A page to draw on, and the models that read it."""
+
+    results_dir: str = "results"
+    """Folder with results: the best model of each data set in it is offered."""
+    host: str = "127.0.0.1"
+    """Address to listen on. Others than this machine's own let anybody in who can reach it."""
+    port: int = 7860
+    """Port to listen on; 0: any that is free."""
+
+    def __post_init__(self) -> None:
+        checks.path("results_dir", self.results_dir)
+        checks.within("port", self.port, 0, 2**16 - 1)
+
 
 if TYPE_CHECKING:  # an extra, slow to import, and nobody else's business
     import gradio
 
 _UPLOAD_AT_MOST = 32 * 2**20
 """Bytes of an opened picture."""
+
 _KEPT = 600
 """Seconds that Gradio keeps an opened picture's file."""
+
 _TOP = 5
 """Classes shown."""
 
@@ -235,6 +256,7 @@ _SEEN = """
 <figure><img src="${value}" alt=""><figcaption>What the network sees: 28×28</figcaption></figure>
 {{/if}}
 """
+
 _SEEN_CSS = """
 figure { display: flex; align-items: center; gap: 12px; margin: 0; }
 img {
@@ -242,6 +264,7 @@ img {
   border-radius: 4px; box-shadow: 0 0 0 1px var(--border-color-primary);
 }
 """
+
 _CSS = "#board .html-container, #seen .html-container { padding: 0; }"
 
 

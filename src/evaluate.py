@@ -11,7 +11,7 @@ import hashlib
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -19,19 +19,49 @@ import jsonargparse
 from rich.table import Table
 
 from src import cli
-from src.checkpoint import SavedModel, load_model
-from src.config import EvaluateConfig
-from src.curves import WINNER, write_pictures
-from src.data import CLASS_NAMES, Images, load_images
-from src.device import choose_compute
-from src.display import open_console, say
-from src.errors import UserError
-from src.figures import draw_confusion, draw_mistakes, reading_figures
-from src.inference import read_probabilities
-from src.metrics import ConfusionMatrix, count_confusion, wilson_interval
-from src.mistakes import worst_mistakes
-from src.provenance import provenance
-from src.results import ResultsFolder, TestRecord, make_writable, record_test, write_json
+from src.core import checks
+from src.core.console import open_console, say
+from src.core.errors import UserError
+from src.core.files import make_writable, write_json
+from src.core.intervals import wilson_interval
+from src.core.metrics import ConfusionMatrix, count_confusion
+from src.data.catalog import CLASS_NAMES, Dataset
+from src.data.files import Images, load_images
+from src.inference.predictions import read_probabilities, worst_mistakes
+from src.reporting.figures import draw_confusion, draw_mistakes, reading_figures
+from src.results.folder import ResultsFolder
+from src.results.provenance import provenance
+from src.results.records import TestRecord
+from src.results.test_log import record_test
+from src.training.checkpoint import SavedModel, load_model
+from src.training.device import Device, choose_compute
+from src.training.tensorboard import WINNER, write_pictures
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateConfig:
+    """A saved model, tested."""
+
+    dataset: Dataset | None = None
+    """Test on this data set instead of the model's own; its classes must be the same."""
+    device: Device = "auto"
+    """Where to compute; auto takes CUDA where there is one."""
+    data_dir: str = "data"
+    """Folder with the data sets, in torchvision's layout; what is missing is downloaded there."""
+    results_dir: str | None = None
+    """Folder for results: <results_dir>/<dataset>/test-log.jsonl records every look at the test
+    images; null: the one that the checkpoint is in, or results."""
+    output_dir: str | None = None
+    """Folder for metrics.json and the pictures; null: beside the checkpoint."""
+    log_dir: str | None = None
+    """Folder for TensorBoard, which then shows the pictures as the run <log_dir>/<dataset>/winner;
+    null: none."""
+
+    def __post_init__(self) -> None:
+        checks.path("data_dir", self.data_dir)
+        checks.path("results_dir", self.results_dir or "")
+        checks.path("log_dir", self.log_dir or "")
+        checks.path("output_dir", self.output_dir or "")
 
 
 def make_parser() -> jsonargparse.ArgumentParser:

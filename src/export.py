@@ -10,29 +10,56 @@ import io
 import json
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import jsonargparse
 import torch
 from torch import Tensor, nn
 
 from src import cli
-from src.checkpoint import SavedModel, load_model
-from src.config import Dataset, ExportConfig
-from src.data import Images, has_images, load_images
-from src.display import open_console, say
-from src.errors import UserError
-from src.model import TwoConvNet, to_inputs
-from src.results import make_writable, replacing
+from src.core import checks
+from src.core.console import open_console, say
+from src.core.errors import UserError
+from src.core.files import make_writable, replacing
+from src.data.catalog import Dataset
+from src.data.files import Images, has_images, load_images
+from src.training.checkpoint import SavedModel, load_model
+from src.training.network import TwoConvNet, to_inputs
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportConfig:
+    """A saved model, written for other programs."""
+
+    model: str
+    """The checkpoint of the model to write."""
+    format: Literal["onnx", "torch"] = "onnx"
+    """What to write: ONNX (an extra: export), or a program of torch.export."""
+    output: str | None = None
+    """File to write; null: model.onnx or model.pt2 beside the model."""
+    data_dir: str = "data"
+    """Folder with the data sets: where the model's own is there, its images check the file."""
+
+    def __post_init__(self) -> None:
+        checks.path("model", self.model)
+        checks.path("output", self.output or "")
+        checks.path("data_dir", self.data_dir)
+
 
 OPSET = 18
 """ONNX's version of its operators: PyTorch's exporter is made for it, and runtimes since 2023 read
 it."""
 
 _SHAPES = {"images": {0: torch.export.Dim("N")}}
+
 _SUFFIX = {"onnx": ".onnx", "torch": ".pt2"}
+
 _CHECKED = 1000
+
 _BATCHES = [1, 7, 300, _CHECKED - 308]
+
 _TOLERANCE = 1e-4
 """What rounding may change, in largest logits, or in 1 if they are smaller."""
 

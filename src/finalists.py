@@ -16,17 +16,22 @@ from typing import Any
 import jsonargparse
 
 from src import cli
-from src.config import DataSpec, FinalsConfig, parse_duration
-from src.data import load_training_data
-from src.display import open_console, print_best, print_data
-from src.errors import UserError
-from src.finals import choose_finalists
-from src.interrupt import Signals
-from src.publish import check_models, check_published, publish_search, write_winner
-from src.results import ResultsFolder, make_writable
-from src.shipped import are_shipped
-from src.stage import launching, open_store, run_finals
-from src.studies import load_studies, study_settings
+from src.core import checks
+from src.core.console import open_console
+from src.core.errors import UserError
+from src.core.files import make_writable
+from src.core.interrupt import Signals
+from src.data.catalog import DataSpec
+from src.data.split import load_training_data
+from src.options import FinalsConfig
+from src.reporting.publish import check_models, check_published, publish_search, write_winner
+from src.results.folder import ResultsFolder
+from src.results.shipped import are_shipped
+from src.search.display import print_best, print_data
+from src.search.finals import choose_finalists
+from src.search.session import open_store, run_finals
+from src.search.studies import load_studies, study_settings
+from src.workers.launch import launching
 
 
 def make_parser() -> jsonargparse.ArgumentParser:
@@ -41,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(options: jsonargparse.Namespace) -> int:
     config = cli.make_config(FinalsConfig, options)
-    interruption = Signals(parse_duration(config.timeout) if config.timeout else None)
+    interruption = Signals(checks.parse_duration(config.timeout) if config.timeout else None)
     console = open_console()
     folder = ResultsFolder(config.results_dir, config.dataset)
     if not (folder.journal.exists() or config.storage is not None):

@@ -9,6 +9,7 @@ cannot be read gets a line on standard error, and the exit code is 2; the others
 import json
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import jsonargparse
@@ -17,14 +18,37 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from src import cli, shipped
-from src.checkpoint import load_model
-from src.config import PredictConfig
-from src.device import choose_compute
-from src.errors import UserError
-from src.inference import read_probabilities
-from src.photo import bring_to_emnist, read_picture
-from src.results import make_writable, replacing
+from src import cli
+from src.core import checks
+from src.core.errors import UserError
+from src.core.files import make_writable, replacing
+from src.inference.photo import bring_to_emnist, read_picture
+from src.inference.predictions import read_probabilities
+from src.results import shipped
+from src.training.checkpoint import load_model
+from src.training.device import Device, choose_compute
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictConfig:
+    """A saved model that reads pictures."""
+
+    model: str | None = None
+    """The checkpoint of the model that reads; null: results/emnist_letters_digits/best-model.ckpt,
+    or while a search has none yet, the one that came with the project."""
+    top: int = 3
+    """How many classes to name for each picture, the most probable first."""
+    device: Device = "auto"
+    """Where to compute; auto takes CUDA where there is one."""
+    show: str | None = None
+    """Folder for what the model saw of each picture: its 28×28 pixels, enlarged, as NAME-seen.png;
+    null: nowhere."""
+
+    def __post_init__(self) -> None:
+        checks.within("top", self.top, 1)
+        checks.path("model", self.model or "")
+        checks.path("show", self.show or "")
+
 
 _ENLARGED = 10
 """Pixels a side of each pixel of what is shown."""

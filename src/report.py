@@ -8,18 +8,33 @@ its pictures to figures/. Seconds.
 
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 
 import jsonargparse
 
 from src import cli
-from src.checkpoint import load_model
-from src.config import ReportConfig
-from src.display import open_console, say
-from src.findings import read_findings
-from src.metrics import ConfusionMatrix
-from src.page import PICTURES, Winner, make_page, render
-from src.results import ResultsFolder, make_writable, replacing
+from src.core import checks
+from src.core.console import open_console, say
+from src.core.files import make_writable, replacing
+from src.core.metrics import ConfusionMatrix
+from src.data.catalog import Dataset
+from src.reporting.findings import read_findings
+from src.reporting.page import PICTURES, Winner, make_page, render
+from src.results.folder import ResultsFolder
+from src.training.checkpoint import load_model
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportConfig:
+    """A search, told."""
+
+    dataset: Dataset
+    """Data set whose search is told."""
+    results_dir: str = "results"
+    """Folder for results: one folder in it for each data set."""
+
+    def __post_init__(self) -> None:
+        checks.path("results_dir", self.results_dir)
 
 
 def make_parser() -> jsonargparse.ArgumentParser:

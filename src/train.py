@@ -15,18 +15,20 @@ from pathlib import Path
 import jsonargparse
 
 from src import cli
-from src.checkpoint import save_model
-from src.config import TrainConfig
-from src.curves import Curves
-from src.data import load_training_data
-from src.device import choose_compute
-from src.display import FitDisplay, live_progress, open_console, print_data, say
-from src.errors import UserError
-from src.fit import fit
-from src.interrupt import Signals
-from src.provenance import provenance
-from src.publish import describe_model, draw_model, model_of
-from src.results import free_name, make_writable, write_json
+from src.core.console import live_progress, open_console, say
+from src.core.errors import UserError
+from src.core.files import free_name, make_writable, write_json
+from src.core.interrupt import Signals
+from src.data.split import load_training_data
+from src.options import TrainConfig
+from src.reporting.publish import describe_model, draw_model
+from src.results.provenance import provenance
+from src.search.display import print_data
+from src.training.checkpoint import model_of, save_model
+from src.training.device import choose_compute
+from src.training.fit import fit
+from src.training.progress import FitDisplay
+from src.training.tensorboard import Curves
 
 
 def make_parser() -> jsonargparse.ArgumentParser:

@@ -16,24 +16,28 @@ import jsonargparse
 from rich.console import Console
 
 from src import cli
-from src.config import TuneConfig, parse_duration
-from src.data import TrainingData, load_training_data
-from src.display import open_console, print_best, print_data, print_plan, print_ranking, say
-from src.finals import Finals, choose_finalists
-from src.hyperband import Plan, make_plan
-from src.interrupt import Signals
-from src.publish import (
+from src.core import checks
+from src.core.console import open_console, say
+from src.core.files import make_writable
+from src.core.interrupt import Signals
+from src.data.split import TrainingData, load_training_data
+from src.options import TuneConfig
+from src.reporting.publish import (
     check_models,
     check_published,
     publish_search,
     publish_study,
     write_winner,
 )
-from src.results import ResultsFolder, make_writable
-from src.search import Search
-from src.stage import Launcher, Stage, launching, open_store, run_finals
-from src.stores import Store
-from src.studies import check_settings, ended_trials, load_studies
+from src.results.folder import ResultsFolder
+from src.search.display import print_best, print_data, print_plan, print_ranking
+from src.search.finals import Finals, choose_finalists
+from src.search.hyperband import Plan, make_plan
+from src.search.hyperband_study import Search
+from src.search.session import Stage, open_store, run_finals
+from src.search.store import Store
+from src.search.studies import check_settings, ended_trials, load_studies
+from src.workers.launch import Launcher, launching
 
 
 def make_parser() -> jsonargparse.ArgumentParser:
@@ -50,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _tune(options: jsonargparse.Namespace) -> int:
     config = cli.make_config(TuneConfig, options)
-    interruption = Signals(parse_duration(config.timeout) if config.timeout else None)
+    interruption = Signals(checks.parse_duration(config.timeout) if config.timeout else None)
     console = open_console()
     plan = make_plan(config.max_epochs, config.reduction_factor, config.iterations)
     print_plan(console, plan, config.batch_sizes)

@@ -13,13 +13,12 @@ import torch
 from optuna.trial import FrozenTrial, TrialState
 
 from src import train, tune
-from src.checkpoint import load_model, save_model
-from src.config import DataSpec
-from src.data import CLASS_NAMES
-from src.results import ResultsFolder
-from src.stores import open_journal
-from src.studies import load_studies
-from src.task import make_task
+from src.data.catalog import CLASS_NAMES, DataSpec
+from src.results.folder import ResultsFolder
+from src.search.journal import open_journal
+from src.search.studies import load_studies
+from src.training.checkpoint import load_model, save_model
+from src.training.task import make_task
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 REAL_DATA = REPOSITORY / "data"

@@ -8,14 +8,19 @@ from typing import cast
 
 import numpy as np
 
-from src.checkpoint import SavedModel, save_model
-from src.config import Dataset, DataSpec, Hyperparameters
-from src.data import CLASS_NAMES
-from src.hyperband import is_promoted, make_plan
-from src.metrics import ConfusionMatrix, wilson_interval
-from src.publish import describe_model
-from src.results import Epoch, ResultsFolder, TrialRecord, write_epochs, write_json, write_trials
-from src.task import make_task
+from src.core.files import write_json
+from src.core.intervals import wilson_interval
+from src.core.metrics import ConfusionMatrix
+from src.data.catalog import CLASS_NAMES, Dataset, DataSpec
+from src.reporting.publish import describe_model
+from src.results.folder import ResultsFolder
+from src.results.records import TrialRecord
+from src.results.tables import write_epochs, write_trials
+from src.search.hyperband import is_promoted, make_plan
+from src.training.checkpoint import SavedModel, save_model
+from src.training.history import Epoch
+from src.training.hyperparameters import Hyperparameters
+from src.training.task import make_task
 
 
 def simulate_search(

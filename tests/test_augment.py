@@ -3,9 +3,9 @@ import pytest
 import torch
 from scipy import ndimage
 
-from src.augment import ELASTIC_ALPHA, ELASTIC_SIGMA, SHIFT, Distortion
-from src.config import DataSpec
-from src.data import load_training_data
+from src.data.catalog import DataSpec
+from src.data.split import load_training_data
+from src.training.augment import ELASTIC_ALPHA, ELASTIC_SIGMA, SHIFT, Distortion
 
 CPU = torch.device("cpu")
 

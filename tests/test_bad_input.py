@@ -29,15 +29,16 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from src import evaluate, train, tune
-from src.archive import read_archive
-from src.checkpoint import SavedModel, load_model, save_model
-from src.config import Dataset as DatasetName
-from src.config import DataSpec, Hyperparameters, TuneConfig
-from src.data import CLASS_NAMES, Images, load_images
-from src.data.files import _SAMPLE
-from src.errors import UserError
-from src.results import Epoch
-from src.task import make_task
+from src.core.errors import UserError
+from src.data.catalog import CLASS_NAMES, DataSpec
+from src.data.catalog import Dataset as DatasetName
+from src.data.files import _SAMPLE, Images, load_images
+from src.options import TuneConfig
+from src.training.archive import read_archive
+from src.training.checkpoint import SavedModel, load_model, save_model
+from src.training.history import Epoch
+from src.training.hyperparameters import Hyperparameters
+from src.training.task import make_task
 from tests.conftest import REPOSITORY
 
 THOROUGH = os.environ.get("HYPOTHESIS_PROFILE") == "thorough"

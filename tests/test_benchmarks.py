@@ -9,7 +9,7 @@ from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import gpu, search
-from src.model import TwoConvNet
+from src.training.network import TwoConvNet
 from tests.conftest import REPOSITORY, needs_mnist
 
 

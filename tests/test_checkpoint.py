@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 import torch
 
-from src.checkpoint import load_model, save_model
-from src.config import Hyperparameters
-from src.data import load_images
-from src.errors import UserError
-from src.task import CharacterTask
+from src.core.errors import UserError
+from src.data.files import load_images
+from src.training.checkpoint import load_model, save_model
+from src.training.hyperparameters import Hyperparameters
+from src.training.task import CharacterTask
 from tests.conftest import Workplace
 
 

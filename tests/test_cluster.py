@@ -14,11 +14,13 @@ from pathlib import Path
 
 import pytest
 
-from src.config import DataSpec, Hyperparameters
-from src.data import load_training_data
-from src.device import PLAIN_CPU
-from src.search_run import Workers
-from src.worker import Advanced, Ended, Failed, Job, Message, Reported
+from src.data.catalog import DataSpec
+from src.data.split import load_training_data
+from src.training.device import PLAIN_CPU
+from src.training.hyperparameters import Hyperparameters
+from src.training.spec import Job
+from src.workers.launch import Workers
+from src.workers.messages import Advanced, Ended, Failed, Message, Reported
 from tests.conftest import REPOSITORY, Rows, Workplace, wait_until
 
 # A node's ports are open to the network. Ray reads these when it is imported.
@@ -173,7 +175,7 @@ def test_search_outlives_a_node_and_gives_what_a_local_one_gives(
 def test_workers_share_a_gpu_and_who_finds_no_room_waits_for_it(
     nodes: Nodes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from src.cluster import Cluster, RayWorkers
+    from src.workers.ray_cluster import Cluster, RayWorkers
 
     for name, value in nodes.environment.items():
         monkeypatch.setenv(name, value)
@@ -226,7 +228,7 @@ def test_launcher_without_ray_says_what_to_install(
     workplace: Workplace, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
-    monkeypatch.delitem(sys.modules, "src.cluster", raising=False)
+    monkeypatch.delitem(sys.modules, "src.workers.ray_cluster", raising=False)
     assert workplace.tune("--launcher=ray") == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert "pip install -e '.[ray]'" in line

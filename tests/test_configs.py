@@ -4,7 +4,7 @@ import pytest
 import yaml
 
 from src import tune
-from src.config import TuneConfig
+from src.options import TuneConfig
 from tests.conftest import REPOSITORY
 
 CONFIGS = sorted((REPOSITORY / "configs").glob("*.yaml"))

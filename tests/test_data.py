@@ -17,9 +17,11 @@ import torchvision
 from sklearn.model_selection import train_test_split
 from sklearn.neighbors import KNeighborsClassifier
 
-from src.config import Dataset, DataSpec
-from src.data import CLASS_NAMES, Chunks, Images, load_images, load_training_data, split_validation
-from src.errors import UserError
+from src.core.errors import UserError
+from src.data.batches import Chunks
+from src.data.catalog import CLASS_NAMES, Dataset, DataSpec
+from src.data.files import Images, load_images
+from src.data.split import load_training_data, split_validation
 from tests.conftest import REAL_DATA, needs_emnist, needs_mnist
 
 

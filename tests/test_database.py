@@ -14,17 +14,19 @@ import pytest
 from optuna.trial import TrialState
 
 from src import finalists, tune
-from src.config import TuneConfig
-from src.data import load_training_data
-from src.device import PLAIN_CPU
-from src.fit import Fitted
-from src.hyperband import make_plan
-from src.provenance import provenance
-from src.results import Epoch, ResultsFolder, make_writable
-from src.search import Search
-from src.slots import StartedTrial
-from src.stores import Database
-from src.worker import Ended
+from src.core.files import make_writable
+from src.data.split import load_training_data
+from src.options import TuneConfig
+from src.results.folder import ResultsFolder
+from src.results.provenance import provenance
+from src.search.database import Database
+from src.search.hyperband import make_plan
+from src.search.hyperband_study import Search
+from src.search.planned_study import StartedTrial
+from src.training.device import PLAIN_CPU
+from src.training.fit import Fitted
+from src.training.history import Epoch
+from src.workers.messages import Ended
 from tests.conftest import Rows, Workplace, start_search
 from tests.postgres import PASSWORD, Server, find_program, running_server
 

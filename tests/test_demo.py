@@ -18,9 +18,10 @@ from typing import Any
 import pytest
 from PIL import Image, ImageOps
 
-from src import board, demo, predict
-from src.data import load_images
-from src.errors import UserError
+from src import demo, predict
+from src.core.errors import UserError
+from src.data.files import load_images
+from src.inference import canvas as board
 from tests.conftest import REPOSITORY, as_letters
 
 with contextlib.suppress(ImportError):

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from src import export
-from src.checkpoint import load_model
-from src.data import load_images
+from src.data.files import load_images
+from src.training.checkpoint import load_model
 from tests.conftest import as_letters
 
 try:

@@ -14,18 +14,18 @@ from typing import Any
 import pytest
 import torch
 
-import src.search_run
-import src.worker
-from src.config import Hyperparameters
-from src.fit import Fitted, fit
-from src.search_run import _Streak
-from src.worker import _describe
+import src.search.loop
+import src.workers.worker
+from src.search.loop import _Streak
+from src.training.fit import Fitted, fit
+from src.training.hyperparameters import Hyperparameters
+from src.workers.worker import _describe
 from tests.conftest import REPOSITORY, Workplace, children
 
 
 @pytest.fixture(autouse=True)
 def short_pause(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(src.search_run, "_PAUSE", 0.1)
+    monkeypatch.setattr(src.search.loop, "_PAUSE", 0.1)
 
 
 # Only forked workers see what a test replaces, and where there is a GPU they are fresh ones.
@@ -61,7 +61,9 @@ def test_trial_that_fails_once_is_tried_again_in_its_place(
             return False
         return True
 
-    monkeypatch.setattr(src.worker, "fit", failing(first_time, ZeroDivisionError("on purpose")))
+    monkeypatch.setattr(
+        src.workers.worker, "fit", failing(first_time, ZeroDivisionError("on purpose"))
+    )
     assert workplace.tune("--workers=1") == 0
     rows = workplace.rows()
     assert [row["state"] for row in rows].count("FAIL") == 1
@@ -86,7 +88,7 @@ def test_trial_that_always_fails_leaves_its_place_empty_until_the_next_run(
     assert len(workplace.rows()) == 10
 
     other = Workplace(workplace.folder / "other")
-    monkeypatch.setattr(src.worker, "fit", failing(lambda hp: hp.conv1 == big, error))
+    monkeypatch.setattr(src.workers.worker, "fit", failing(lambda hp: hp.conv1 == big, error))
     assert other.tune(*options) == 2
     err = capsys.readouterr().err
     assert err.count("\n") == 1
@@ -106,7 +108,7 @@ def test_trial_that_always_fails_leaves_its_place_empty_until_the_next_run(
 def test_failures_in_a_row_with_one_cause_stop_the_search(
     workplace: Workplace, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(src.worker, "fit", failing(lambda _: True, MemoryError("no more")))
+    monkeypatch.setattr(src.workers.worker, "fit", failing(lambda _: True, MemoryError("no more")))
     assert workplace.tune("--workers=1") == 2
     err = capsys.readouterr().err
     assert err.count("\n") == 1
@@ -129,8 +131,8 @@ def test_worker_that_hangs_is_given_up(
             os.kill(os.getpid(), signal.SIGSTOP)
         return False
 
-    monkeypatch.setattr(src.worker, "fit", failing(first_time, ZeroDivisionError()))
-    monkeypatch.setattr(src.search_run, "_SILENCE", 3.0)
+    monkeypatch.setattr(src.workers.worker, "fit", failing(first_time, ZeroDivisionError()))
+    monkeypatch.setattr(src.search.loop, "_SILENCE", 3.0)
     assert workplace.tune("--workers=1") == 0
     rows = workplace.rows()
     assert [row["reason"] for row in rows if row["state"] == "FAIL"] == [

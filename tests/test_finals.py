@@ -15,17 +15,17 @@ from optuna.trial import TrialState
 from scipy import stats
 
 from src import evaluate, finalists
-from src.checkpoint import dump_model, load_model
-from src.config import DataSpec
-from src.data import load_training_data
-from src.device import PLAIN_CPU
-from src.finals import Finals
-from src.fit import fit
-from src.interrupt import Interruption
-from src.metrics import spread
-from src.seeding import FINALIST, derive_seed
-from src.slots import MakeCheckpoint, Slot, Slots, StartedTrial
-from src.worker import Ended
+from src.core.interrupt import Interruption
+from src.core.intervals import spread
+from src.core.seeding import FINALIST, derive_seed
+from src.data.catalog import DataSpec
+from src.data.split import load_training_data
+from src.search.finals import Finals
+from src.search.planned_study import MakeCheckpoint, Slot, Slots, StartedTrial
+from src.training.checkpoint import dump_model, load_model
+from src.training.device import PLAIN_CPU
+from src.training.fit import fit
+from src.workers.messages import Ended
 from tests.conftest import Workplace, start_search
 
 

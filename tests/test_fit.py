@@ -6,16 +6,19 @@ import pytest
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from src.config import DataSpec, Hyperparameters
-from src.data import Chunk, Images, TrainingData, load_training_data
-from src.device import PLAIN_CPU as CPU
-from src.device import Compute, choose_compute
-from src.errors import UserError
-from src.fit import Fitted, fit
-from src.interrupt import Interruption
-from src.model import TwoConvNet, to_inputs
-from src.step import autocast
-from src.task import make_task
+from src.core.errors import UserError
+from src.core.interrupt import Interruption
+from src.data.batches import Chunk
+from src.data.catalog import DataSpec
+from src.data.files import Images
+from src.data.split import TrainingData, load_training_data
+from src.training.device import PLAIN_CPU as CPU
+from src.training.device import Compute, choose_compute
+from src.training.fit import Fitted, fit
+from src.training.hyperparameters import Hyperparameters
+from src.training.network import TwoConvNet, to_inputs
+from src.training.step import autocast
+from src.training.task import make_task
 
 SMALL = Hyperparameters(
     conv1=8, conv2=8, dense_units=32, dropout_rate=0.3, learning_rate=3e-3, batch_size=32

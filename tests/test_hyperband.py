@@ -3,7 +3,7 @@ import random
 import optuna
 import pytest
 
-from src.hyperband import is_promoted, make_plan
+from src.search.hyperband import is_promoted, make_plan
 
 # Li et al. 2018, Table 1: (trials, epochs) of each rung for R = 81, η = 3.
 TABLE_1 = {

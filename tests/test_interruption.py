@@ -13,9 +13,10 @@ from pathlib import Path
 import pytest
 from optuna.trial import TrialState
 
-from src.results import COLUMNS, ResultsFolder
-from src.stores import open_journal
-from src.studies import load_studies
+from src.results.folder import ResultsFolder
+from src.results.tables import COLUMNS
+from src.search.journal import open_journal
+from src.search.studies import load_studies
 from tests.conftest import Rows, Workplace, start_search, wait_until
 
 

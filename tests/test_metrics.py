@@ -7,7 +7,8 @@ from sklearn.metrics import (
     precision_recall_fscore_support,
 )
 
-from src.metrics import ConfusionMatrix, count_confusion, wilson_interval
+from src.core.intervals import wilson_interval
+from src.core.metrics import ConfusionMatrix, count_confusion
 
 
 @pytest.fixture

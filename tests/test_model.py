@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from src.model import SEEN, TwoConvNet, to_inputs
+from src.training.network import SEEN, TwoConvNet, to_inputs
 
 Array = npt.NDArray[np.float64]
 

@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 from sklearn.neighbors import KNeighborsClassifier
 
-from src.data import Images, load_images
-from src.errors import UserError
-from src.photo import SIDE, bring_to_emnist, read_picture
+from src.core.errors import UserError
+from src.data.files import Images, load_images
+from src.inference.photo import SIDE, bring_to_emnist, read_picture
 from tests.conftest import REAL_DATA, needs_emnist
 
 WHITE, BLACK = 255, 0

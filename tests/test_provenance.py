@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from src import provenance
-from src.device import PLAIN_CPU
+from src.results import provenance
+from src.training.device import PLAIN_CPU
 
 
 def test_commit_is_dirty_when_the_code_differs_and_not_when_results_do(
@@ -21,9 +21,9 @@ def test_commit_is_dirty_when_the_code_differs_and_not_when_results_do(
             check=True,
         ).stdout.strip()
 
-    code, results = tmp_path / "src/provenance.py", tmp_path / "results/all.csv"
+    code, results = tmp_path / "src/results/provenance.py", tmp_path / "results/all.csv"
     for path in (code, results):
-        path.parent.mkdir()
+        path.parent.mkdir(parents=True)
         path.write_text("one\n")
     git("init")
     git("add", ".")

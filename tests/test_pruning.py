@@ -6,8 +6,8 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
-from src.hyperband import Plan, make_plan
-from src.pruning import BRACKET_ATTRIBUTE, PlannedHyperbandPruner
+from src.search.hyperband import Plan, make_plan
+from src.search.pruner import BRACKET_ATTRIBUTE, PlannedHyperbandPruner
 
 
 def make_study(plan: Plan) -> optuna.Study:

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from src.checkpoint import load_model
-from src.published import PUBLISHED
+from src.reporting.prior_work import PUBLISHED
+from src.training.checkpoint import load_model
 from tests.conftest import REPOSITORY
 
 

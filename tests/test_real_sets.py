@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from src import evaluate, tune
-from src.data import CLASS_NAMES, load_images
+from src.data.catalog import CLASS_NAMES
+from src.data.files import load_images
 from tests.conftest import REAL_DATA, Workplace, needs_emnist, needs_mnist
 from tests.test_data import write_idx
 

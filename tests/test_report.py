@@ -15,12 +15,14 @@ import scipy.stats
 from PIL import Image
 
 from src import report
-from src.analysis import accuracy_within, rung_uses
-from src.figures import Mistake, mistakes_figure, to_png
-from src.findings import Value, read_findings
-from src.importance import importances
-from src.published import PUBLISHED
-from src.results import ResultsFolder, write_json
+from src.core.files import write_json
+from src.core.metrics import Mistake
+from src.reporting.analysis import accuracy_within, rung_uses
+from src.reporting.figures import mistakes_figure, to_png
+from src.reporting.findings import Value, read_findings
+from src.reporting.importance import importances
+from src.reporting.prior_work import PUBLISHED
+from src.results.folder import ResultsFolder
 from tests.conftest import Workplace
 from tests.simulated import finalists_of, metrics_of, simulate_search
 
@@ -100,7 +102,7 @@ def reported(
 @pytest.fixture(autouse=True)
 def coarse(monkeypatch: pytest.MonkeyPatch) -> None:
     """Draw coarsely: pictures take most of the time, and one report is looked at closely."""
-    monkeypatch.setattr("src.figures.style._PAGE_DPI", 40)
+    monkeypatch.setattr("src.reporting.figures.style._PAGE_DPI", 40)
 
 
 @pytest.fixture
@@ -466,7 +468,7 @@ def test_killed_between_two_writes_it_leaves_the_old_report(
     program = (
         "import os, signal, sys\n"
         "from src import report\n"
-        "from src.figures import style\n"
+        "from src.reporting.figures import style\n"
         "style._PAGE_DPI = 40\n"
         "calls = 0\n"
         "def fsync(_):\n"

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from src.results import replacing, write_json
+from src.core.files import replacing, write_json
 
 
 def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path: Path) -> None:
@@ -26,7 +26,7 @@ def test_a_process_killed_while_writing_leaves_an_old_or_a_new_file(
 ) -> None:
     path = tmp_path / "value.json"
     program = (
-        "import sys; from pathlib import Path; from src.results import write_json\n"
+        "import sys; from pathlib import Path; from src.core.files import write_json\n"
         "for i in range(10**9):\n"
         "    write_json(Path(sys.argv[1]), {'value': [i] * 5000})\n"
         "    print(flush=True)"

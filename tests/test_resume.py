@@ -8,12 +8,13 @@ from typing import Any, Literal
 import pytest
 import torch
 
-import src.resume
-from src.config import DataSpec, Hyperparameters
-from src.data import TrainingData, load_training_data
-from src.device import PLAIN_CPU, Compute
-from src.fit import Fitted, fit
-from src.interrupt import Interrupted, Interruption
+import src.training.resume
+from src.core.interrupt import Interrupted, Interruption
+from src.data.catalog import DataSpec
+from src.data.split import TrainingData, load_training_data
+from src.training.device import PLAIN_CPU, Compute
+from src.training.fit import Fitted, fit
+from src.training.hyperparameters import Hyperparameters
 
 CONFIGURATION = Hyperparameters(
     conv1=8, conv2=8, dense_units=32, dropout_rate=0.3, learning_rate=3e-3, batch_size=32
@@ -58,7 +59,7 @@ def run(monkeypatch: pytest.MonkeyPatch) -> Iterator[Run]:
             state=state,
         )
 
-    monkeypatch.setattr(src.resume, "_SHARE", 0)  # keep every epoch, however short it is
+    monkeypatch.setattr(src.training.resume, "_SHARE", 0)  # keep every epoch, however short it is
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield run
@@ -159,7 +160,7 @@ def test_state_of_another_version_is_not_gone_on_from(
     monkeypatch.setattr(torch, "__version__", "2.11.0")
     run(state, After(3))
     monkeypatch.undo()
-    monkeypatch.setattr(src.resume, "_SHARE", 0)
+    monkeypatch.setattr(src.training.resume, "_SHARE", 0)
     fitted = run(state, After(3))
     assert len(fitted.history) == 1
 

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from src.schedule import Schedule, learning_rate_share
+from src.training.schedule import Schedule, learning_rate_share
 
 STEPS = 137
 

@@ -9,14 +9,14 @@ import pytest
 import torch
 from torch.nn import functional
 
-from src.augment import Distortion
-from src.config import DataSpec
-from src.data import Images, load_training_data
-from src.device import PLAIN_CPU, Compute
-from src.fused import first_layer
-from src.inference import add_counts, no_counts
-from src.model import TwoConvNet, to_inputs
-from src.step import (
+from src.data.catalog import DataSpec
+from src.data.files import Images
+from src.data.split import load_training_data
+from src.training.augment import Distortion
+from src.training.device import PLAIN_CPU, Compute
+from src.training.fused import first_layer
+from src.training.network import TwoConvNet, to_inputs
+from src.training.step import (
     GraphStep,
     MicroBatchStep,
     PlainStep,
@@ -26,6 +26,7 @@ from src.step import (
     make_step,
     read_pixels,
 )
+from src.training.task import add_counts, no_counts
 
 BF16 = dataclasses.replace(PLAIN_CPU, precision="bf16")
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA GPU here")

@@ -8,9 +8,10 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
-from src.errors import UserError
-from src.results import ResultsFolder, make_writable
-from src.stores import Journal
+from src.core.errors import UserError
+from src.core.files import make_writable
+from src.results.folder import ResultsFolder
+from src.search.journal import Journal
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from src import evaluate
-from src.checkpoint import SavedModel, load_model
+from src.training.checkpoint import SavedModel, load_model
 from tests.conftest import Workplace
 
 
@@ -87,9 +87,10 @@ def test_full_disk_leaves_no_half_line(models: list[Path], environment: dict[str
     # What a full disk does: the file grows by a part of the line only.
     limit = f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, ({len(before) + 20},) * 2)"
     program = (
-        f"import signal, sys; from src import evaluate, results; real = results.record_test\n"
+        f"import signal, sys; from src.results import test_log; real = test_log.record_test\n"
         f"def record(*args):\n    {limit}\n    return real(*args)\n"
-        "evaluate.record_test = record; signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "test_log.record_test = record; signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "from src import evaluate\n"
         "sys.exit(evaluate.main(sys.argv[1:]))"
     )
     options = [str(models[1]), f"--results_dir={models[1].parents[1]}"]

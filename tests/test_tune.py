@@ -8,8 +8,8 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from src import evaluate
-from src.checkpoint import load_model
-from src.data import load_images
+from src.data.files import load_images
+from src.training.checkpoint import load_model
 from tests.conftest import Workplace
 
 PUBLISHED = [
@@ -286,7 +286,7 @@ def test_no_configuration_is_drawn_twice_at_any_batch_size(
 def test_diverged_trial_is_pruned_with_its_reason(
     workplace: Workplace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("src.space.LEARNING_RATE", (1e20, 1e30))
+    monkeypatch.setattr("src.search.space.LEARNING_RATE", (1e20, 1e30))
     assert workplace.tune() == 0
     rows = workplace.rows()
     assert len(rows) == 5

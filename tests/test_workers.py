@@ -12,13 +12,15 @@ import torch
 from optuna.trial import TrialState
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from src.config import DataSpec, Hyperparameters
-from src.data import TrainingData, load_training_data
-from src.device import PLAIN_CPU
-from src.fit import Fitted, fit
-from src.interrupt import Interrupted, Interruption
-from src.worker import Advanced, Ended, Failed, Job, Message, Reported
-from src.workers import LocalWorkers
+from src.core.interrupt import Interrupted, Interruption
+from src.data.catalog import DataSpec
+from src.data.split import TrainingData, load_training_data
+from src.training.device import PLAIN_CPU
+from src.training.fit import Fitted, fit
+from src.training.hyperparameters import Hyperparameters
+from src.training.spec import Job
+from src.workers.local import LocalWorkers
+from src.workers.messages import Advanced, Ended, Failed, Message, Reported
 from tests.conftest import Rows, Workplace, children, start_search, wait_until
 
 SPEC = DataSpec(dataset="mnist_5k", limit=300)

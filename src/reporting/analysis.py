@@ -1,0 +1,131 @@
+"""What a search's trials tell: who came how far, at what cost, and what can be compared."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from src.reporting.findings import Trial, Value
+from src.results.records import LOST
+from src.search.hyperband import Plan
+
+Kind = Literal["lost", "finished", "early", "diverged", "failed"]
+
+_WIDE = 30
+"""Where the highest value is so many times the lowest, a hyperparameter is shown by logarithms."""
+
+
+@dataclass(frozen=True, order=True)
+class Ending:
+    """How, and with `lost` on which rung, a trial ended."""
+
+    kind: Kind
+    rung: int = 0
+    """Epochs of the rung that stopped it; 0 if none did."""
+
+
+def ending_of(trial: Trial, plan: Plan) -> Ending:
+    """Tell how a trial ended."""
+    if trial.state == "FAIL":
+        return Ending("failed")
+    if trial.state == "PRUNED":
+        return Ending("lost", trial.epochs) if trial.reason.startswith(LOST) else Ending("diverged")
+    return Ending("finished" if trial.epochs >= plan.max_epochs else "early")
+
+
+def endings(trials: Sequence[Trial], plan: Plan) -> list[Ending]:
+    """Return the endings that occur, in the order of how far trials got."""
+    order: tuple[Kind, ...] = ("failed", "diverged", "lost", "early", "finished")
+    found = {ending_of(trial, plan) for trial in trials}
+    return sorted(found, key=lambda ending: (order.index(ending.kind), ending.rung))
+
+
+@dataclass(frozen=True, kw_only=True)
+class RungUse:
+    """What happened on the way to one rung of one bracket, over all batch sizes and iterations."""
+
+    bracket: int
+    epochs: int
+    """Epochs a trial has trained when it stands on this rung."""
+    planned: int
+    """Trials that an iteration sends here at one batch size when one in η is promoted."""
+    entered: int
+    """Trials that trained towards this rung."""
+    went_on: int
+    """Of those, the trials that trained on beyond it."""
+    ended: dict[Kind, int]
+    """Of those, the trials that ended here or on the way."""
+    spent: int
+    """Epochs that they trained between the rung before and this one."""
+
+
+def rung_uses(trials: Sequence[Trial], plan: Plan) -> list[RungUse]:
+    """Count trials and epochs by bracket and rung, the most aggressive bracket first."""
+    uses = []
+    for bracket in plan.brackets:
+        members = [trial for trial in trials if trial.bracket == bracket.s]
+        below = 0
+        for i, rung in enumerate(bracket.rungs):
+            entered = [trial for trial in members if i == 0 or trial.epochs > below]
+            here = [trial for trial in entered if trial.epochs <= rung.epochs]
+            kinds = [ending_of(trial, plan).kind for trial in here]
+            uses.append(
+                RungUse(
+                    bracket=bracket.s,
+                    epochs=rung.epochs,
+                    planned=rung.trials,
+                    entered=len(entered),
+                    went_on=len(entered) - len(here),
+                    ended={kind: kinds.count(kind) for kind in set(kinds)},
+                    spent=sum(min(trial.epochs, rung.epochs) - below for trial in entered),
+                )
+            )
+            below = rung.epochs
+    return uses
+
+
+def accuracy_of(trial: Trial) -> float:
+    """Return the accuracy of a trial's best epoch, 0 before the first."""
+    return trial.val_accuracy or 0.0
+
+
+def ranking(trials: Sequence[Trial]) -> list[Trial]:
+    """Return the trials that trained to their end, the best first."""
+    finished = [trial for trial in trials if trial.state == "COMPLETE"]
+    return sorted(finished, key=lambda trial: -accuracy_of(trial))
+
+
+def best_by_batch_size(trials: Sequence[Trial]) -> dict[int, Trial]:
+    """Return the best finished trial of each batch size, the smallest first."""
+    best: dict[int, Trial] = {}
+    for trial in ranking(trials):
+        best.setdefault(trial.batch_size, trial)
+    return dict(sorted(best.items()))
+
+
+def accuracy_within(trial: Trial, epochs: int) -> float | None:
+    """Return the best validation accuracy of the first epochs; None if the trial had fewer."""
+    if len(trial.curve) < epochs:
+        return None
+    return max(epoch.val_accuracy for epoch in trial.curve[:epochs])
+
+
+def common_budget(plan: Plan) -> int:
+    """Return the epochs of the lowest rung: what all trials of all brackets train at least."""
+    return min(bracket.rungs[0].epochs for bracket in plan.brackets)
+
+
+def varying(trials: Sequence[Trial]) -> list[str]:
+    """Return the hyperparameters that are not the same in all trials."""
+    names = trials[0].hyperparameters
+    return [name for name in names if len({t.hyperparameters[name] for t in trials}) > 1]
+
+
+def numeric(values: Sequence[Value]) -> bool:
+    """Return whether all values are numbers."""
+    return not any(isinstance(value, str) for value in values)
+
+
+def is_wide(values: Sequence[Value]) -> bool:
+    """Return whether values span so much that they are shown on a logarithmic scale."""
+    numbers = [value for value in values if not isinstance(value, str)]
+    return numeric(values) and min(numbers) > 0 and max(numbers) / min(numbers) >= _WIDE

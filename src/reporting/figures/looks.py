@@ -1,0 +1,151 @@
+"""How trials look in every picture: the further one got, the darker, a marker for each rung."""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.colors import to_hex
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+
+from src.reporting.analysis import Ending, endings
+from src.reporting.figures.style import OKABE_ITO
+from src.reporting.findings import Trial
+from src.search.hyperband import Plan
+
+_MARKERS = "vs^DP<h>p8"
+
+_HATCHES = ("", "///", "...", "\\\\\\", "xx", "oo", "--", "**")
+
+BEST = OKABE_ITO[5]
+
+DARKEST, _LIGHTER = "#3b0f5c", "#7b55a8"
+"""Of trials that trained to their end: all epochs, or until none was better."""
+
+_LOW_ERROR = 1e-4
+"""A logarithmic axis has no zero: a smaller error is drawn as this one."""
+
+ERROR_TICKS = [
+    *(0.9, 0.8, 0.7, 0.5, 0.3, 0.2, 0.1, 0.05, 0.03, 0.02, 0.01, 0.005, 0.003, 0.002),
+    *(0.001, 0.0005, 0.0002, 0.0001),
+]
+"""Validation errors that an axis of accuracies has ticks at."""
+
+FOLLOWED = 60
+"""Trials up to which the eye can tell them apart in one panel."""
+
+
+def rung_epochs(plan: Plan) -> list[int]:
+    """Return the epochs of all rungs, the full budget last."""
+    return sorted({rung.epochs for bracket in plan.brackets for rung in bracket.rungs})
+
+
+def rung_look(rung: int, plan: Plan) -> tuple[str, str]:
+    """Return the colour and the hatching of what has to do with a rung: the higher, the darker."""
+    rungs = rung_epochs(plan)
+    i = rungs.index(rung)
+    hatch = _HATCHES[(len(rungs) - 1 - i) % len(_HATCHES)]
+    if rung == plan.max_epochs:
+        return DARKEST, hatch
+    shade = 0.82 - 0.5 * i / max(len(rungs) - 2, 1)
+    return to_hex(matplotlib.colormaps["viridis"](shade)), hatch
+
+
+class Look:
+    """How trials look that ended in the same way."""
+
+    def __init__(self, ending: Ending, plan: Plan) -> None:
+        rungs = rung_epochs(plan)
+        self.filled = True
+        self.hatch = "++"
+        if ending.kind == "lost" and ending.rung in rungs:
+            self.colour, self.hatch = rung_look(ending.rung, plan)
+            self.marker = _MARKERS[rungs.index(ending.rung) % len(_MARKERS)]
+            self.label = f"stopped at epoch {ending.rung}"
+        else:
+            self.colour, self.marker, self.label = {
+                "lost": ("0.6", "1", f"stopped at epoch {ending.rung}"),
+                "finished": (DARKEST, "o", f"trained all {plan.max_epochs} epochs"),
+                "early": (_LIGHTER, "o", "no better epoch: stopped early"),
+                "diverged": (OKABE_ITO[3], "x", "diverged"),
+                "failed": ("0.5", "+", "failed"),
+            }[ending.kind]
+            self.filled = ending.kind == "finished"
+            if self.filled:
+                _, self.hatch = rung_look(plan.max_epochs, plan)
+
+    def handle(self, line: bool = False) -> Line2D:
+        """Return its entry in a legend."""
+        return Line2D(
+            [], [], color=self.colour, marker=self.marker, label=self.label, markersize=6,
+            linestyle="-" if line else "none", markerfacecolor=self._face,
+        )  # fmt: skip
+
+    def scatter(self, axes: Axes, points: Sequence[tuple[float, float]], size: float) -> None:
+        """Draw points, (x, y) each."""
+        axes.plot(
+            *zip(*points, strict=True), linestyle="none", marker=self.marker, markersize=size,
+            color=self.colour,
+            markerfacecolor=self._face, markeredgewidth=0.9 if self.filled else 1.2, alpha=0.85,
+        )  # fmt: skip
+
+    @property
+    def _face(self) -> str:
+        return self.colour if self.filled else "none"
+
+
+def looks_of(trials: Sequence[Trial], plan: Plan) -> dict[Ending, Look]:
+    """Return how trials look, by how they ended, in the order of how far they got."""
+    return {ending: Look(ending, plan) for ending in endings(trials, plan)}
+
+
+def marker_size(trials: Sequence[Trial]) -> float:
+    """Return the size of marks, in points, at which so many of them can be told apart."""
+    return 6.0 if len(trials) <= 60 else 4.5 if len(trials) <= 300 else 3.2
+
+
+def error_of(accuracy: float) -> float:
+    """Return the validation error that is drawn for an accuracy, both 0…1."""
+    return max(1 - accuracy, _LOW_ERROR)
+
+
+def accuracy_axis(axes: Axes, label: str = "validation accuracy") -> None:
+    """Spread the high accuracies: the axis is logarithmic in the error, the best at the top."""
+    axes.set_yscale("log")
+    low, high = sorted(axes.get_ylim())
+    axes.set_ylim(min(high, 1.0), low)
+    ticks = [error for error in ERROR_TICKS if low <= error <= high]
+    if len(ticks) > 9:
+        ticks = [e for e in ticks if f"{e:.0e}"[0] in "1259"]
+    axes.yaxis.set_major_locator(FixedLocator(ticks))
+    axes.yaxis.set_minor_locator(NullLocator())
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda error, _: f"{100 * (1 - error):.6g} %"))
+    axes.set_ylabel(label)
+    axes.grid(axis="y", color="0.9", linewidth=0.7)
+    axes.set_axisbelow(True)
+
+
+def plain_accuracy_axis(axes: Axes, which: Literal["x", "y"]) -> None:
+    """Give an axis of accuracies that lie close together per cents, and lines to read them by."""
+    axis = axes.xaxis if which == "x" else axes.yaxis
+    axis.set_major_formatter(FuncFormatter(lambda accuracy, _: f"{100 * accuracy:.6g} %"))
+    axes.grid(axis=which, color="0.9", linewidth=0.7)
+    axes.set_axisbelow(True)
+
+
+def legend_below(figure: Figure, handles: Sequence[Line2D | Patch], columns: int = 3) -> None:
+    """Draw a legend under the whole picture."""
+    if not handles:
+        return
+    figure.legend(
+        handles=list(handles), loc="outside lower center", ncols=min(columns, len(handles)),
+        frameon=False, fontsize=9,
+    )  # fmt: skip
+
+
+def words(name: str) -> str:
+    """Return a hyperparameter's name as one writes it."""
+    return name.replace("_", " ")

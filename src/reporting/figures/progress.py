@@ -1,0 +1,191 @@
+"""How a search went: its trials in order, their learning curves, and what the rungs cost."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from itertools import groupby
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+from matplotlib.ticker import MaxNLocator, NullLocator
+
+from src.reporting.analysis import Ending, RungUse, accuracy_of, ending_of, ranking
+from src.reporting.figures.looks import (
+    BEST,
+    FOLLOWED,
+    accuracy_axis,
+    error_of,
+    legend_below,
+    looks_of,
+    marker_size,
+    rung_epochs,
+    rung_look,
+)
+from src.reporting.figures.style import WIDTH, styled
+from src.reporting.findings import Trial
+from src.search.hyperband import Plan
+
+
+@styled()
+def history_figure(trials: Sequence[Trial], plan: Plan) -> Figure:
+    """Draw every trial's accuracy in the order of numbers, and the best so far of each study."""
+    figure = Figure(figsize=(WIDTH, 4.2), layout="constrained")
+    axes = figure.subplots()
+    looks = looks_of(trials, plan)
+    points: defaultdict[Ending, list[tuple[float, float]]] = defaultdict(list)
+    sizes: list[int] = []
+    middles: list[float] = []
+    start = 0
+    # all.csv has one batch size behind the other, each in order of number
+    for batch_size, group in groupby(trials, key=lambda trial: trial.batch_size):
+        members = list(group)
+        if len(sizes) % 2:
+            axes.axvspan(start - 0.5, start + len(members) - 0.5, color="0.955", zorder=0)
+        so_far = [
+            max((accuracy_of(t) for t in members[: i + 1] if t.state == "COMPLETE"), default=0.0)
+            for i in range(len(members))
+        ]
+        steps: list[tuple[float, float]] = [
+            (start + i, error_of(best)) for i, best in enumerate(so_far) if best
+        ]
+        if steps:
+            steps.append((start + len(members) - 0.5, steps[-1][1]))
+            axes.step(*zip(*steps, strict=True), where="post", color="black", linewidth=1.5)
+        for i, trial in enumerate(members):
+            if trial.val_accuracy is not None:
+                point = (start + i, error_of(trial.val_accuracy))
+                points[ending_of(trial, plan)].append(point)
+        sizes.append(batch_size)
+        middles.append(start + (len(members) - 1) / 2)
+        start += len(members)
+    for ending, look in looks.items():
+        if points[ending]:
+            look.scatter(axes, points[ending], size=marker_size(trials))
+    accuracy_axis(axes)
+    axes.set_xlim(-0.8, start - 0.2)
+    if len(sizes) > 1:
+        axes.set_xticks(middles, [str(size) for size in sizes])
+        axes.tick_params(axis="x", length=0)
+        axes.set_xlabel("batch size (its trials in order of number)")
+    else:
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.set_xlabel("trial")
+    line = Line2D([], [], color="black", linewidth=1.5, label="best finished so far")
+    legend_below(figure, [*(look.handle() for look in looks.values()), line])
+    return figure
+
+
+@styled()
+def learning_figure(trials: Sequence[Trial], plan: Plan) -> Figure:
+    """Draw every trial's learning curve, coloured by the rung that stopped it.
+
+    Where there are too many to follow, those of each rung have a panel of their own.
+    """
+    known = [trial for trial in trials if trial.curve]
+    looks = looks_of(known, plan)
+    groups = [[ending] for ending in looks] if len(known) > FOLLOWED else [list(looks)]
+    columns = min(3, len(groups))
+    rows = -(-len(groups) // columns)
+    height = 5.0 if len(groups) == 1 else 0.5 + 2.6 * rows
+    figure = Figure(figsize=(WIDTH, height), layout="constrained")
+    grid = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
+    handles = []
+    ranked = ranking(known)
+    for axes, group in zip(grid.flat, groups, strict=False):
+        if len(groups) > 1:
+            _draw_learning(axes, known, "0.8", 0.25)
+            axes.set_title(looks[group[0]].label, fontsize=9.5)
+        for ending in group:  # those that got further lie on top
+            look = looks[ending]
+            members = [trial for trial in known if ending_of(trial, plan) == ending]
+            _draw_learning(axes, members, look.colour, min(0.75, max(0.2, 20 / len(members))))
+            ends = [(t.curve[-1].epoch, error_of(t.curve[-1].val_accuracy)) for t in members]
+            look.scatter(axes, ends, size=marker_size(known))
+            handles.append(look.handle(line=True))
+        if ranked and ending_of(ranked[0], plan) in group:
+            _draw_learning(axes, ranked[:1], "white", 1.0, width=4)
+            _draw_learning(axes, ranked[:1], BEST, 1.0, width=2, line="--")
+    for axes in grid.flat[len(groups) :]:
+        axes.set_axis_off()
+    rungs = rung_epochs(plan)
+    for i, axes in enumerate(grid.flat[: len(groups)]):
+        axes.set_xscale("log")
+        axes.set_xticks(rungs, [str(rung) for rung in rungs])
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.tick_params(labelbottom=i + columns >= len(groups))
+        axes.grid(axis="x", color="0.85")
+        accuracy_axis(axes, "validation accuracy" if i % columns == 0 else "")
+        if i + columns >= len(groups):
+            axes.set_xlabel("epochs trained (ticks: rungs)")
+    best = [Line2D([], [], color=BEST, linestyle="--", linewidth=2, label="the best trial")]
+    legend_below(figure, [*(handles if len(groups) == 1 else []), *(best if ranked else [])])
+    return figure
+
+
+def _draw_learning(
+    axes: Axes,
+    trials: Sequence[Trial],
+    colour: str,
+    alpha: float,
+    width: float = 1.2,
+    line: str = "-",
+) -> None:
+    for trial in trials:
+        axes.plot(
+            [epoch.epoch for epoch in trial.curve],
+            [error_of(epoch.val_accuracy) for epoch in trial.curve],
+            line, color=colour, linewidth=width, alpha=alpha,
+        )  # fmt: skip
+
+
+@styled()
+def budget_figure(uses: Sequence[RungUse], trials: Sequence[Trial], plan: Plan) -> Figure:
+    """Draw, for each bracket, the epochs spent towards each rung, and where its trials ended."""
+    figure = Figure(figsize=(WIDTH, 1.9 + 0.42 * len(plan.brackets)), layout="constrained")
+    left, right = figure.subplots(1, 2, sharey=True)
+    looks = looks_of(trials, plan)
+    for row, bracket in enumerate(plan.brackets):
+        start = 0
+        for use in uses:
+            if use.bracket == bracket.s and use.spent:
+                _bar(left, row, start, use.spent, *rung_look(use.epochs, plan))
+                start += use.spent
+        members = [ending_of(trial, plan) for trial in trials if trial.bracket == bracket.s]
+        start = 0
+        for ending, look in looks.items():
+            if count := members.count(ending):
+                _bar(right, row, start, count, look.colour, look.hatch)
+                start += count
+    names = [f"bracket {bracket.s}" for bracket in plan.brackets]
+    left.set_yticks(range(len(names)), names)
+    left.invert_yaxis()
+    left.set(title="epochs spent", xlabel="epochs")
+    right.set(title="where trials ended", xlabel="trials")
+    for axes in (left, right):
+        axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+        axes.tick_params(axis="y", length=0)
+        axes.title.set_fontsize(10)
+    rungs = rung_epochs(plan)
+    spent = []
+    for below, rung in zip([0, *rungs], rungs, strict=False):
+        span = f"epoch {rung}" if rung == below + 1 else f"epochs {below + 1} to {rung}"
+        spent.append(_patch(*rung_look(rung, plan), span))
+    ended = [_patch(look.colour, look.hatch, look.label) for look in looks.values()]
+    for axes, handles in ((left, spent), (right, ended)):
+        axes.legend(
+            handles=handles, loc="upper center", bbox_to_anchor=(0.5, -0.28), frameon=False,
+            fontsize=9, ncols=2 if len(handles) > 3 else 1,
+        )  # fmt: skip
+    return figure
+
+
+def _bar(axes: Axes, row: int, start: float, length: float, colour: str, hatch: str) -> None:
+    axes.barh(
+        row, length, left=start, height=0.66, color=colour, edgecolor="white", hatch=hatch,
+        linewidth=0.8,
+    )  # fmt: skip
+
+
+def _patch(colour: str, hatch: str, label: str) -> Patch:
+    return Patch(facecolor=colour, edgecolor="white", hatch=hatch, label=label)

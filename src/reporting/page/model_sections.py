@@ -1,0 +1,228 @@
+"""What a report says of models: the winner, the finalists, the test."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from src.core.metrics import ConfusionMatrix
+from src.reporting import figures
+from src.reporting.findings import Finalists, Findings, Opening
+from src.reporting.page.blocks import Block, Picture, Table, Text
+from src.reporting.page.words import (
+    accuracy_text,
+    configuration,
+    percent_text,
+    picture,
+    plural,
+    signed_text,
+    validated,
+)
+from src.training.history import Epoch
+
+_CLASSES_A_COLUMN = 24
+"""Classes up to which their table stands in one column."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Winner:
+    """The best model, as its checkpoint tells it."""
+
+    hyperparameters: dict[str, Any]
+    history: Sequence[Epoch]
+    best_epoch: int
+    val_accuracy: float
+    matrix: ConfusionMatrix
+    """Validation images by true and predicted class."""
+
+
+def winner_blocks(winner: Winner | None) -> list[Block]:
+    """Tell how the best model learnt and reads."""
+    if winner is None:
+        return [Text("There is no best-model.ckpt yet: no trial has trained to its end.")]
+    matrix = winner.matrix
+    return [
+        Text(
+            f"{configuration(winner.hyperparameters)}. Validation accuracy "
+            f"{accuracy_text(winner.val_accuracy, matrix.images)} on {matrix.images:,} images, "
+            f"with the weights of epoch {winner.best_epoch} of {len(winner.history)}."
+        ),
+        picture(
+            "winner-curves",
+            figures.curves_figure(winner.history, winner.best_epoch),
+            f"Accuracy and loss of the best model by epoch; the best is epoch {winner.best_epoch}.",
+            "Accuracy and loss on training images (dashed) and validation images (solid). "
+            "Training values are taken while the weights change, with dropout, and on images as "
+            "the recipe distorts them, so they can be the worse ones; a training loss includes "
+            "label smoothing, and averaged weights are used on validation images only.",
+        ),
+        *_readings("winner", matrix, "validation"),
+    ]
+
+
+def _readings(name: str, matrix: ConfusionMatrix, which: str) -> list[Block]:
+    """Return the confusion matrix, the commonest mistakes and the table of classes."""
+    wrong = matrix.images - matrix.correct
+    classes = sorted(matrix.per_class(), key=lambda one: one.f1)
+    confused = matrix.most_confused()
+    blocks: list[Block] = [
+        picture(
+            f"{name}-confusion",
+            figures.confusion_figure(matrix),
+            f"Confusion matrix of {matrix.images:,} {which} images; {wrong:,} are off the "
+            "diagonal.",
+            f"Rows: what the {matrix.images:,} {which} images are. Columns: what they were read "
+            f"as. {plural(wrong, 'image')} off the diagonal were misread. Shades are shares of a "
+            "row, stretched so that single mistakes can be seen.",
+        ),
+        Table(
+            f"Classes by F1 on {which} images, those that are read worst first. Precision: of the "
+            "images read as this class, the share that are. Recall: of the images of this class, "
+            "the share read as it.",
+            ["class", "precision", "recall", "F1", "images"],
+            [
+                [c.name, f"{c.precision:.4f}", f"{c.recall:.4f}", f"{c.f1:.4f}", f"{c.support:,}"]
+                for c in classes
+            ],
+            words=["class"],
+            beside=1 if len(classes) <= _CLASSES_A_COLUMN else 2,
+        ),
+    ]
+    if confused:
+        blocks.append(
+            Table(
+                f"The commonest mistakes on {which} images.",
+                ["is", "read as", "images", "share of class"],
+                [[c.true, c.predicted, f"{c.count:,}", percent_text(c.share, 2)] for c in confused],
+                words=["is", "read as"],
+            )
+        )
+    return blocks
+
+
+def finalists_blocks(finalists: Finalists | None) -> list[Block]:
+    """Tell what the best configurations came to with other seeds."""
+    if finalists is None:
+        return [
+            Text(
+                "The best configurations have not been trained again with other seeds, so the "
+                "accuracies above are each of a single run, the luckiest of many."
+            )
+        ]
+    rows = finalists.finalists
+    fits = sum(len(one.seeds) for one in rows)
+    epochs = sum(sum(one.epochs) for one in rows)
+    names = [f"{one.rank}: trial {one.trial}, batch size {one.batch_size}" for one in rows]
+    return [
+        picture(
+            "finalists",
+            figures.finalists_figure(names, rows),
+            "Validation accuracy of each finalist: "
+            + "; ".join(
+                f"{name}, mean {one.mean:.5f}" for name, one in zip(names, rows, strict=True)
+            )
+            + ".",
+            "Open circles: one seed each. Filled circles: their mean, with its 95 % interval. "
+            "Diamonds: what the search had measured, once; how far they lie to the right of the "
+            "mean is the optimism of picking the best of many.",
+        ),
+        Table(
+            "Each configuration trained again with different seeds, for up to "
+            f"{plural(finalists.max_epochs, 'epoch')}: mean and standard deviation of the "
+            "validation accuracy, the 95 % interval of the mean (Student’s t), and its optimism: "
+            "how much higher the figure was that the search had selected it for. One that has "
+            "fewer seeds than were asked for comes after those that have all. "
+            f"{plural(fits, 'fit')}, {plural(epochs, 'epoch')} in all.",
+            [
+                *("rank", "mean", "standard deviation", "95 % interval", "seeds"),
+                *("in the search", "optimism", "trial", "configuration"),
+            ],
+            [
+                [
+                    str(one.rank),
+                    f"{one.mean:.5f}",
+                    "–" if one.std is None else f"{one.std:.5f}",
+                    "–" if one.ci95 is None else f"{one.ci95[0]:.5f} to {one.ci95[1]:.5f}",
+                    f"{len(one.seeds)}, {len(one.diverged)} diverged"
+                    if one.diverged
+                    else str(len(one.seeds)),
+                    f"{one.search_val_accuracy:.5f}",
+                    signed_text(one.optimism),
+                    str(one.trial),
+                    configuration(one.hyperparameters),
+                ]
+                for one in rows
+            ],
+            words=["configuration"],
+        ),
+    ]
+
+
+def test_blocks(findings: Findings) -> list[Block]:
+    """Tell what `evaluate` found, and how often the test images were opened."""
+    tested = findings.tested
+    if tested is None:
+        told = "There is no metrics.json here." if findings.openings else (
+            "The test images have not been opened."
+        )  # fmt: skip
+        return [
+            Text(
+                f"{told} “python -m src.evaluate” on best-model.ckpt tests it; what it finds is "
+                "shown here."
+            ),
+            *_openings(findings.openings, findings.best_model_sha256),
+        ]
+    low, high = tested.ci95
+    blocks: list[Block] = [
+        Text(
+            f"{tested.checkpoint} reads {accuracy_text(tested.test_accuracy, tested.n_test)} of "
+            f"{tested.n_test:,} test images (95 % interval {accuracy_text(low, tested.n_test)} to "
+            f"{accuracy_text(high, tested.n_test)}); the mean over classes is "
+            f"{accuracy_text(tested.macro_accuracy, tested.n_test)}. On the validation images, "
+            "which it was selected on, it had "
+            f"{accuracy_text(tested.val_accuracy, validated(findings.search))}."
+        )
+    ]
+    if tested.checkpoint_sha256 != findings.best_model_sha256:
+        blocks.append(
+            Text(
+                "Caution: this is not the best model shown above, but one that was tested before, "
+                "or another one. “python -m src.evaluate” on best-model.ckpt tests that one."
+            )
+        )
+    blocks += _readings("test", tested.matrix, "test")
+    if tested.mistakes is not None:
+        blocks.append(
+            Picture(
+                "test-mistakes",
+                tested.mistakes,
+                "Test images that the model misread with the highest probability.",
+                "The misread test images that the model was surest about, the surest first: what "
+                "each is, what it was read as, and the probability that the model gave that.",
+            )
+        )
+    else:
+        blocks.append(Text("There is no picture of its worst mistakes (mistakes.png)."))
+    return [*blocks, *_openings(findings.openings, findings.best_model_sha256)]
+
+
+def _openings(openings: Sequence[Opening], best_model_sha256: str | None) -> list[Block]:
+    if not openings:
+        return []
+    return [
+        Table(
+            f"The test images were opened {plural(len(openings), 'time')}. Each further look "
+            "that decides something makes them worth less as a test.",
+            ["date", "checkpoint", "is the best model", "test accuracy", "images"],
+            [
+                [
+                    one.date,
+                    one.checkpoint,
+                    "yes" if one.checkpoint_sha256 == best_model_sha256 else "no",
+                    accuracy_text(one.test_accuracy, one.n_test),
+                    f"{one.n_test:,}",
+                ]
+                for one in openings
+            ],
+            words=["date", "checkpoint", "is the best model"],
+        )
+    ]

@@ -1,0 +1,417 @@
+"""What a report says of the search: its trials, its rungs, what mattered, where it comes from."""
+
+from src.core.intervals import wilson_interval
+from src.reporting import figures
+from src.reporting.analysis import (
+    Kind,
+    accuracy_of,
+    accuracy_within,
+    best_by_batch_size,
+    common_budget,
+    ranking,
+    rung_uses,
+    varying,
+)
+from src.reporting.findings import Findings, Trial, Value
+from src.reporting.importance import BEST, LEAST, importances
+from src.reporting.page.blocks import Block, Table, Text
+from src.reporting.page.words import (
+    accuracy_text,
+    configuration,
+    duration_text,
+    is_subset,
+    percent_text,
+    picture,
+    plural,
+    signed_text,
+    validated,
+    value_text,
+)
+from src.reporting.prior_work import PUBLISHED
+from src.training.hyperparameters import RECIPE, Hyperparameters
+
+_RANKED = 10
+"""Rows of the ranking."""
+
+_FEW_TRIALS = 50
+"""Trials below which importance is little more than a guess."""
+
+_NO_BEST = "No trial has trained to its end yet, or best.json is missing, so this part is empty."
+
+_NO_CURVES = (
+    "The learning curves are not there (curves.csv): the “tune” command that made this search "
+    "writes them when it is run once more."
+)
+
+
+def ranking_blocks(findings: Findings) -> list[Block]:
+    """Tell which trials were best, and how surely."""
+    ranked, images = ranking(findings.trials), validated(findings.search)
+    if not ranked:
+        return [Text("No trial has trained to its end yet.")]
+    names = list(ranked[0].hyperparameters)
+    table = Table(
+        f"The best {min(_RANKED, len(ranked))} of {plural(len(ranked), 'finished trial')}, by "
+        "the validation accuracy of the best epoch. Where the 95 % intervals (Wilson) "
+        "of neighbours overlap, which of them is ahead may be luck.",
+        [
+            *("rank", "validation accuracy", "95 % interval"),
+            *map(figures.words, names),
+            *("epochs", "bracket", "trial"),
+        ],
+        [
+            [
+                str(rank),
+                accuracy_text(trial.val_accuracy, images),
+                _interval(trial, images),
+                *(value_text(trial.hyperparameters[name]) for name in names),
+                *(str(trial.epochs), str(trial.bracket), str(trial.trial)),
+            ]
+            for rank, trial in enumerate(ranked[:_RANKED], start=1)
+        ],
+    )
+    return [table]
+
+
+def _wilson(trial: Trial, images: int) -> tuple[float, float]:
+    return wilson_interval(round(accuracy_of(trial) * images), images)
+
+
+def _interval(trial: Trial, images: int) -> str:
+    if not images:
+        return "–"
+    return " to ".join(accuracy_text(bound, images) for bound in _wilson(trial, images))
+
+
+def batch_size_blocks(findings: Findings) -> list[Block]:
+    """Tell the best of each batch size, beside what was published."""
+    best, images = best_by_batch_size(findings.trials), validated(findings.search)
+    published = PUBLISHED.get(findings.dataset)
+    by_size = published.by_batch_size if published is not None else {}
+    if not best or not images:
+        return [Text(_NO_BEST), Text(_published_words(findings))]
+    columns = ["batch size", "trials", "finished", "best validation accuracy", "95 % interval"]
+    columns += ["published", "difference"] if by_size else []
+    rows = []
+    for size, trial in best.items():
+        here = [one for one in findings.trials if one.batch_size == size]
+        row = [
+            str(size),
+            str(len(here)),
+            str(sum(one.state == "COMPLETE" for one in here)),
+            accuracy_text(trial.val_accuracy, images),
+            _interval(trial, images),
+        ]
+        if by_size:
+            told = by_size.get(size)
+            row.append("–" if told is None else f"{told:.5f}")
+            row.append("–" if told is None else signed_text(accuracy_of(trial) - told))
+        rows.append(row)
+    caption = "The best finished trial at each batch size"
+    caption += ", beside the best that was published at it." if by_size else "."
+    figure = figures.batch_sizes_figure(
+        findings.trials, {size: _wilson(trial, images) for size, trial in best.items()}, by_size
+    )
+    values = ", ".join(f"{size}: {accuracy_of(trial):.4f}" for size, trial in best.items())
+    return [
+        Text(_published_words(findings)),
+        picture(
+            "batch-sizes",
+            figure,
+            f"Best validation accuracy by batch size: {values}.",
+            "Filled circles: the best of this search at each batch size, with the 95 % interval "
+            f"that {images:,} validation images allow. Where the lines overlap, the order may "
+            "be luck." + (" Open diamonds: as published." if by_size else ""),
+        ),
+        Table(caption, columns, rows),
+    ]
+
+
+def _published_words(findings: Findings) -> str:
+    published, search = PUBLISHED.get(findings.dataset), findings.search
+    if published is None:
+        text = (
+            "Nothing was published on these classes, so there is no figure to stand beside these."
+        )
+        if findings.dataset == "emnist_letters_digits":
+            text += (
+                f" The nearest is {PUBLISHED['emnist_balanced'].best} on EMNIST Balanced, which "
+                "has 47 classes and other images."
+            )
+        return text
+    text = f"HCR-CNN (TensorFlow, Keras Tuner) published {published.best} as its best"
+    text += f" of {published.trials:,} trials" if published.trials else ""
+    text += f" ({published.configuration})" if published.configuration else ""
+    text += (
+        ". It is the highest of all trials on the images it was selected on, the last 20 % of the "
+        "official training images; Keras Tuner counts each promotion as a trial."
+    )
+    differs = []
+    if is_subset(findings.dataset, search):
+        differs.append("with fewer images")
+    if search is not None and search.settings.get("validation") != "tail":
+        differs.append("on another split")
+    if differs:
+        text += f" This search trained and validated {' and '.join(differs)}: look at the two side "
+        text += "by side, but do not read a difference as better or worse."
+    if beyond := _beyond_plain(findings):
+        text += f" The network is the same, but not the training: here it has {beyond}."
+    return text
+
+
+def _beyond_plain(findings: Findings) -> str:
+    """Name what any trial's recipe has beyond cross-entropy and Adam."""
+    names = []
+    for name in RECIPE:
+        plain = getattr(Hyperparameters, name)
+        found = {value_text(trial.hyperparameters.get(name, plain)) for trial in findings.trials}
+        if found != {value_text(plain)}:
+            names.append(figures.words(name))
+    return " and ".join(names)
+
+
+def history_blocks(findings: Findings) -> list[Block]:
+    """Tell what each trial came to, in order."""
+    if findings.search is None:
+        return [Text(_NO_BEST)]
+    figure = figures.history_figure(findings.trials, findings.search.plan)
+    best = ranking(findings.trials)[0]
+    return [
+        picture(
+            "history",
+            figure,
+            f"Validation accuracy of {plural(len(findings.trials), 'trial')} in order; the best "
+            f"is trial {best.trial} at batch size {best.batch_size} with {accuracy_of(best):.4f}.",
+            "Each mark is a trial, at the accuracy of its best epoch; its shape and shade tell "
+            "how far it trained, so pale marks are lower also because they had fewer epochs. The "
+            "black line is the best finished trial so far; each batch size is a study of its own, "
+            "where the line begins anew. The axis is stretched towards 100 %.",
+        )
+    ]
+
+
+_KIND_WORDS: dict[Kind, str] = {
+    "lost": "stopped by the rung",
+    "early": "stopped early",
+    "finished": "all epochs trained",
+    "diverged": "diverged",
+    "failed": "failed",
+}
+
+
+def rung_blocks(findings: Findings) -> list[Block]:
+    """Tell which brackets and rungs spent which epochs, and what stopped where."""
+    search = findings.search
+    if search is None:
+        return [Text(_NO_BEST)]
+    plan, trials = search.plan, findings.trials
+    uses = rung_uses(trials, plan)
+    kinds = [kind for kind in _KIND_WORDS if any(use.ended.get(kind) for use in uses)]
+    spent = sum(use.spent for use in uses)
+    everything = len(trials) * plan.max_epochs
+    columns = ["bracket", "rung (epochs)", "trials sent here", "plan", "went on"]
+    columns += [_KIND_WORDS[kind] for kind in kinds]
+    rows = [
+        [
+            *(str(use.bracket), str(use.epochs), str(use.entered), str(use.planned)),
+            str(use.went_on),
+            *(str(use.ended.get(kind, 0)) for kind in kinds),
+            *(f"{use.spent:,}", percent_text(use.spent / max(spent, 1), 1)),
+        ]
+        for use in uses
+    ]
+    blocks: list[Block] = [
+        Text(
+            f"Hyperband with at most {plural(plan.max_epochs, 'epoch')} a trial, factor "
+            f"{plan.reduction_factor}, {plural(plan.iterations, 'iteration')}: "
+            f"{plural(spent, 'epoch')} were trained, {percent_text(spent / max(everything, 1), 0)} "
+            f"of the {everything:,} that {plural(len(trials), 'trial')} would have taken without "
+            "rungs."
+        ),
+        picture(
+            "budget",
+            figures.budget_figure(uses, trials, plan),
+            "Stacked bars for each bracket: epochs spent towards each rung, and where its trials "
+            "ended; the table below has the numbers.",
+            "Left: epochs spent by each bracket, split by the rung that they led to. Right: its "
+            "trials, split by where they ended. The higher a bracket's number, the more trials it "
+            "begins and the sooner it stops them.",
+        ),
+        Table(
+            "Trials and epochs by bracket and rung, all batch sizes and iterations together. "
+            "“Plan” is what one iteration at one batch size sends there if exactly one in "
+            f"{plan.reduction_factor} is promoted; as trials are judged the moment they arrive, "
+            "more or fewer may pass.",
+            [*columns, "epochs spent", "share"],
+            rows,
+        ),
+    ]
+    if not any(trial.curve for trial in trials):
+        return [*blocks, Text(_NO_CURVES)]
+    blocks.append(
+        picture(
+            "learning-curves",
+            figures.learning_figure(trials, plan),
+            "Learning curves of all trials, which end at the rungs that stopped them.",
+            "Validation accuracy epoch by epoch, one line a trial, coloured by the rung at which "
+            "it was stopped; a mark is its last epoch. Both axes are stretched: epochs are "
+            "logarithmic, and accuracy is logarithmic in the error.",
+        )
+    )
+    return blocks
+
+
+def importance_blocks(findings: Findings) -> list[Block]:
+    """Tell which hyperparameters set good trials apart."""
+    search = findings.search
+    if search is None:
+        return [Text(_NO_BEST)]
+    if not any(trial.curve for trial in findings.trials):
+        return [Text(_NO_CURVES)]
+    budget = common_budget(search.plan)
+    within = [(trial, accuracy_within(trial, budget)) for trial in findings.trials]
+    known = [(trial, value) for trial, value in within if value is not None]
+    if len(known) < LEAST:
+        return [Text(f"{plural(len(known), 'trial')} are too few to tell what mattered.")]
+    names = varying([trial for trial, _ in known])
+    configurations: list[dict[str, Value]] = [
+        {name: trial.hyperparameters[name] for name in names} for trial, _ in known
+    ]
+    if len({value for _, value in known}) == 1 or not names:
+        return [Text("All trials are alike, so nothing can be told apart.")]
+    found = importances(configurations, [value for _, value in known])
+    left_out = len(findings.trials) - len(known)
+    caption = (
+        f"Which hyperparameters set the best {percent_text(BEST, 0)} of trials apart from all "
+        f"(PED-ANOVA; {plural(len(known), 'trial')}). Trials that a rung stopped cannot be "
+        "compared with those that trained on, so all are compared after "
+        f"{plural(budget, 'epoch')}, the lowest rung: it tells what makes learning fast, which "
+        "need not be what makes it good in the end"
+    )
+    caption += (
+        f"; {plural(left_out, 'trial')} ended before and are left out. " if left_out else ". "
+    )
+    caption += "The lines show where 80 % of the values lie when the trials are drawn anew."
+    if len(known) < _FEW_TRIALS:
+        caption += " With so few trials this is little more than a hint."
+    rows = ", ".join(f"{figures.words(one.name)} {percent_text(one.value, 0)}" for one in found)
+    return [
+        picture(
+            "importance",
+            figures.importance_figure(
+                [one.name for one in found],
+                [one.value for one in found],
+                [(one.low, one.high) for one in found],
+            ),
+            f"Importance: {rows}.",
+            caption,
+        )
+    ]
+
+
+def slice_blocks(findings: Findings) -> list[Block]:
+    """Tell how accuracy goes with each hyperparameter, and with all at once."""
+    if findings.search is None:
+        return [Text(_NO_BEST)]
+    trials, plan = findings.trials, findings.search.plan
+    known = [trial for trial in trials if trial.val_accuracy is not None]
+    names = varying(known) if known else []
+    if not names:
+        return [Text("All trials have the same configuration, so there is nothing to compare.")]
+    fixed = [name for name in trials[0].hyperparameters if name not in names]
+    same = "" if not fixed else (
+        " The same in all trials, and left out: "
+        + configuration({name: trials[0].hyperparameters[name] for name in fixed}) + "."
+    )  # fmt: skip
+    listed = ", ".join(map(figures.words, names))
+    return [
+        picture(
+            "slices",
+            figures.slices_figure(known, names, plan),
+            f"Validation accuracy against each of {listed}, a mark for each trial.",
+            "Accuracy of the best epoch against each hyperparameter. Look at marks of one shade: "
+            "paler trials had fewer epochs. Where there are many trials, those of one value are "
+            f"spread sideways a little.{same}",
+        ),
+        picture(
+            "parallel",
+            figures.parallel_figure(known, names, plan),
+            f"Parallel coordinates of {listed} and validation accuracy.",
+            "Each line is a trial: it crosses every axis at the value it had, and ends on the "
+            "right at its accuracy (stretched towards 100 %). Where the dark lines run together, "
+            "the good configurations agree; of many trials only the best 20 are dark.",
+        ),
+    ]
+
+
+def provenance_blocks(findings: Findings) -> list[Block]:
+    """Tell how to repeat the search."""
+    search = findings.search
+    if search is None:
+        return [Text(_NO_BEST)]
+    told = search.provenance
+    versions = told.get("versions")
+    rows: list[list[object]] = [
+        ["command", told.get("command")],
+        ["commit", told.get("git_commit")],
+        ["date", told.get("date")],
+        ["device", told.get("device")],
+        ["precision", told.get("precision")],
+        ["platform", told.get("platform")],
+        [
+            "versions",
+            ", ".join(f"{name} {version}" for name, version in versions.items())
+            if isinstance(versions, dict)
+            else None,
+        ],
+        ["images", ", ".join(f"{count:,} {name}" for name, count in search.images.items())],
+    ]
+    rows += [
+        [figures.words(name), _setting(value)]
+        for name, value in search.settings.items()
+        if name not in ("dataset", "precision")
+    ]
+    training = sum(trial.seconds or 0.0 for trial in findings.trials)
+    runs = [("search", run) for run in search.runs]
+    rows += [["training time, all trials added up", duration_text(training)]]
+    if (finalists := findings.finalists) is not None:
+        training = sum(sum(one.seconds) for one in finalists.finalists)
+        rows += [["training time of the finals", duration_text(training)]]
+        runs += [("finals", run) for run in finalists.runs]
+    wall = sum(run.seconds or 0.0 for _, run in runs)
+    rows += [["time of all runs", duration_text(wall)]]
+    return [
+        Table(
+            "The search, as the best trial recorded it.",
+            ["what", "value"],
+            [[str(name), "not recorded" if value is None else str(value)] for name, value in rows],
+            words=["what", "value"],
+        ),
+        Table(
+            f"{plural(len(runs), 'run')}.",
+            ["stage", "host", "started", "ended", "time", "how it ended"],
+            [
+                [
+                    stage,
+                    run.host,
+                    run.started,
+                    run.ended or "–",
+                    "–" if run.seconds is None else duration_text(run.seconds),
+                    run.how or "killed, or still going on",
+                ]
+                for stage, run in runs
+            ],
+            words=["stage", "host", "started", "ended", "how it ended"],
+        ),
+    ]
+
+
+def _setting(value: object) -> str:
+    """Write a setting; of several values, as a list of what a trial could have."""
+    if isinstance(value, dict):
+        return "; ".join(f"{figures.words(name)} {_setting(part)}" for name, part in value.items())
+    if isinstance(value, list):
+        return ", ".join(map(_setting, value))
+    if value is None or isinstance(value, bool):
+        return {True: "yes", False: "no", None: "none"}[value]
+    return str(value)

@@ -1,0 +1,1 @@
+"""Hyperband as Optuna studies: plan, pruner, storage, and the loop that fills them with trials."""

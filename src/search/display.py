@@ -1,0 +1,206 @@
+"""What a person sees: plan, live progress (a line a trial where there is no terminal), ranking."""
+
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from rich.console import Console
+from rich.progress import TaskID
+from rich.table import Table
+
+from src.core.console import _plural, live_progress, say
+from src.data.split import TrainingData
+from src.options import Surroundings
+from src.results.folder import ResultsFolder
+from src.results.records import TrialRecord
+from src.search.hyperband import Plan
+from src.search.planned_study import StartedTrial
+from src.training.checkpoint import SavedModel
+from src.training.device import Compute
+
+
+class SearchDisplay:
+    """Shows a search: a bar over all its trials, one for each that trains, a line for each ended.
+
+    Args:
+        console: where to show it; bars appear on a terminal only.
+        name: of the stage.
+        total: trials of the whole stage.
+        done: trials that earlier runs have ended.
+    """
+
+    def __init__(
+        self, console: Console, name: str, total: int, done: Sequence[TrialRecord]
+    ) -> None:
+        self._progress = live_progress(console)
+        self._bar = self._progress.add_task(name, total=total, status="")
+        self._best = 0.0
+        self._training: dict[StartedTrial, TaskID] = {}
+        for record in done:
+            self._tally(record)
+
+    def __enter__(self) -> "SearchDisplay":
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        for bar in self._training.values():
+            self._progress.remove_task(bar)
+        self._progress.stop()
+
+    def trial_started(self, trial: StartedTrial) -> None:
+        """Show the trial's bar."""
+        max_epochs = trial.bracket.rungs[-1].epochs
+        self._training[trial] = self._progress.add_task(trial.label, total=max_epochs, status="")
+
+    def trial_advanced(self, trial: StartedTrial, epochs: float) -> None:
+        """Move the trial's bar."""
+        self._progress.update(self._training[trial], completed=epochs)
+
+    def epoch_ended(self, trial: StartedTrial, epoch: int, val_accuracy: float) -> None:
+        """Show the trial's best validation accuracy."""
+        status = f"epoch {epoch}/{trial.bracket.rungs[-1].epochs} · validation {val_accuracy:.4f}"
+        self._progress.update(self._training[trial], completed=epoch, status=status)
+
+    def trial_ended(self, trial: StartedTrial, record: TrialRecord | None) -> None:
+        """Print the trial's line, unless it is to go on later."""
+        self._progress.remove_task(self._training.pop(trial))
+        if record is None:
+            return
+        self._tally(record)
+        accuracy = "–" if record.val_accuracy is None else f"{record.val_accuracy:.6f}"
+        hp = record.hyperparameters
+        on_terminal = self._progress.console.is_terminal  # elsewhere lines may be any length
+        self._progress.print(
+            f"{trial.label} "
+            f"{record.state:8s} {accuracy:8s} {record.epochs:3d} epochs {record.seconds:6.1f} s  "
+            f"{hp.conv1}-{hp.conv2}-{hp.dense_units} {hp.dropout_rate:g} {hp.learning_rate:.2e}  "
+            f"{record.reason}",
+            highlight=False,
+            markup=False,
+            no_wrap=True,
+            overflow="ellipsis" if on_terminal else "ignore",
+            crop=on_terminal,
+        )
+
+    def slots_filled(self, number: int) -> None:
+        """Move the bar of the search."""
+        self._progress.update(self._bar, completed=number)
+
+    def _tally(self, record: TrialRecord) -> None:
+        if record.state == "COMPLETE" and record.val_accuracy is not None:
+            self._best = max(self._best, record.val_accuracy)
+            self._progress.update(self._bar, status=f"best {self._best:.6f}")
+
+
+def print_data(console: Console, data: TrainingData, compute: Compute, workers: int = 1) -> None:
+    """Print how many images there are, and on what they are trained."""
+    text = (
+        f"{data.spec.dataset}: {len(data.train):,} images train, {len(data.validation):,} "
+        f"validate. {compute.name}, {compute.precision}"
+    )
+    say(console, text + (f", {workers} workers." if workers > 1 else "."))
+
+
+def print_plan(console: Console, plan: Plan, batch_sizes: Sequence[int]) -> None:
+    """Print a plan: a row for each bracket, a column for each of its rungs."""
+    studies = len(batch_sizes)
+    table = Table("bracket", *(f"rung {i}" for i in range(len(plan.brackets))))
+    for bracket in plan.brackets:
+        rungs = (f"{rung.trials} → {rung.epochs}" for rung in bracket.rungs)
+        table.add_row(str(bracket.s), *rungs)
+    say(
+        console,
+        f"Hyperband: {plan.max_epochs} epochs, factor {plan.reduction_factor}, "
+        f"{_plural(plan.iterations, 'iteration')}, {_plural(studies, 'batch size')}. "
+        "An iteration, as trials on the rung → epochs they have had there:",
+    )
+    console.print(table)
+    say(
+        console,
+        f"{_plural(plan.trials, 'trial')} for each batch size, {studies * plan.trials:,} in all. "
+        f"Epochs: {studies * plan.epochs_if_exact:,} if exactly one trial in "
+        f"{plan.reduction_factor} leaves each rung, {studies * plan.epochs_at_most:,} at most.",
+    )
+
+
+def print_ranking(console: Console, records: Sequence[TrialRecord], most: int = 10) -> None:
+    """Print the best finished trials, the best first."""
+    finished = [record for record in records if record.state == "COMPLETE"]
+    if not finished:
+        say(console, "No trial has trained to its end yet.")
+        return
+    finished.sort(key=lambda record: -(record.val_accuracy or 0.0))
+    table = Table()
+    for column in ("val accuracy", "conv1", "conv2", "dense units", "dropout rate"):
+        table.add_column(column, justify="right")
+    for column in ("learning rate", "batch size", "epochs", "bracket", "trial"):
+        table.add_column(column, justify="right")
+    for record in finished[:most]:
+        hp = record.hyperparameters
+        table.add_row(
+            f"{record.val_accuracy:.6f}", str(hp.conv1), str(hp.conv2), str(hp.dense_units),
+            f"{hp.dropout_rate:g}", f"{hp.learning_rate:.3g}", str(hp.batch_size),
+            str(record.epochs), str(record.bracket), str(record.trial),
+        )  # fmt: skip
+    say(console, f"The best of {_plural(len(records), 'trial')}, {len(finished):,} finished:")
+    console.print(table)
+
+
+def print_finals(console: Console, decision: dict[str, Any]) -> None:
+    """Print the finalists, the winner first."""
+    table = Table()
+    for column in ("mean ± std", "95 % interval", "seeds", "search said", "optimism"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for column in ("batch size", "trial", "conv1-conv2-dense"):
+        table.add_column(column, justify="right")
+    for row in decision["finalists"]:
+        hp, (low, high) = row["hyperparameters"], row["ci95"]
+        seeds = str(len(row["seeds"]))
+        if row["diverged"]:
+            seeds += f", {len(row['diverged'])} diverged"
+        table.add_row(
+            f"{row['mean']:.5f} ± {row['std']:.5f}", f"{low:.5f} to {high:.5f}",
+            seeds, f"{row['search_val_accuracy']:.5f}", f"{row['optimism']:+.5f}",
+            str(row["batch_size"]), str(row["trial"]),
+            f"{hp['conv1']}-{hp['conv2']}-{hp['dense_units']}",
+        )  # fmt: skip
+    say(console, "The finalists' validation accuracy, each trained again with several seeds:")
+    console.print(table)
+
+
+def print_best(
+    console: Console,
+    best: SavedModel,
+    folder: ResultsFolder,
+    batch_sizes: Sequence[int],
+    log_dir: str,
+) -> None:
+    """Print the best model's configuration, and what to do with it."""
+    hp = best.hyperparameters
+    whose = " (the winner's best seed)" if folder.finalists_json.exists() else ""
+    say(
+        console,
+        f"Best: conv1 {hp.conv1}, conv2 {hp.conv2}, dense_units {hp.dense_units}, "
+        f"dropout_rate {hp.dropout_rate:g}, learning_rate {hp.learning_rate:.3g}, "
+        f"batch_size {hp.batch_size}: validation accuracy {best.val_accuracy:.6f}{whose}\n"
+        f"Written to {folder.path}: {', '.join(folder.published(batch_sizes))}\n"
+        "Next:\n"
+        f"  tensorboard --logdir {shlex.quote(log_dir)}\n"
+        f"  python -m src.evaluate {shlex.quote(str(folder.best_model))}\n"
+        f"  {_report_command(folder)}",
+    )
+
+
+def _report_command(folder: ResultsFolder) -> str:
+    command = f"python -m src.report --dataset {folder.path.name}"
+    if folder.path.parent != Path(Surroundings.results_dir):
+        command += f" --results_dir {shlex.quote(str(folder.path.parent))}"
+    return command

@@ -1,0 +1,253 @@
+"""The run of a search: workers fill the open slots of several studies, one after another.
+
+What fails is tried again; several failures in a row with one cause stop the run. Whatever ends it,
+no trial is left running.
+"""
+
+import time
+from collections import defaultdict
+from collections.abc import Generator, Sequence
+from types import TracebackType
+from typing import Generic, Protocol, TypeVar
+
+from src.core.interrupt import Interrupted, Interruption
+from src.results.records import TrialRecord
+from src.search.planned_study import TRIES, MakeCheckpoint, Slots, StartedTrial
+from src.search.store import Store
+from src.workers.launch import Workers
+from src.workers.messages import Advanced, Ended, Failed, Message, Reported
+
+_Study = TypeVar("_Study", bound=Slots)
+
+_POLL = 0.2
+"""Seconds between two looks at whether to stop."""
+
+_LOOK = 2.0
+"""Seconds between two looks at what other searches on the same studies have done."""
+
+_STARTING = 1.0
+"""Seconds that trials are started before those that run are heard again."""
+
+_PAUSE = 2.0
+"""Seconds that nothing is started after a failure, twice as many after a second one in a row: what
+caused it, such as another program's hunger for memory, may pass."""
+
+_SILENCE = 600.0
+"""Seconds without a word after which a worker is given up: for want of memory a thread may wait for
+ever. Workers speak after every chunk of training batches; a pass over validation images is the
+longest that they are silent."""
+
+
+class Watcher(Protocol):
+    """Is told of trials as they come and go."""
+
+    def trial_started(self, trial: StartedTrial) -> None:
+        """See a trial begin."""
+
+    def trial_advanced(self, trial: StartedTrial, epochs: float) -> None:
+        """See how many epochs a trial has trained, with the part of the current one."""
+
+    def epoch_ended(self, trial: StartedTrial, epoch: int, val_accuracy: float) -> None:
+        """See the best validation accuracy of a trial so far."""
+
+    def trial_ended(self, trial: StartedTrial, record: TrialRecord | None) -> None:
+        """See the trial's row of the CSV; None: it was put back."""
+
+    def slots_filled(self, number: int) -> None:
+        """See how many places of the plan are filled, by whomever."""
+
+
+class SearchFailed(Exception):  # noqa: N818  # the message is for people
+    """Trials failed, and failed again."""
+
+
+class _Streak:
+    """Failures in a row with the same cause, each of a trial that began after the one before."""
+
+    def __init__(self) -> None:
+        self.length = 0
+        self._cause = ""
+        self._last = 0.0
+
+    def add(self, cause: str, started: float) -> None:
+        """Count a failure; several at once, of one crash, count as one."""
+        if cause != self._cause:
+            self.length = 1
+        elif started > self._last:
+            self.length += 1
+        self._cause, self._last = cause, time.monotonic()
+
+    def end(self) -> None:
+        """See a trial that did not fail."""
+        self.length = 0
+        self._cause = ""
+
+
+class SearchRun(Generic[_Study]):
+    """Several studies, filled by the same workers, one after another.
+
+    A context manager: at its end no trial is running, however it ends.
+
+    Args:
+        studies: what to fill, in this order.
+        workers: train the trials.
+        interruption: asked whether to stop.
+        watcher: is told what happens.
+        make_checkpoint: makes what is kept of a best trial.
+        store: where the studies are.
+    """
+
+    def __init__(
+        self,
+        studies: Sequence[_Study],
+        workers: Workers,
+        interruption: Interruption,
+        watcher: Watcher,
+        make_checkpoint: MakeCheckpoint,
+        store: Store,
+    ) -> None:
+        self.last_failure: Failed | None = None
+        """Of all trials of this run."""
+        self._workers = workers
+        self._interruption = interruption
+        self._watcher = watcher
+        self._make_checkpoint = make_checkpoint
+        self._store = store
+        self._studies = studies
+        self._unfinished = [study for study in studies if not study.is_over]
+        self._filled = {study: study.done for study in studies}
+        self._running: dict[int, tuple[_Study, StartedTrial, float]] = {}
+        self._stopping: Interrupted | None = None
+        self._failure: SearchFailed | None = None
+        self._streak = _Streak()
+        self._next_beat = 0.0
+        self._next_look = 0.0
+        self._pause_ends = 0.0
+        self._silent: defaultdict[int, float] = defaultdict(float)
+        self._unused: list[int] = []
+
+    def __enter__(self) -> "SearchRun[_Study]":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        for study in self._studies:
+            study.put_all_back()
+
+    def run(self) -> Generator[_Study, None, None]:
+        """Fill the open slots; give each study when it is over.
+
+        Raises:
+            Interrupted: a signal came or the time is up; what was running waits for the next run.
+            SearchFailed: several trials in a row failed with the same cause; likewise.
+        """
+        while True:
+            self._look_for_reason_to_stop()
+            self._give_signs_of_life()
+            if self._stopping is None and self._may_have_something_to_start():
+                yield from self._look()
+            if not self._running and (self._stopping or not self._unfinished):
+                break
+            self._listen()
+        if self._failure is not None:
+            raise self._failure
+        if self._stopping is not None:
+            raise self._stopping
+
+    def _look_for_reason_to_stop(self) -> None:
+        if self._stopping is None and (reason := self._interruption.pending()):
+            self._stop(reason)
+
+    def _stop(self, reason: Interrupted) -> None:
+        self._stopping = reason
+        self._workers.interrupt(reason)
+
+    def _give_signs_of_life(self) -> None:
+        if time.monotonic() >= self._next_beat:
+            self._next_beat = time.monotonic() + self._store.heartbeat
+            for study in self._unfinished:
+                study.beat()
+                study.recover()
+
+    def _may_have_something_to_start(self) -> bool:
+        # A worker that had to wait for room is idle one day, though no trial has ended.
+        now = time.monotonic()
+        due = now >= self._next_look or self._workers.idle != self._unused
+        return due and now >= self._pause_ends
+
+    def _look(self) -> Generator[_Study, None, None]:
+        """Start what trials can be started; give the studies that are over."""
+        # Without others nothing changes until a trial ends.
+        self._next_look = time.monotonic() + _LOOK if self._store.shared else float("inf")
+        idle = self._workers.idle
+        until = time.monotonic() + _STARTING
+        for study in list(self._unfinished):
+            while idle and time.monotonic() < until and (trial := study.start()) is not None:
+                worker = idle.pop(0)
+                self._running[worker] = (study, trial, time.monotonic())
+                self._watcher.trial_started(trial)
+                self._workers.submit(worker, study.job(trial))
+            self._filled[study] = study.done
+            if study.is_over:
+                self._unfinished.remove(study)
+                study.drop_states()
+                yield study
+            if not idle:
+                break
+        self._unused = idle
+        if time.monotonic() >= until:
+            self._next_look = 0.0
+        self._watcher.slots_filled(sum(self._filled.values()))
+
+    def _listen(self) -> None:
+        """Hear the workers; give up those that have said nothing for too long."""
+        started = time.monotonic()
+        messages = self._workers.receive(_POLL)
+        # Time in which this process did not listen, or was stopped itself, is not theirs.
+        waited = min(time.monotonic() - started, 2 * _POLL)
+        for worker, message in messages:
+            self._silent[worker] = 0.0
+            self._hear(worker, message)
+        for worker in list(self._running):
+            self._silent[worker] += waited
+            if self._silent[worker] > _SILENCE:
+                self._silent[worker] = 0.0
+                self._workers.replace(worker)
+                reason = f"its worker was silent for {_SILENCE:g} seconds"
+                self._hear(worker, Failed(cause=reason, reason=reason))
+
+    def _hear(self, worker: int, message: Message) -> None:
+        study, trial, started = self._running[worker]
+        if isinstance(message, Advanced):
+            self._watcher.trial_advanced(trial, message.epochs)
+        elif isinstance(message, Reported):
+            lost = study.report(trial, message.epoch, message.value)
+            self._workers.answer(worker, stop=lost)
+            self._watcher.epoch_ended(trial, message.epoch, message.value)
+        else:
+            if isinstance(message, Ended):
+                record = study.end(trial, message, self._make_checkpoint)
+                if message.fitted.interrupted is None:
+                    self._streak.end()
+            else:
+                record = study.fail(trial, message.reason)
+                self._fail(trial, message, started)
+            del self._running[worker]
+            self._next_look = 0.0
+            self._watcher.trial_ended(trial, record)
+
+    def _fail(self, trial: StartedTrial, message: Failed, started: float) -> None:
+        self.last_failure = message
+        self._streak.add(message.cause, started)
+        self._pause_ends = time.monotonic() + _PAUSE * self._streak.length
+        if self._stopping is None and self._streak.length >= TRIES:
+            self._failure = SearchFailed(
+                f"{self._streak.length} trials in a row failed with the same cause, the last of "
+                f"them {trial.label}: "
+                f"{message.reason}"
+            )
+            self._stop(Interrupted("other trials failed", 1))

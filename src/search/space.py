@@ -1,0 +1,77 @@
+"""The search space: an Optuna trial → typed hyperparameters."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import optuna
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
+
+from src.training.hyperparameters import Hyperparameters
+
+UNITS = (32, 256, 32)
+"""Lowest, highest and step of conv1, conv2 and dense_units."""
+
+DROPOUT_RATE = (0.1, 0.9, 0.1)
+"""Lowest, highest and step."""
+
+LEARNING_RATE = (1e-4, 1e-2)
+"""Lowest and highest; drawn on a logarithmic scale."""
+
+Choices = Mapping[str, Sequence[Any]]
+"""Of each option of the recipe, the values that a trial chooses from: one, or more."""
+
+
+def distributions(recipe: Choices) -> dict[str, BaseDistribution]:
+    """Return what is searched, as Optuna records it with every trial.
+
+    The batch size is fixed in a study, and so are options with one value.
+    """
+    return {
+        **{
+            name: IntDistribution(UNITS[0], UNITS[1], step=UNITS[2])
+            for name in ("conv1", "conv2", "dense_units")
+        },
+        "dropout_rate": FloatDistribution(DROPOUT_RATE[0], DROPOUT_RATE[1], step=DROPOUT_RATE[2]),
+        "learning_rate": FloatDistribution(*LEARNING_RATE, log=True),
+        **{name: CategoricalDistribution(values) for name, values in _open(recipe).items()},
+    }
+
+
+def suggest(trial: optuna.Trial, batch_size: int, recipe: Choices) -> Hyperparameters:
+    """Draw a configuration for this trial; asking again gives the same one."""
+    low, high, step = UNITS
+    least, most, apart = DROPOUT_RATE
+    params: dict[str, Any] = {
+        "conv1": trial.suggest_int("conv1", low, high, step=step),
+        "conv2": trial.suggest_int("conv2", low, high, step=step),
+        "dense_units": trial.suggest_int("dense_units", low, high, step=step),
+        "dropout_rate": trial.suggest_float("dropout_rate", least, most, step=apart),
+        "learning_rate": trial.suggest_float("learning_rate", *LEARNING_RATE, log=True),
+    }
+    for name, values in _open(recipe).items():
+        params[name] = trial.suggest_categorical(name, values)
+    return restore(params, batch_size, recipe)
+
+
+def restore(params: Mapping[str, Any], batch_size: int, recipe: Choices) -> Hyperparameters:
+    """Return the configuration that a trial with these parameters was given."""
+    fixed = {name: values[0] for name, values in recipe.items()}
+    # Rounded, because 0.1 + 2 · 0.1 is 0.30000000000000004.
+    dropout_rate = round(params["dropout_rate"], 1)
+    values = {**fixed, **params, "dropout_rate": dropout_rate}
+    return Hyperparameters(**values, batch_size=batch_size)
+
+
+def describe() -> dict[str, list[float]]:
+    """Return the ranges, as they are recorded with a study."""
+    return {"units": [*UNITS], "dropout_rate": [*DROPOUT_RATE], "learning_rate": [*LEARNING_RATE]}
+
+
+def _open(recipe: Choices) -> Choices:
+    """Return the options that leave something to choose."""
+    return {name: values for name, values in recipe.items() if len(values) > 1}

@@ -1,0 +1,1 @@
+"""One configuration → one fitted model: network, optimizer step, fit, checkpoint."""

@@ -1,0 +1,52 @@
+"""One configuration of the network and its training."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from src.core import checks
+from src.core.errors import UserError
+from src.training.schedule import Schedule
+
+Augmentation = Literal["none", "affine", "elastic", "affine_elastic"]
+
+RECIPE = ("schedule", "label_smoothing", "augmentation", "weight_averaging")
+"""What a configuration can have beyond the published search space."""
+
+_UNITS_AT_MOST = 2048
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hyperparameters:
+    """One configuration of the network and its training: what a trial tries."""
+
+    conv1: int
+    """Filters of the first convolution."""
+    conv2: int
+    """Filters of the second convolution."""
+    dense_units: int
+    """Units of the hidden dense layer."""
+    dropout_rate: float
+    """Share of the hidden dense layer's outputs dropped in training, 0 or more and below 1."""
+    learning_rate: float
+    """Adam's step size; with a schedule, the highest."""
+    batch_size: int
+    """Images an optimizer step."""
+    schedule: Schedule = "constant"
+    """How the learning rate goes over all epochs: constant; up and down again, to almost nothing
+    (one_cycle); or down along half a cosine."""
+    label_smoothing: float = 0.0
+    """Share of every label that is spread over all classes in training, 0 or more and below 1."""
+    augmentation: Augmentation = "none"
+    """Whether training images are turned, sheared, scaled and shifted a little (affine), bent
+    (elastic), or both, anew in every epoch."""
+    weight_averaging: bool = False
+    """Whether what validates and is kept is an average of the weights over about the last epoch."""
+
+    def __post_init__(self) -> None:
+        for name in ("conv1", "conv2", "dense_units"):
+            checks.within(name, getattr(self, name), 1, _UNITS_AT_MOST)
+        checks.within("batch_size", self.batch_size, 1)
+        checks.share("dropout_rate", self.dropout_rate)
+        if not 0 < self.learning_rate < float("inf"):
+            raise UserError(f"`learning_rate` (={self.learning_rate}) must be above 0 and finite")
+        checks.share("label_smoothing", self.label_smoothing)

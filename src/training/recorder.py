@@ -1,0 +1,68 @@
+"""What one fit leaves: its curves and the weights of its best epoch."""
+
+import math
+from dataclasses import asdict
+from typing import Any
+
+import lightning.pytorch as pl
+from lightning.pytorch.loggers import TensorBoardLogger
+from torch import Tensor
+
+from src.training.history import Epoch
+from src.training.task import CharacterTask
+from src.training.tensorboard import log_epoch
+
+
+class Recorder(pl.Callback):
+    """Keeps every epoch's figures and the best epoch's weights; stops a fit that diverges.
+
+    The figures also go to the Trainer's logger, with the epoch as their step.
+    """
+
+    def __init__(self) -> None:
+        self.history: list[Epoch] = []
+        self.best: Epoch | None = None
+        """The epoch of the highest validation accuracy, the earliest of equals."""
+        self.weights: dict[str, Tensor] | None = None
+        """State of the task at the end of the best epoch."""
+        self.confusion: Tensor | None = None
+        """Validation images by true and predicted class at the end of the best epoch."""
+        self.diverged: str | None = None
+        """Why the fit was given up: a loss that is no number."""
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Record the epoch that has just ended, validation included."""
+        figures = {
+            name: round(trainer.callback_metrics[name].item(), 6)  # what the CSV shows
+            for name in ("train_loss", "train_accuracy", "val_loss", "val_accuracy")
+        }
+        epoch = Epoch(epoch=trainer.current_epoch + 1, **figures)
+        self.history.append(epoch)
+        if isinstance(trainer.logger, TensorBoardLogger):
+            log_epoch(trainer.logger, epoch)
+        for name, loss in (("training", epoch.train_loss), ("validation", epoch.val_loss)):
+            if not math.isfinite(loss):
+                self.diverged = f"diverged: {name} loss is {loss} in epoch {epoch.epoch}"
+                trainer.should_stop = True
+                return
+        assert isinstance(pl_module, CharacterTask)
+        if self.best is None or epoch.val_accuracy > self.best.val_accuracy:
+            self.best = epoch
+            self.weights = pl_module.result()
+            self.confusion = pl_module.confusion
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a fit that is interrupted needs to go on."""
+        return {
+            "history": [asdict(epoch) for epoch in self.history],
+            "best": self.best and self.best.epoch,
+            "weights": self.weights,
+            "confusion": self.confusion,
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on."""
+        self.history = [Epoch(**epoch) for epoch in state_dict["history"]]
+        self.best = self.history[state_dict["best"] - 1]
+        self.weights = state_dict["weights"]
+        self.confusion = state_dict["confusion"]

@@ -1,0 +1,211 @@
+"""The training task around the network, as Lightning runs it: chunks of optimizer steps."""
+
+from dataclasses import asdict
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from src.data.batches import Chunk
+from src.training.augment import Distortion
+from src.training.device import PLAIN_CPU, Compute
+from src.training.hyperparameters import Augmentation, Hyperparameters
+from src.training.network import TwoConvNet, to_inputs
+from src.training.schedule import Schedule, learning_rate_share
+from src.training.step import PlainStep, Recipe, autocast, make_optimizer, make_step, read_pixels
+
+_AVERAGES = "averaged_weights"
+"""Key in the checkpoint of an unfinished fit."""
+
+
+def task_arguments(hyperparameters: Hyperparameters, classes: int) -> dict[str, Any]:
+    """Return the arguments that `CharacterTask` takes for a configuration."""
+    arguments = asdict(hyperparameters)
+    del arguments["batch_size"]  # the data's affair
+    return {**arguments, "classes": classes}
+
+
+def make_task(
+    hyperparameters: Hyperparameters, classes: int, compute: Compute = PLAIN_CPU
+) -> "CharacterTask":
+    """Build the untrained task of a configuration."""
+    return CharacterTask(**task_arguments(hyperparameters, classes), compute=compute)
+
+
+class CharacterTask(pl.LightningModule):
+    """Cross-entropy with Adam; logs train_loss, train_accuracy, val_loss, val_accuracy an epoch.
+
+    What Lightning takes for a batch is a chunk of many: optimization is manual, and the
+    Trainer's `global_step` counts optimizer steps.
+
+    Args:
+        conv1: filters of the first convolution.
+        conv2: filters of the second convolution.
+        dense_units: units of the hidden dense layer.
+        dropout_rate: share of the hidden dense layer's outputs dropped in training.
+        learning_rate: Adam's step size; with a schedule, the highest.
+        schedule: how it goes over the fit's epochs.
+        label_smoothing: share of every label that is spread over all classes in training.
+        augmentation: how training images are distorted.
+        weight_averaging: whether an average of the weights over about the last epoch is what
+            validates and what is kept.
+        classes: how many classes there are.
+        compute: device and precision; the Trainer's must be this device and float32, as the task
+            sees to the precision itself.
+    """
+
+    automatic_optimization = False
+
+    def __init__(
+        self,
+        *,
+        conv1: int,
+        conv2: int,
+        dense_units: int,
+        dropout_rate: float,
+        learning_rate: float,
+        schedule: Schedule = "constant",
+        label_smoothing: float = 0.0,
+        augmentation: Augmentation = "none",
+        weight_averaging: bool = False,
+        classes: int,
+        compute: Compute = PLAIN_CPU,
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters(logger=False, ignore=["compute"])
+        self.compute = compute
+        self.learning_rate = learning_rate
+        self.schedule = schedule
+        self.label_smoothing = label_smoothing
+        self.augmentation = augmentation
+        self.weight_averaging = weight_averaging
+        self.model = TwoConvNet(
+            conv1=conv1,
+            conv2=conv2,
+            dense_units=dense_units,
+            dropout_rate=dropout_rate,
+            classes=classes,
+        )
+        self.confusion: Tensor
+        """Of the last validation, int64 (classes, classes): true by predicted class."""
+        self._step: PlainStep
+        self._validation_loss: Tensor
+        self._averages: dict[str, Tensor] | None = None
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Compute logits, (B, classes), from pixels, uint8 (B, 28, 28)."""
+        logits: Tensor = self.model(to_inputs(images))
+        return logits
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """Return Adam as Keras sets it up."""
+        return make_optimizer(self.model, self.learning_rate)
+
+    def on_fit_start(self) -> None:
+        """Set up the step for this device."""
+        optimizer = self.optimizers(use_pl_optimizer=False)
+        assert isinstance(optimizer, torch.optim.Adam)
+        batch_size = self.trainer.datamodule.batch_size  # type: ignore[attr-defined]  # of CharacterData
+        recipe = self._recipe(self._steps_an_epoch)
+        self._step = make_step(self.model, optimizer, self.compute, batch_size, recipe)
+        if self._averages is not None and self._step.averaged is not None:
+            self._step.averaged.load_state_dict(self._averages)
+            self._averages = None
+
+    @property
+    def _steps_an_epoch(self) -> int:
+        data = self.trainer.datamodule  # type: ignore[attr-defined]  # of CharacterData
+        steps: int = -(-len(data.data.train) // data.batch_size)
+        return steps
+
+    def _recipe(self, steps_an_epoch: int) -> Recipe:
+        """Return what the steps do beyond cross-entropy and Adam."""
+        rate = distort = None
+        if self.schedule != "constant":
+            assert self.trainer.max_epochs is not None
+            steps = self.trainer.max_epochs * steps_an_epoch
+
+            def rate(step: int) -> float:
+                return self.learning_rate * learning_rate_share(self.schedule, step, steps)
+
+        if self.augmentation != "none":
+            distort = Distortion(
+                affine="affine" in self.augmentation,
+                elastic="elastic" in self.augmentation,
+                device=self.compute.device,
+            )
+        average_over = steps_an_epoch if self.weight_averaging else None
+        return Recipe(rate, self.label_smoothing, distort, average_over)
+
+    def result(self) -> dict[str, Tensor]:
+        """Return the state of a task with the weights that were validated."""
+        weights = self._step.result.state_dict()
+        return {f"model.{name}": value.detach().clone() for name, value in weights.items()}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add the averages of the weights."""
+        if self._step.averaged is not None:
+            checkpoint[_AVERAGES] = self._step.averaged.state_dict()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Go on with the averages of the weights."""
+        self._averages = checkpoint.get(_AVERAGES)
+
+    def seed_dropout(self, seed: int) -> None:
+        """Make the dropout and the distortions that come follow from this seed."""
+        self._step.generator.manual_seed(seed)
+
+    def on_train_epoch_start(self) -> None:
+        """Begin to count anew."""
+        self._step.totals.zero_()
+        self._step.steps = self.trainer.current_epoch * self._steps_an_epoch
+
+    def training_step(self, chunk: Chunk, batch_idx: int) -> None:
+        """Take an optimizer step for each batch of the chunk."""
+        batches = chunk.batches()
+        for indices in batches:
+            self._step(chunk.images, indices)
+        # Lightning counts the steps of its own wrapper around the optimizer only.
+        progress = self.trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress
+        for _ in batches:
+            progress.increment_ready()
+            progress.increment_completed()
+
+    def on_validation_epoch_start(self) -> None:
+        """Begin to count anew."""
+        self.confusion = no_counts(self.model, self.compute.device)
+        self._validation_loss = torch.zeros((), dtype=torch.float64, device=self.compute.device)
+
+    def validation_step(self, chunk: Chunk, batch_idx: int) -> None:
+        """Count loss and confusions of validation images."""
+        for indices in chunk.batches():
+            batch = chunk.images[indices]
+            with autocast(self.compute):
+                logits = read_pixels(self._step.result, batch.pixels).float()
+            loss = functional.cross_entropy(logits, batch.labels, reduction="sum")
+            self._validation_loss += loss
+            add_counts(self.confusion, batch.labels, logits)
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the epoch's figures; this is the one time an epoch that the device is waited for."""
+        read = self.confusion.trace()
+        sums = torch.stack([*self._step.totals, self._validation_loss, read]).cpu()
+        data = self.trainer.datamodule.data  # type: ignore[attr-defined]  # of CharacterData
+        images = torch.tensor([len(data.train)] * 2 + [len(data.validation)] * 2)
+        names = ("train_loss", "train_accuracy", "val_loss", "val_accuracy")
+        figures = dict(zip(names, sums / images, strict=True))
+        self.log_dict(figures, logger=False)
+
+
+def no_counts(model: TwoConvNet, device: torch.device) -> Tensor:
+    """Return a confusion matrix, int64 (classes, classes), in which nothing is counted yet."""
+    classes = model.logits.out_features
+    return torch.zeros(classes, classes, dtype=torch.int64, device=device)
+
+
+def add_counts(counts: Tensor, labels: Tensor, logits: Tensor) -> None:
+    """Count a batch, labels (B,) and logits (B, classes), without waiting for the device."""
+    cells = labels * len(counts) + logits.argmax(dim=1)
+    counts.view(-1).index_add_(0, cells, torch.ones_like(cells))

@@ -1,0 +1,163 @@
+"""What a worker does, wherever it runs: trains one configuration at a time for a search.
+
+A worker knows a `Job`, and says what comes of it; it asks on after every epoch. The study is the
+affair of the search's process, which a worker sees as a `SearchProcess`.
+"""
+
+import dataclasses
+import gc
+import time
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+import lightning.pytorch as pl
+import optuna
+import torch
+from optuna_integration import PyTorchLightningPruningCallback
+
+from src.core.interrupt import Interrupted, Interruption
+from src.data.split import TrainingData
+from src.training.device import Compute
+from src.training.fit import fit
+from src.training.history import SELECTED_ON
+from src.training.spec import Job
+from src.workers.messages import Advanced, Ended, Failed, Reported, SearchGone, SearchProcess
+
+_PROGRESS_INTERVAL = 0.2
+"""Seconds between two messages about one fit's progress."""
+
+
+def work(search: SearchProcess, load: Callable[[], TrainingData], compute: Compute) -> None:
+    """Train what comes until nothing more does, or a job fails.
+
+    After a failure the process is not to be trusted: oneDNN keeps what it could not make for want
+    of memory, and a CUDA context does not outlive an error in a kernel.
+    """
+    while (job := search.receive()) is not None:
+        if isinstance(job, Job):  # anything else came too late for the job before
+            outcome = train(job, load, compute, search)
+            search.send(outcome)
+            if isinstance(outcome, Failed):
+                return
+            gc.collect()  # a fit is full of cycles, and on CUDA keeps its graph's memory
+
+
+def train(
+    job: Job, load: Callable[[], TrainingData], compute: Compute, search: SearchProcess
+) -> Ended | Failed:
+    """Train one job; tell the search of every epoch."""
+    search.forget_interruption()
+    hyperband = HyperbandCallback(
+        _RemoteTrial(search),  # type: ignore[arg-type]  # has what the callback asks of a trial
+        monitor=SELECTED_ON,
+    )
+    try:
+        fitted = fit(
+            job.hyperparameters,
+            load(),
+            max_epochs=job.max_epochs,
+            patience=job.patience,
+            seed=job.seed,
+            compute=compute,
+            interruption=_AskedToStop(search),
+            curves=job.curves,
+            state=job.state,
+            callbacks=[_Progress(search), hyperband],
+        )
+    except SearchGone:
+        raise
+    except Exception as error:
+        return _describe(error)
+    if not fitted.history and not fitted.interrupted:
+        return Failed("no epoch", "it ended before its first epoch had")
+    if hyperband.pruned or fitted.interrupted:  # nobody will want its weights
+        fitted = dataclasses.replace(fitted, weights=None)
+    return Ended(fitted, hyperband.pruned)
+
+
+def _describe(error: Exception) -> Failed:
+    message = " ".join(str(error).split())
+    wanted_memory = isinstance(error, MemoryError | torch.OutOfMemoryError) or (
+        isinstance(error, RuntimeError)  # so say PyTorch's allocator on CPU, cuDNN and cuBLAS
+        and any(sign in message for sign in ("allocate memory", "out of memory", "ALLOC_FAILED"))
+    )
+    kind = "out of memory" if wanted_memory else type(error).__name__
+    return Failed(kind, f"{kind}: {message}" if message else kind, traceback.format_exc())
+
+
+class _RemoteTrial:
+    """Stands for the Optuna trial, which the process of the search has."""
+
+    def __init__(self, search: SearchProcess) -> None:
+        self._search = search
+        self._report: Reported
+
+    def report(self, value: float, step: int) -> None:
+        self._report = Reported(step, value)
+
+    def should_prune(self) -> bool:
+        return self._search.ask(self._report)
+
+
+class _AskedToStop(Interruption):
+    def __init__(self, search: SearchProcess) -> None:
+        self._search = search
+
+    def pending(self) -> Interrupted | None:
+        return self._search.interrupted()
+
+
+class _Progress(pl.Callback):
+    """Tells how far the trial is, now and then."""
+
+    def __init__(self, search: SearchProcess) -> None:
+        self._search = search
+        self._told = time.monotonic()
+
+    def on_train_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: object,
+        batch: object,
+        batch_idx: int,
+    ) -> None:
+        if time.monotonic() - self._told >= _PROGRESS_INTERVAL:
+            self._told = time.monotonic()
+            part = (batch_idx + 1) / trainer.num_training_batches
+            self._search.send(Advanced(trainer.current_epoch + part))
+
+
+class HyperbandCallback(PyTorchLightningPruningCallback):
+    """Reports a trial after every epoch and stops it on the rung where it loses.
+
+    It corrects optuna-integration's callback: epochs count from 1; the value reported is the one
+    the search selects on, the best so far; and the fit is asked to stop instead of being thrown
+    out of, so that Lightning ends it as it ends any other.
+
+    Args:
+        trial: the trial being trained.
+        monitor: name of the metric to report, the larger the better.
+    """
+
+    def __init__(self, trial: optuna.Trial, monitor: str) -> None:
+        super().__init__(trial, monitor)
+        self.pruned = False
+        self._best = float("-inf")
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Report the epoch that has just ended and ask the pruner."""
+        self._best = max(self._best, round(trainer.callback_metrics[self.monitor].item(), 6))
+        self._trial.report(self._best, step=trainer.current_epoch + 1)
+        if self._trial.should_prune():
+            self.pruned = True
+            trainer.should_stop = True
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a fit that is interrupted needs to go on."""
+        return {"best": self._best}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on."""
+        self._best = state_dict["best"]
