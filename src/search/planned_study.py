@@ -98,7 +98,7 @@ class Slots(abc.ABC):
         store: Store,
         folder: ResultsFolder,
         compute: Compute,
-        log_dir: str,
+        log_dir: Path,
         shown: Shown,
         recipe: Choices,
     ) -> None:

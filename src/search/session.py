@@ -7,6 +7,7 @@ from typing import Generic, TypeVar
 import optuna
 from rich.console import Console
 
+from src.core.command import recorded_command
 from src.core.console import say
 from src.core.errors import UserError
 from src.core.interrupt import Interrupted, Interruption
@@ -85,7 +86,8 @@ class Stage(Generic[_Study]):
         self._folder = folder
         self._launcher = launcher
         self._console = console
-        self._origin = provenance(launcher.compute)  # of the code that trains, even if it is edited
+        # Of the code that trains, even if it is edited meanwhile.
+        self._origin = provenance(launcher.compute, recorded_command())
         self.left = sum(len(study.slots) - study.done for study in studies)
         """Slots to fill."""
         self.number = min(launcher.number, self.left)

@@ -163,14 +163,14 @@ def open_study(
     if study.user_attrs.get(_ITERATIONS, 0) < plan.iterations:
         study.set_user_attr(_ITERATIONS, plan.iterations)
     if _SETTINGS not in study.user_attrs:  # written last: with them the study has begun
-        logs = free_name(Path(config.log_dir), f"{config.dataset}/batch_{batch_size}")
+        logs = free_name(config.log_dir, f"{config.dataset}/batch_{batch_size}")
         study.set_user_attr(_LOG_NAME, logs)
         study.set_user_attr(_BATCH_SIZE, batch_size)
         study.set_user_attr(_SETTINGS, make_settings(config, data, compute))
     return study
 
 
-def open_finals(storage: BaseStorage, dataset: str, log_dir: str) -> optuna.Study:
+def open_finals(storage: BaseStorage, dataset: str, log_dir: Path) -> optuna.Study:
     """Load the study of a data set's finals, or begin it."""
     study = optuna.create_study(
         study_name=_finals_name(dataset),
@@ -180,7 +180,7 @@ def open_finals(storage: BaseStorage, dataset: str, log_dir: str) -> optuna.Stud
         load_if_exists=True,
     )
     if _LOG_NAME not in study.user_attrs:
-        study.set_user_attr(_LOG_NAME, free_name(Path(log_dir), f"{dataset}/finals"))
+        study.set_user_attr(_LOG_NAME, free_name(log_dir, f"{dataset}/finals"))
     return study
 
 

@@ -4,6 +4,7 @@ import contextlib
 import functools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from src.core.errors import UserError
@@ -82,7 +83,7 @@ def launching(
         yield Launcher(compute, number, lambda number: cluster.workers(number, data, compute))
 
 
-def _loader(data: TrainingData, data_dir: str, compute: Compute) -> Callable[[], TrainingData]:
+def _loader(data: TrainingData, data_dir: Path, compute: Compute) -> Callable[[], TrainingData]:
     """Return what gives a worker its images: these, or a copy of its own on its GPU."""
     if compute.device.type == "cpu":
         return functools.partial(_loaded, data)
