@@ -13,6 +13,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import optuna
@@ -22,7 +23,6 @@ from optuna.storages import RDBStorage
 from src.core.files import make_writable
 from src.core.interrupt import Interrupted, Interruption
 from src.data.split import TrainingData, load_training_data
-from src.options import TuneConfig
 from src.results.folder import ResultsFolder
 from src.results.records import TrialRecord
 from src.search.database import Database
@@ -36,6 +36,7 @@ from src.training.device import choose_compute
 from src.training.fit import Fitted
 from src.training.history import Epoch
 from src.training.spec import Job
+from src.tune import TuneOptions
 from src.workers.messages import Ended, Message, Reported
 
 SECONDS = 10.0
@@ -121,7 +122,7 @@ def _search(
 ) -> None:
     """Search for a while, and say how many trials ended and how long the search was at work."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    config = TuneConfig(
+    config = TuneOptions(
         dataset="mnist_5k",
         limit=100,
         batch_sizes=tuple(range(1, BATCH_SIZES + 1)),
@@ -130,7 +131,7 @@ def _search(
         iterations=ITERATIONS,
         sampler=sampler,
         tensorboard="none",
-        log_dir=folder,
+        log_dir=Path(folder),
     )
     plan = make_plan(MAX_EPOCHS, FACTOR, ITERATIONS)
     results = ResultsFolder(folder, "mnist_5k")

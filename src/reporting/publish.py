@@ -227,9 +227,7 @@ def draw_model(path: Path, model: SavedModel) -> None:
     )
 
 
-def write_winner(
-    log_dir: str | Path, model: SavedModel, data: TrainingData, device: Device
-) -> None:
+def write_winner(log_dir: Path, model: SavedModel, data: TrainingData, device: Device) -> None:
     """Show TensorBoard how the best model reads the validation images."""
     compute = choose_compute(device, "32")
     read = read_probabilities(model.task().model, data.validation.pixels, compute).numpy()
