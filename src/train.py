@@ -17,7 +17,7 @@ from src.core.errors import UserError
 from src.core.files import free_name, make_writable, write_json
 from src.core.interrupt import Signals
 from src.data.split import load_training_data
-from src.options import TrainConfig
+from src.options import TrainOptions
 from src.reporting.publish import describe_model, draw_model
 from src.results.provenance import provenance
 from src.search.display import print_data
@@ -28,7 +28,7 @@ from src.training.progress import FitDisplay
 from src.training.tensorboard import Curves
 
 
-def _run(options: TrainConfig) -> int:
+def _run(options: TrainOptions) -> int:
     hp = options.hyperparameters
     name = (
         f"{hp.conv1}-{hp.conv2}-{hp.dense_units}_dropout{hp.dropout_rate:g}"
@@ -85,7 +85,7 @@ def _run(options: TrainConfig) -> int:
     return fitted.interrupted.exit_code if fitted.interrupted else 0
 
 
-COMMAND = cli.Command("src.train", __doc__, TrainConfig, _run)
+COMMAND = cli.Command("src.train", __doc__, TrainOptions, _run)
 
 main = COMMAND.main
 

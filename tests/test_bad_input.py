@@ -33,12 +33,12 @@ from src.core.errors import UserError
 from src.data.catalog import CLASS_NAMES, DataSpec
 from src.data.catalog import Dataset as DatasetName
 from src.data.files import _SAMPLE, Images, load_images
-from src.options import TuneConfig
 from src.training.archive import read_archive
 from src.training.checkpoint import SavedModel, load_model, save_model
 from src.training.history import Epoch
 from src.training.hyperparameters import Hyperparameters
 from src.training.task import make_task
+from src.tune import TuneOptions
 from tests.conftest import REPOSITORY
 
 THOROUGH = os.environ.get("HYPOTHESIS_PROFILE") == "thorough"
@@ -636,7 +636,7 @@ def test_a_checkpoints_data_set_cannot_lead_anywhere(
 # ---- configuration
 
 
-def valid_configs() -> st.SearchStrategy[TuneConfig]:
+def valid_configs() -> st.SearchStrategy[TuneOptions]:
     whole = st.integers(1, 100)
     # PyYAML writes the text 0E0 without quotes, and jsonargparse reads a number there.
     folder = st.text(
@@ -659,7 +659,7 @@ def valid_configs() -> st.SearchStrategy[TuneConfig]:
         "workers": st.just("auto") | whole,
         "timeout": st.none() | st.sampled_from(["90s", "1h30m", "1.5h"]) | st.floats(1, 1e6),
     }  # fmt: skip
-    return st.builds(TuneConfig, **values)
+    return st.builds(TuneOptions, **values)
 
 
 def taken(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
@@ -672,7 +672,7 @@ def taken(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
 
 @given(config=valid_configs())
 def test_configuration_written_to_a_file_is_read_as_it_was(
-    config: TuneConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    config: TuneOptions, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     wanted = asdict(config) | {"batch_sizes": list(config.batch_sizes)}
     wanted = {k: str(v) if isinstance(v, Path) else v for k, v in wanted.items()}
@@ -711,7 +711,7 @@ def test_damaged_configuration_is_one_line_that_names_it_or_a_plan(
 
 
 @given(
-    name=st.sampled_from(sorted(TuneConfig.__dataclass_fields__)),
+    name=st.sampled_from(sorted(TuneOptions.__dataclass_fields__)),
     value=st.recursive(
         st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.binary(max_size=9),
         lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),

@@ -15,7 +15,6 @@ from optuna.trial import TrialState
 from src import finalists, tune
 from src.core.files import make_writable
 from src.data.split import load_training_data
-from src.options import TuneConfig
 from src.results.folder import ResultsFolder
 from src.search.database import Database
 from src.search.hyperband import make_plan
@@ -24,6 +23,7 @@ from src.search.planned_study import StartedTrial
 from src.training.device import PLAIN_CPU
 from src.training.fit import Fitted
 from src.training.history import Epoch
+from src.tune import TuneOptions
 from src.workers.messages import Ended
 from tests.conftest import Rows, Workplace, start_search
 from tests.postgres import PASSWORD, Server, find_program, running_server
@@ -308,7 +308,7 @@ def test_database_holds_several_data_sets(workplace: Workplace, database: str) -
 @contextlib.contextmanager
 def searching(workplace: Workplace, database: str, name: str) -> Iterator[tuple[Search, Database]]:
     """Give a search that only does what it is told, with a folder of its own."""
-    config = TuneConfig(
+    config = TuneOptions(
         dataset="mnist_5k",
         limit=100,
         max_epochs=3,

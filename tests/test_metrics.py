@@ -1,13 +1,12 @@
 import numpy as np
 import pytest
-import scipy.stats
 from sklearn.metrics import (
     balanced_accuracy_score,
     confusion_matrix,
     precision_recall_fscore_support,
 )
 
-from src.core.intervals import wilson_interval
+from src.core.intervals import Spread, spread, wilson_interval
 from src.core.metrics import ConfusionMatrix, count_confusion
 
 
@@ -46,12 +45,32 @@ def test_most_confused_pairs_come_commonest_first() -> None:
     assert matrix.most_confused(1)[0].share == pytest.approx(4 / 15)
 
 
-@pytest.mark.parametrize(("successes", "trials"), [(0, 5), (5, 5), (1, 3), (9_945, 10_000)])
-def test_interval_is_scipys_wilson_interval(successes: int, trials: int) -> None:
-    expected = scipy.stats.binomtest(successes, trials).proportion_ci(0.95, method="wilson")
-    assert wilson_interval(successes, trials) == pytest.approx(
-        (expected.low, expected.high), abs=1e-12
-    )
+@pytest.mark.parametrize(
+    ("successes", "trials", "low", "high"),
+    [
+        (81, 263, 0.2553, 0.3662),
+        (15, 148, 0.0624, 0.1605),
+        (0, 20, 0.0, 0.1611),
+        (1, 29, 0.0061, 0.1718),
+    ],
+)
+def test_interval_is_wilsons_as_newcombe_tabulates_it(
+    successes: int, trials: int, low: float, high: float
+) -> None:
+    # Newcombe 1998, Statistics in Medicine 17:857–872, table I, method 3
+    assert wilson_interval(successes, trials) == pytest.approx((low, high), abs=5e-5)
+
+
+def test_spread_of_a_mean_follows_students_table() -> None:
+    found = spread([0.91, 0.92, 0.93, 0.94, 0.95])
+    t = 2.776  # two-sided 95 %, 4 degrees of freedom
+    half = t * np.sqrt(0.001 / 4) / np.sqrt(5)
+    assert (found.mean, found.std) == pytest.approx((0.93, np.sqrt(0.001 / 4)))
+    assert (found.low, found.high) == pytest.approx((0.93 - half, 0.93 + half), abs=1e-5)
+
+
+def test_equal_measurements_have_an_interval_without_width() -> None:
+    assert spread([0.5, 0.5, 0.5]) == Spread(0.5, 0.0, 0.5, 0.5)
 
 
 def test_matrix_of_the_wrong_size_is_refused() -> None:

@@ -1,15 +1,17 @@
+import csv
+import itertools
 import json
 import re
 import shutil
 import signal
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pytest
 import scipy.stats
 from PIL import Image
@@ -23,7 +25,7 @@ from src.reporting.findings import Value, read_findings
 from src.reporting.importance import importances
 from src.reporting.prior_work import PUBLISHED
 from src.results.folder import ResultsFolder
-from tests.conftest import Workplace
+from tests.conftest import Rows, Workplace
 from tests.simulated import finalists_of, metrics_of, simulate_search
 
 VOID = {"meta", "link", "img", "br"}
@@ -75,10 +77,35 @@ class Page(HTMLParser):
         elif self._open[-1:] in (["td"], ["th"]):
             self.tables[self._caption][-1][-1] += data
 
-    def table(self, caption: str) -> pd.DataFrame:
+    def table(self, caption: str) -> Rows:
+        """Return the rows of a table by the names of its columns."""
         (found,) = [rows for key, rows in self.tables.items() if key.startswith(caption)]
         header = found[0]
-        return pd.DataFrame([row for row in found if row != header], columns=header)
+        return [dict(zip(header, row, strict=True)) for row in found if row != header]
+
+
+def read_csv(path: Path) -> Rows:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def write_csv(path: Path, rows: Rows) -> None:
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def set_column(path: Path, name: str, *values: str) -> None:
+    """Put values into a column of a table, over and over."""
+    rows = read_csv(path)
+    for row, value in zip(rows, itertools.cycle(values), strict=False):
+        row[name] = value
+    write_csv(path, rows)
+
+
+def column(rows: Rows, name: str) -> list[str]:
+    return [row[name] for row in rows]
 
 
 def make_report(folder: ResultsFolder) -> Page:
@@ -147,49 +174,53 @@ def test_ranking_and_batch_sizes_are_those_of_the_csv(
     reported: tuple[ResultsFolder, Page],
 ) -> None:
     folder, page = reported
-    trials = pd.read_csv(folder.all_csv)
-    finished = trials[trials.state == "COMPLETE"]
-    ranked = finished.sort_values("val_accuracy", ascending=False, kind="stable").head(10)
+    trials = read_csv(folder.all_csv)
+    finished = [row for row in trials if row["state"] == "COMPLETE"]
+    ranked = sorted(finished, key=lambda row: -float(row["val_accuracy"]))[:10]
     shown = page.table("The best 10")
-    assert list(shown["validation accuracy"]) == [f"{value:.4f}" for value in ranked.val_accuracy]
-    for column in ("conv1", "conv2", "dense_units", "batch_size", "epochs", "bracket", "trial"):
-        assert list(shown[column.replace("_", " ")].astype(int)) == list(ranked[column])
-    for column in ("dropout_rate", "learning_rate"):
-        assert shown[column.replace("_", " ")].astype(float).to_numpy() == pytest.approx(
-            ranked[column].to_numpy(), rel=5e-3
-        )
-    for told, value in zip(shown["95 % interval"], ranked.val_accuracy, strict=True):
-        exact = scipy.stats.binomtest(round(value * 40), 40).proportion_ci(method="wilson")
-        assert told == f"{exact.low:.4f} to {exact.high:.4f}"
+    for row, trial in zip(shown, ranked, strict=True):
+        accuracy = float(trial["val_accuracy"])
+        assert row["validation accuracy"] == f"{accuracy:.4f}"
+        for name in ("conv1", "conv2", "dense_units", "batch_size", "epochs", "bracket", "trial"):
+            assert row[name.replace("_", " ")] == trial[name]
+        for name in ("dropout_rate", "learning_rate"):
+            assert float(row[name.replace("_", " ")]) == pytest.approx(float(trial[name]), rel=5e-3)
+        exact = scipy.stats.binomtest(round(accuracy * 40), 40).proportion_ci(method="wilson")
+        assert row["95 % interval"] == f"{exact.low:.4f} to {exact.high:.4f}"
 
-    shown = page.table("The best finished trial")
-    for _, row in shown.iterrows():
-        here = trials[trials.batch_size == int(row["batch size"])]
+    for row in page.table("The best finished trial"):
+        here = [trial for trial in trials if trial["batch_size"] == row["batch size"]]
         assert int(row["trials"]) == len(here) == 17
-        done = here[here.state == "COMPLETE"]
+        done = [float(trial["val_accuracy"]) for trial in here if trial["state"] == "COMPLETE"]
         assert int(row["finished"]) == len(done)
-        assert row["best validation accuracy"] == f"{done.val_accuracy.max():.4f}"
+        assert row["best validation accuracy"] == f"{max(done):.4f}"
 
 
 def test_rungs_account_for_every_trial_and_epoch(reported: tuple[ResultsFolder, Page]) -> None:
     folder, page = reported
-    trials = pd.read_csv(folder.all_csv)
-    shown = page.table("Trials and epochs")
-    numbers = shown.drop(columns="share").replace(",", "", regex=True).astype(int)
-    assert numbers["epochs spent"].sum() == trials.epochs.sum()
-    ends = [c for c in numbers if c not in _NOT_ENDS]
-    assert numbers[ends].to_numpy().sum() == len(trials)
-    assert (numbers["trials sent here"] == numbers["went on"] + numbers[ends].sum(axis=1)).all()
-    lost = trials[trials.state == "PRUNED"].groupby(["bracket", "epochs"]).size()
-    for _, row in numbers.iterrows():
-        here = trials[trials.bracket == row["bracket"]]
-        assert row["stopped by the rung"] == lost.get((row["bracket"], row["rung (epochs)"]), 0)
-        if row["rung (epochs)"] == here.epochs.max():
+    trials = read_csv(folder.all_csv)
+    shown = [
+        {name: int(cell.replace(",", "")) for name, cell in row.items() if name != "share"}
+        for row in page.table("Trials and epochs")
+    ]
+    assert sum(row["epochs spent"] for row in shown) == sum(int(row["epochs"]) for row in trials)
+    ends = [name for name in shown[0] if name not in _NOT_ENDS]
+    assert sum(row[name] for row in shown for name in ends) == len(trials)
+    lost = Counter(
+        (int(row["bracket"]), int(row["epochs"])) for row in trials if row["state"] == "PRUNED"
+    )
+    for row in shown:
+        assert row["trials sent here"] == row["went on"] + sum(row[name] for name in ends)
+        epochs = [
+            int(trial["epochs"]) for trial in trials if int(trial["bracket"]) == row["bracket"]
+        ]
+        assert row["stopped by the rung"] == lost[row["bracket"], row["rung (epochs)"]]
+        if row["rung (epochs)"] == max(epochs):
             assert row["went on"] == 0
         else:
-            assert row["went on"] == (here.epochs > row["rung (epochs)"]).sum()
+            assert row["went on"] == sum(one > row["rung (epochs)"] for one in epochs)
     # Algorithm 1 of the paper for R = 9, η = 3, as the README shows it
-    assert list(numbers["plan"]) == [9, 3, 1, 5, 1, 3]
+    assert [row["plan"] for row in shown] == [9, 3, 1, 5, 1, 3]
 
 
 _NOT_ENDS = (*("bracket", "rung (epochs)", "trials sent here", "plan", "went on", "epochs spent"),)
@@ -200,9 +231,9 @@ def test_classes_are_counted_from_the_winners_confusion_matrix(
 ) -> None:
     _, page = reported
     classes = page.table("Classes by F1")
-    assert sorted(classes["class"]) == list("0123456789")
-    assert classes["images"].astype(int).sum() == 40
-    assert list(classes["F1"]) == sorted(classes["F1"])
+    assert sorted(column(classes, "class")) == list("0123456789")
+    assert sum(map(int, column(classes, "images"))) == 40
+    assert column(classes, "F1") == sorted(column(classes, "F1"))
 
 
 def test_a_part_that_is_not_there_yet_is_a_sentence(
@@ -238,8 +269,8 @@ def test_nothing_finished_yet_is_told(simulated: ResultsFolder) -> None:
 def test_published_figures_stand_beside_ours_and_say_what_differs(tmp_path: Path) -> None:
     whole = make_report(simulate_search(tmp_path / "whole", batch_sizes=(64, 208)))
     table = whole.table("The best finished trial")
-    assert list(table["published"]) == ["0.99383", "0.99450"]
-    for _, row in table.iterrows():
+    assert column(table, "published") == ["0.99383", "0.99450"]
+    for row in table:
         difference = float(row["difference"].replace("−", "-"))
         ours = float(row["best validation accuracy"])
         assert difference == pytest.approx(ours - float(row["published"]), abs=2e-5)
@@ -253,7 +284,7 @@ def test_published_figures_stand_beside_ours_and_say_what_differs(tmp_path: Path
     assert "EMNIST digits subset" in part.text
     assert "a subset, 78,978 of the 240,000 images" in part.text
     assert "0.996125" in part.text
-    assert "published" not in part.table("The best finished trial")
+    assert "published" not in part.table("The best finished trial")[0]
     other = make_report(
         simulate_search(tmp_path / "other", "emnist_letters_digits", images=364_800)
     )
@@ -279,18 +310,18 @@ def test_finalists_and_tests_are_shown_as_their_files_have_them(simulated: Resul
     simulated.test_log.write_text(json.dumps(line) + "\n")
     page = make_report(simulated)
     finalists = page.table("Each configuration trained")
-    assert list(finalists["mean"]) == ["0.98100", "0.97100"]
-    assert finalists["95 % interval"][0] == "0.97850 to 0.98350"
-    assert finalists["optimism"][1] == "+0.01200"
-    assert list(finalists["seeds"]) == ["3", "3, 1 diverged"]
+    assert column(finalists, "mean") == ["0.98100", "0.97100"]
+    assert finalists[0]["95 % interval"] == "0.97850 to 0.98350"
+    assert finalists[1]["optimism"] == "+0.01200"
+    assert column(finalists, "seeds") == ["3", "3, 1 diverged"]
     assert "best model, test accuracy" in page.text
     assert f"{metrics['test_accuracy']:.5f} of 10,000 test images" in page.text
     assert (simulated.figures / "test-mistakes.png").exists()
     opened = page.table("The test images were")
-    assert list(opened["is the best model"]) == ["no"]
+    assert column(opened, "is the best model") == ["no"]
     assert "this is not the best model shown above" not in page.text
     assert "6 fits, 150 epochs in all" in page.text
-    assert list(page.table("2 runs")["stage"]) == ["search", "finals"]
+    assert column(page.table("2 runs"), "stage") == ["search", "finals"]
     write_json(simulated.metrics_json, metrics | {"checkpoint_sha256": "0" * 64})
     page = make_report(simulated)
     assert "this is not the best model shown above" in page.text
@@ -302,7 +333,7 @@ def test_finalists_and_tests_are_shown_as_their_files_have_them(simulated: Resul
 @pytest.mark.parametrize(("dataset", "classes"), [("emnist_letters", 26), ("emnist_byclass", 62)])
 def test_any_number_of_classes_is_listed_once(dataset: str, classes: int, tmp_path: Path) -> None:
     page = make_report(simulate_search(tmp_path, dataset, max_epochs=3))
-    listed = list(page.table("Classes by F1")["class"])
+    listed = column(page.table("Classes by F1"), "class")
     assert len(set(listed)) == len(listed) == classes
     assert "Nothing was published on these classes" in page.text
 
@@ -311,12 +342,14 @@ def test_any_number_of_classes_is_listed_once(dataset: str, classes: int, tmp_pa
 
 
 def test_trials_are_compared_after_the_same_epochs(simulated: ResultsFolder) -> None:
-    curves = pd.read_csv(simulated.curves_csv)
-    early = curves[curves.epoch <= 3].groupby(["batch_size", "trial"]).val_accuracy
-    expected = early.max()[early.size() == 3]
+    curves: dict[tuple[int, int], list[float]] = {}
+    for row in read_csv(simulated.curves_csv):
+        curve = curves.setdefault((int(row["batch_size"]), int(row["trial"])), [])
+        curve.append(float(row["val_accuracy"]))
+    expected = {key: max(curve[:3]) for key, curve in curves.items() if len(curve) >= 3}
     trials = read_findings(simulated).trials
     found = {(t.batch_size, t.trial): accuracy_within(t, 3) for t in trials}
-    assert {key: value for key, value in found.items() if value is not None} == expected.to_dict()
+    assert {key: value for key, value in found.items() if value is not None} == expected
     assert None in found.values()
 
 
@@ -341,13 +374,10 @@ def test_the_hyperparameter_that_decides_is_the_most_important_every_time() -> N
 def test_hyperparameters_are_those_of_the_table_and_only_what_varies_is_compared(
     simulated: ResultsFolder,
 ) -> None:
-    table = pd.read_csv(simulated.all_csv)
-    table["schedule"] = ["constant", "cosine"] * (len(table) // 2)
-    table["label_smoothing"] = 0.1
-    table.to_csv(simulated.all_csv, index=False)
+    set_column(simulated.all_csv, "schedule", "constant", "cosine")
+    set_column(simulated.all_csv, "label_smoothing", "0.1")
     page = make_report(simulated)
-    ranking = page.table("The best 10")
-    assert {"schedule", "label smoothing"} <= set(ranking.columns)
+    assert {"schedule", "label smoothing"} <= page.table("The best 10")[0].keys()
     (slices,) = [image["alt"] for image in page.images if "against each of" in image["alt"]]
     assert "schedule" in slices
     assert "label smoothing" not in slices
@@ -359,7 +389,9 @@ def test_all_epochs_are_spent_on_some_rung(tmp_path: Path) -> None:
     findings = read_findings(folder)
     assert findings.search is not None
     uses = rung_uses(findings.trials, findings.search.plan)
-    assert sum(use.spent for use in uses) == pd.read_csv(folder.all_csv).epochs.sum()
+    assert sum(use.spent for use in uses) == sum(
+        int(row["epochs"]) for row in read_csv(folder.all_csv)
+    )
     assert [use.epochs for use in uses if use.bracket == 4] == [2, 4, 8, 15, 30]
 
 
@@ -368,10 +400,8 @@ def test_all_epochs_are_spent_on_some_rung(tmp_path: Path) -> None:
 
 def test_text_from_files_is_escaped(simulated: ResultsFolder) -> None:
     attack = "<script>alert(1)</script>"
-    table = pd.read_csv(simulated.all_csv)
-    table["schedule"] = [attack, '"><img src=x onerror=alert(1)>'] * (len(table) // 2)
-    table["reason"] = attack
-    table.to_csv(simulated.all_csv, index=False)
+    set_column(simulated.all_csv, "schedule", attack, '"><img src=x onerror=alert(1)>')
+    set_column(simulated.all_csv, "reason", attack)
     best = json.loads(simulated.best_json.read_text())
     best["provenance"]["command"] = attack
     best["search"]["runs"][0]["host"] = attack
@@ -402,13 +432,6 @@ def _put(text: str) -> Callable[[Path], object]:
     return lambda path: path.write_text(text)
 
 
-def _set(path: Path, column: str, value: str) -> None:
-    """Put a value into a column of a table."""
-    table = pd.read_csv(path, dtype=str, keep_default_na=False)
-    table[column] = value
-    table.to_csv(path, index=False)
-
-
 @pytest.mark.parametrize(
     ("name", "damage"),
     [
@@ -418,8 +441,8 @@ def _set(path: Path, column: str, value: str) -> None:
         ("all.csv", lambda path: path.write_text(path.read_text().replace("COMPLETE", "DONE"))),
         ("all.csv", lambda path: path.write_text(path.read_text().replace("\n0.", "\n1."))),
         ("all.csv", lambda path: path.write_text(path.read_text().replace("COMPLETE", "PRUNED"))),
-        ("all.csv", lambda path: _set(path, "seconds", "nan")),
-        ("all.csv", lambda path: _set(path, "seconds", "inf")),
+        ("all.csv", lambda path: set_column(path, "seconds", "nan")),
+        ("all.csv", lambda path: set_column(path, "seconds", "inf")),
         ("curves.csv", _cut),
         ("curves.csv", _put("x")),
         ("best.json", _cut),
@@ -498,7 +521,5 @@ def test_pictures_of_an_earlier_report_go_and_others_stay(simulated: ResultsFold
 
 
 def test_values_that_look_like_formulas_are_shown_as_they_are(simulated: ResultsFolder) -> None:
-    table = pd.read_csv(simulated.all_csv, dtype=str, keep_default_na=False)
-    table["schedule"] = ["$\\bad$", "9" * 400] * (len(table) // 2)
-    table.to_csv(simulated.all_csv, index=False)
+    set_column(simulated.all_csv, "schedule", "$\\bad$", "9" * 400)
     assert "$\\bad$" in make_report(simulated).text

@@ -30,5 +30,6 @@ def say(console: Console, text: str) -> None:
     console.print(shorten_paths(text), highlight=False, markup=False, soft_wrap=True)
 
 
-def _plural(number: int, noun: str) -> str:
+def plural(number: int, noun: str) -> str:
+    """Write a count of things."""
     return f"{number:,} {noun}{'' if number == 1 else 's'}"

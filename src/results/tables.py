@@ -1,10 +1,9 @@
 """The CSV tables of a search."""
 
-from collections.abc import Iterable, Sequence
+import csv
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-
-import pandas as pd
 
 from src.core.files import replacing
 from src.results.records import TrialRecord
@@ -28,19 +27,23 @@ CURVE_COLUMNS = [
 """The columns of the table of learning curves."""
 
 
-def write_trials(path: Path, records: Sequence[TrialRecord]) -> None:
-    """Write one row for each trial."""
-    rows = [asdict(record) | asdict(record.hyperparameters) for record in records]
-    with replacing(path) as temporary:
-        pd.DataFrame(rows, columns=COLUMNS).to_csv(temporary, index=False)
+def write_trials(path: Path, records: Iterable[TrialRecord]) -> None:
+    """Write one row for each trial; what is not known is left empty."""
+    _write(path, COLUMNS, (asdict(record) | asdict(record.hyperparameters) for record in records))
 
 
 def write_epochs(path: Path, trials: Iterable[tuple[TrialRecord, Sequence[Epoch]]]) -> None:
     """Write one row for each epoch of each trial; a loss that is no number stays nan or inf."""
-    rows = [
+    rows = (
         {"batch_size": record.hyperparameters.batch_size, "trial": record.trial, **asdict(epoch)}
         for record, history in trials
         for epoch in history
-    ]
-    with replacing(path) as temporary:
-        pd.DataFrame(rows, columns=CURVE_COLUMNS).to_csv(temporary, index=False, na_rep="nan")
+    )
+    _write(path, CURVE_COLUMNS, rows)
+
+
+def _write(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, object]]) -> None:
+    with replacing(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, columns, extrasaction="ignore", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
