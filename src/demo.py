@@ -140,7 +140,7 @@ class Models:
             loaded = self._loaded.get(name)
             if loaded is None or loaded.version != version:
                 saved = load_model(path)
-                loaded = self._loaded[name] = _Loaded(version, saved, saved.task().model)
+                loaded = self._loaded[name] = _Loaded(version, saved, saved.network())
         return loaded
 
 

@@ -78,7 +78,7 @@ def _run(options: EvaluateOptions) -> int:
     if options.log_dir is not None:
         make_writable(options.log_dir, "--log_dir")
     images = Images.joined(load_images(dataset, "test", options.data_dir))
-    probabilities = read_probabilities(model.task().model, images.pixels, compute).numpy()
+    probabilities = read_probabilities(model.network(), images.pixels, compute).numpy()
     labels = images.labels.numpy()
     matrix = ConfusionMatrix(
         count_confusion(labels, probabilities.argmax(axis=1), len(model.class_names)),

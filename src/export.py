@@ -85,7 +85,7 @@ def _run(options: ExportOptions) -> int:
         raise UserError(f"`output` (={output}) is the model itself; choose another file")
     make_writable(output.parent, "--output")
     dataset, images = _images_to_check(saved.data_spec.dataset, options.data_dir)
-    original = PixelReader(saved.task().model).requires_grad_(False).eval()
+    original = PixelReader(saved.network()).requires_grad_(False).eval()
     # Weights in the plain order: torch.export saves no other without a warning.
     original.to(memory_format=torch.contiguous_format)
     program = torch.export.export(original, (torch.zeros_like(images[:2]),), dynamic_shapes=_SHAPES)

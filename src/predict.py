@@ -57,7 +57,7 @@ _ENLARGED = 10
 def _run(options: PredictOptions) -> int:
     compute = choose_compute(options.device, "32")
     saved = load_model(options.model or _usual_model())
-    model = saved.task().model
+    model = saved.network()
     if options.show:
         make_writable(options.show, "--show")
     shown: set[Path] = set()

@@ -230,7 +230,7 @@ def draw_model(path: Path, model: SavedModel) -> None:
 def write_winner(log_dir: Path, model: SavedModel, data: TrainingData, device: Device) -> None:
     """Show TensorBoard how the best model reads the validation images."""
     compute = choose_compute(device, "32")
-    read = read_probabilities(model.task().model, data.validation.pixels, compute).numpy()
+    read = read_probabilities(model.network(), data.validation.pixels, compute).numpy()
     mistakes = worst_mistakes(data.validation, read, model.class_names)
     matrix = ConfusionMatrix(model.validation_confusion, model.class_names)
     pictures = reading_figures(matrix, list(mistakes.values()))
