@@ -8,7 +8,7 @@ its pictures to figures/. Seconds.
 
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import jsonargparse
 
@@ -74,7 +74,7 @@ def _report(options: jsonargparse.Namespace) -> int:
 def _winner(folder: ResultsFolder) -> Winner:
     model = load_model(folder.best_model)
     return Winner(
-        hyperparameters=asdict(model.hyperparameters),
+        hyperparameters=model.hyperparameters,
         history=model.history,
         best_epoch=model.best_epoch,
         val_accuracy=model.val_accuracy,
