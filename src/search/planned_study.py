@@ -10,15 +10,14 @@ import contextlib
 import functools
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import optuna
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from src.results.records import LOST, TrialRecord
+from src.results.records import LOST, TrialOutcome, TrialRecord
 from src.search import space
 from src.search.logs import Shown
 from src.search.pruner import BRACKET_ATTRIBUTE
@@ -220,13 +219,13 @@ class PlannedStudy:
             self._requeue(trial.number)
             return None
         state, reason = self._judge(ended)
-        outcome = {
-            "reason": reason,
-            "val_accuracy": fitted.best and fitted.best.val_accuracy,
-            "history": [list(asdict(epoch).values()) for epoch in fitted.history],
-            "device": self._session.launcher.compute.name,
-            "seconds": fitted.seconds,
-        }
+        outcome = TrialOutcome(
+            reason=reason,
+            val_accuracy=None if fitted.best is None else fitted.best.val_accuracy,
+            history=fitted.history,
+            device=self._session.launcher.compute.name,
+            seconds=fitted.seconds,
+        )
         with self._store.exclusive():
             if not self._is_ours(trial):
                 return None
@@ -256,7 +255,9 @@ class PlannedStudy:
         with self._store.exclusive():
             if not self._is_ours(trial):
                 return None
-            return self._record_outcome(trial, TrialState.FAIL, {"reason": reason[:300]}, None)
+            return self._record_outcome(
+                trial, TrialState.FAIL, TrialOutcome(reason=reason[:300]), None
+            )
 
     def requeue_all(self) -> None:
         """Let the running trials wait to be gone on with, as far as the storage can be reached."""
@@ -277,10 +278,10 @@ class PlannedStudy:
         return False
 
     def _record_outcome(
-        self, trial: StartedTrial, state: TrialState, outcome: dict[str, Any], value: float | None
+        self, trial: StartedTrial, state: TrialState, outcome: TrialOutcome, value: float | None
     ) -> TrialRecord:
         running = self._trials[trial.number]
-        running.set_user_attr(OUTCOME, outcome)
+        running.set_user_attr(OUTCOME, outcome.to_attribute())
         frozen = self.study.tell(running, value, state=state)
         del self._trials[trial.number]
         return trial_record(frozen, trial.hyperparameters)
