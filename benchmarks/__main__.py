@@ -11,6 +11,7 @@ run mean anything on a machine that does other work too. Keras needs an environm
 
 import argparse
 import json
+import shlex
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -55,12 +56,21 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     options.results.mkdir(parents=True, exist_ok=True)
     for name in options.names or BENCHMARKS:
-        origin = provenance(choose_compute("auto", "auto"))
+        origin = provenance(choose_compute("auto", "auto"), _command(options))
         report = BENCHMARKS[name](options)
         print_rows(name, report)
         text = json.dumps(report | {"provenance": origin}, indent=2, ensure_ascii=False)
         (options.results / f"{name}.json").write_text(text + "\n")
     return 0
+
+
+def _command(options: argparse.Namespace) -> str:
+    """Return the command line, without the URL, which may have a password."""
+    words = ["python", "-m", "benchmarks", *options.names]
+    for name, value in vars(options).items():
+        if name != "names" and value not in (None, False):
+            words.append(f"--{name}={'***' if name == 'postgresql' else value}")
+    return shlex.join(words)
 
 
 if __name__ == "__main__":

@@ -13,29 +13,32 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import optuna
 import torch
 from optuna.storages import RDBStorage
+from rich.console import Console
 
 from src.core.files import make_writable
 from src.core.interrupt import Interrupted, Interruption
 from src.data.split import TrainingData, load_training_data
-from src.options import TuneConfig
 from src.results.folder import ResultsFolder
 from src.results.records import TrialRecord
 from src.search.database import Database
-from src.search.hyperband import make_plan
-from src.search.hyperband_study import Search
+from src.search.hyperband_study import open_hyperband_studies
 from src.search.journal import Journal
-from src.search.loop import SearchRun
+from src.search.loop import SearchLoop
 from src.search.planned_study import StartedTrial
+from src.search.session import Session
 from src.search.store import Store
 from src.training.device import choose_compute
 from src.training.fit import Fitted
 from src.training.history import Epoch
 from src.training.spec import Job
+from src.tune import TuneOptions
+from src.workers.launch import Launcher
 from src.workers.messages import Ended, Message, Reported
 
 SECONDS = 10.0
@@ -86,7 +89,7 @@ def _row(
                     queue,
                     kind,
                     options.postgresql,
-                    folder,
+                    Path(folder),
                     sampler,
                     workers // searches,
                     seconds,
@@ -117,11 +120,11 @@ def _row(
 
 
 def _search(
-    queue: Any, kind: str, url: str, folder: str, sampler: Any, workers: int, seconds: float
+    queue: Any, kind: str, url: str, folder: Path, sampler: Any, workers: int, seconds: float
 ) -> None:
     """Search for a while, and say how many trials ended and how long the search was at work."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    config = TuneConfig(
+    options = TuneOptions(
         dataset="mnist_5k",
         limit=100,
         batch_sizes=tuple(range(1, BATCH_SIZES + 1)),
@@ -132,23 +135,30 @@ def _search(
         tensorboard="none",
         log_dir=folder,
     )
-    plan = make_plan(MAX_EPOCHS, FACTOR, ITERATIONS)
     results = ResultsFolder(folder, "mnist_5k")
     make_writable(results.path, "")
-    data = load_training_data(config.data_spec, "")
+    data = load_training_data(options.data_spec, "")
     compute = choose_compute("cpu", "32", threads=1)
+    fake = _FakeWorkers(workers, seconds, data)
     with _store(kind, url, results) as store:
-        searches = [
-            Search(config, batch_size, plan, store, results, data, compute)
-            for batch_size in config.batch_sizes
-        ]
-        fake = _FakeWorkers(workers, seconds, data)
+        session = Session(
+            data=data,
+            launcher=Launcher(compute, workers, lambda count: contextlib.nullcontext(fake)),
+            store=store,
+            folder=results,
+            logs=options.logs,
+            interruption=fake,
+            console=Console(quiet=True),
+        )
+        spec, plan = options.search_spec(session), options.make_plan()
+        studies = open_hyperband_studies(spec, options.batch_sizes, plan, session)
         with (
-            SearchRun(searches, fake, fake, _Nobody(), lambda *_: b"", store) as run,
+            SearchLoop(
+                studies, fake, session, watcher=_Nobody(), make_checkpoint=lambda *_: b""
+            ) as loop,
             contextlib.suppress(Interrupted),
         ):
-            for _ in run.run():
-                pass
+            loop.run()
     queue.put((fake.ended, fake.busy))
 
 
@@ -157,7 +167,7 @@ class _Nobody:
     def trial_advanced(self, trial: StartedTrial, epochs: float) -> None: ...
     def epoch_ended(self, trial: StartedTrial, epoch: int, val_accuracy: float) -> None: ...
     def trial_ended(self, trial: StartedTrial, record: TrialRecord | None) -> None: ...
-    def slots_filled(self, number: int) -> None: ...
+    def places_filled(self, count: int) -> None: ...
 
 
 class _FakeWorkers(Interruption):

@@ -1,18 +1,26 @@
 """The command line: options from typed fields, errors as one line, exit codes."""
 
 import io
+import json
 import os
 import re
+import shlex
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import fields
-from typing import Any, NoReturn, TypeVar, get_args, get_type_hints
+from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
+from pathlib import Path
+from typing import Any, Generic, NoReturn, TypeVar, get_args, get_origin, get_type_hints
 
+import docstring_parser
 import jsonargparse
 import yaml
 from jsonargparse import ActionConfigFile  # type: ignore[attr-defined]  # among others, by a loop
+from jsonargparse.typing import SecretStr
 
+from src.core import checks
+from src.core.command import record_command
 from src.core.errors import UserError
+from src.core.files import short_path, shorten_paths
 from src.core.interrupt import Interrupted
 from src.core.quiet import silence_libraries
 
@@ -32,17 +40,154 @@ _SHOWN = 300
 
 _load_yaml = jsonargparse.get_loader("yaml")
 
-_Config = TypeVar("_Config")
+_Options = TypeVar("_Options")
 
 
-def make_parser(module: str, description: str, config: type) -> jsonargparse.ArgumentParser:
-    """Build a parser with an option for each field of `config`, --config and --print_config."""
-    jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
-    jsonargparse.set_loader("yaml", _load_small_yaml, exceptions=(yaml.YAMLError,))
-    parser = _Parser(prog=f"python -m {module}", description=description, exit_on_error=False)
-    parser.add_argument("--config", action=_ConfigFile, help="YAML file with these options.")
-    parser.add_class_arguments(config, as_group=False)
-    return parser
+@dataclass(frozen=True)
+class Command(Generic[_Options]):
+    """A command: its options are the fields of a dataclass, its errors one line each."""
+
+    module: str
+    """What `python -m` runs, such as src.tune."""
+    docstring: str | None
+    """The module's; its first line describes the command."""
+    options: type[_Options]
+    """Dataclass of the options; a field's docstring is its help."""
+    run: Callable[[_Options], int]
+    """Does what the options ask; returns the exit code."""
+    flags: tuple[str, ...] = ()
+    """Boolean fields that are given as --name, without a value."""
+    positional: str | None = None
+    """The field that is given without a name; a tuple takes several values."""
+
+    def main(self, argv: Sequence[str] | None = None) -> int:
+        """Run the command on these arguments, or the process's, and return its exit code.
+
+        0: done. 2: the user can mend it, and one line on standard error says how. 128 + signal: it
+        was interrupted.
+        """
+        silence_libraries()
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, io.TextIOWrapper):
+                stream.reconfigure(errors="replace")  # an old terminal gets "?" for what it lacks
+        parser = self.parser()
+        try:
+            options = self._read(parser.parse_args(argv))
+            record_command(self._as_typed(options))
+            return self.run(options)
+        except (jsonargparse.ArgumentError, UnicodeDecodeError) as error:
+            return fail(f"{_plain(str(error))} ({parser.prog} --help lists all options)")
+        except UserError as error:
+            return fail(str(error))
+        except Interrupted as interrupted:
+            print(interrupted.reason, file=sys.stderr)
+            return interrupted.exit_code
+        except KeyboardInterrupt:
+            print("interrupted by Ctrl-C", file=sys.stderr)
+            return _CTRL_C
+        except BrokenPipeError:  # whoever read the output has seen enough, such as `head`
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # Python writes the rest out when it ends
+            return _BROKEN_PIPE
+        except OSError as error:
+            if error.strerror is None:
+                raise
+            return fail(f"{error.filename or 'reading or writing'}: {error.strerror}")
+
+    def parser(self) -> jsonargparse.ArgumentParser:
+        """Build the parser: an option for each field, --config and --print_config."""
+        jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
+        jsonargparse.set_loader("yaml", _load_small_yaml, exceptions=(yaml.YAMLError,))
+        parser = _Parser(
+            prog=f"python -m {self.module}",
+            description=(self.docstring or "").split("\n", 1)[0],
+            exit_on_error=False,
+            allow_abbrev=False,  # an option that is misspelt could be taken for another
+        )
+        parser.add_argument("--config", action=_ConfigFile, help="YAML file with these options.")
+        by_hand = {*self.flags, *([self.positional] if self.positional else [])}
+        parser.add_class_arguments(self.options, as_group=False, skip={*by_hand})
+        kinds, texts = get_type_hints(self.options), _field_docstrings(self.options)
+        for name in self.flags:
+            parser.add_argument(f"--{name}", action="store_true", help=texts[name])
+        if self.positional:
+            kind, several = kinds[self.positional], dict[str, Any]()
+            if get_origin(kind) is tuple:
+                needed = self._fields[self.positional].default is MISSING
+                kind, several = get_args(kind)[0], {"nargs": "+" if needed else "*"}
+            help_text = texts[self.positional]
+            parser.add_argument(self.positional, type=kind, help=help_text, **several)
+        return parser
+
+    def _read(self, parsed: jsonargparse.Namespace) -> _Options:
+        """Build the options of what was parsed, with every path absolute.
+
+        Raises:
+            UserError: a value is refused, or null where there must be one.
+        """
+        kinds = get_type_hints(self.options)
+        try:
+            values = {name: _with_absolute_paths(name, parsed[name]) for name in self._fields}
+            for name, value in values.items():
+                if value is None and type(None) not in get_args(kinds[name]):
+                    raise UserError(f"`{name}` (=null) must have a value")
+            return self.options(**values)
+        except UserError as error:
+            where = "".join(f"{file}: " for file in parsed.config or ())
+            raise UserError(f"{where}{error}") from error
+
+    def _as_typed(self, options: _Options) -> str:
+        """Return a command line that gives these options again, with `***` for secrets.
+
+        It names the options that differ from their defaults, those from files of --config too.
+        """
+        words = ["python", "-m", self.module]
+        for name, field in self._fields.items():
+            value = getattr(options, name)
+            if name == self.positional or value == _with_absolute_paths(name, field.default):
+                continue
+            text = _as_typed(value)
+            if name in self.flags:
+                words.append(f"--{name}")
+            elif text.startswith("-"):
+                words.append(f"--{name}={text}")
+            else:
+                words += [f"--{name}", text]
+        if self.positional:
+            value = getattr(options, self.positional)
+            words += map(_as_typed, value if isinstance(value, tuple) else (value,))
+        return shlex.join(words)
+
+    @property
+    def _fields(self) -> dict[str, Field[Any]]:
+        return {field.name: field for field in fields(self.options)}  # type: ignore[arg-type]  # a dataclass, which TypeVar cannot say
+
+
+def _field_docstrings(options: type) -> dict[str, str]:
+    """Return the docstrings of a dataclass's fields, inherited ones included."""
+    return {
+        field.arg_name: field.description or ""
+        for kind in reversed(options.__mro__)
+        if is_dataclass(kind)
+        for field in docstring_parser.parse_from_object(kind).params
+    }
+
+
+def _with_absolute_paths(name: str, value: Any) -> Any:
+    """Make paths absolute, those in a tuple too; leave other values as they are."""
+    if isinstance(value, list | tuple):
+        return tuple(_with_absolute_paths(name, one) for one in value)
+    return checks.absolute_path(name, value) if isinstance(value, Path) else value
+
+
+def _as_typed(value: object) -> str:
+    """Return a value as it is given on a command line."""
+    if isinstance(value, SecretStr):
+        return "***"
+    if isinstance(value, Path):
+        return short_path(value)
+    if isinstance(value, tuple):
+        return json.dumps([str(one) if isinstance(one, Path) else one for one in value])
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 class _Parser(jsonargparse.ArgumentParser):
@@ -108,66 +253,9 @@ def _check_small(text: str, quoted: bool = False) -> None:
                     pass
 
 
-def first_line(docstring: str | None) -> str:
-    """Return what a module says it does, to describe its command."""
-    return (docstring or "").split("\n", 1)[0]
-
-
-def make_config(config: type[_Config], options: jsonargparse.Namespace) -> _Config:
-    """Build the dataclass whose fields the parser offered.
-
-    Raises:
-        UserError: a value is refused, or null where there must be one.
-    """
-    values: dict[str, Any] = {f.name: options[f.name] for f in fields(config)}  # type: ignore[arg-type]  # a dataclass, which TypeVar cannot say
-    try:
-        for name, kind in get_type_hints(config).items():
-            if values[name] is None and type(None) not in get_args(kind):
-                raise UserError(f"`{name}` (=null) must have a value")
-        return config(**values)
-    except UserError as error:
-        where = "".join(f"{file}: " for file in options.config or ())
-        raise UserError(f"{where}{error}") from error
-
-
-def run(
-    parser: jsonargparse.ArgumentParser,
-    command: Callable[[jsonargparse.Namespace], int],
-    argv: Sequence[str] | None,
-) -> int:
-    """Parse the arguments, run the command, and return the process's exit code.
-
-    0: done. 2: the user can mend it, and one line on standard error says how. 128 + signal: it was
-    interrupted.
-    """
-    silence_libraries()
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")  # an old terminal gets "?" for what it lacks
-    try:
-        return command(parser.parse_args(argv))
-    except (jsonargparse.ArgumentError, UnicodeDecodeError) as error:
-        return fail(f"{_plain(str(error))} ({parser.prog} --help lists all options)")
-    except UserError as error:
-        return fail(str(error))
-    except Interrupted as interrupted:
-        print(interrupted.reason, file=sys.stderr)
-        return interrupted.exit_code
-    except KeyboardInterrupt:
-        print("interrupted by Ctrl-C", file=sys.stderr)
-        return _CTRL_C
-    except BrokenPipeError:  # whoever read the output has seen enough, such as `head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # Python writes the rest out when it ends
-        return _BROKEN_PIPE
-    except OSError as error:
-        if error.strerror is None:
-            raise
-        return fail(f"{error.filename or 'reading or writing'}: {error.strerror}")
-
-
 def fail(message: str) -> int:
     """Print one line on standard error; return the exit code for what a user can mend."""
-    print(f"error: {printable(message)}", file=sys.stderr)
+    print(f"error: {printable(shorten_paths(message))}", file=sys.stderr)
     return USER_ERROR
 
 
@@ -192,9 +280,16 @@ _KINDS = {
 }
 
 
+_UNKNOWN = "unrecognized arguments: "
+
+
 def _plain(message: str) -> str:
     """Say in plain words what jsonargparse says in Python's."""
     message = _one_line(message)
+    if message.startswith(_UNKNOWN):  # without values, one of which may be a password
+        words = message.removeprefix(_UNKNOWN).split()
+        options = [word.partition("=")[0] for word in words if word.startswith("-")]
+        return _short(_UNKNOWN + " ".join(options or words))
     wrong = re.fullmatch(r'Parser key "(.+?)": (.+?)\.? (?:Got|Given) value: (.*)', message)
     if wrong is None:
         return _short(message)

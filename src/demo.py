@@ -18,7 +18,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import jsonargparse
 import torch
 from PIL import Image
 
@@ -26,6 +25,7 @@ from src import cli
 from src.core import checks
 from src.core.console import open_console, say
 from src.core.errors import UserError
+from src.core.files import short_path
 from src.core.interrupt import Signals
 from src.data.catalog import CLASS_NAMES
 from src.inference import canvas as board
@@ -38,18 +38,21 @@ from src.training.network import TwoConvNet
 
 
 @dataclass(frozen=True, kw_only=True)
-class DemoConfig:
+class DemoOptions:
     """A page to draw on, and the models that read it."""
 
-    results_dir: str = "results"
+    models: tuple[Path, ...] = ()
+    """More models, such as model.ckpt."""
+    results_dir: Path = Path("results")
     """Folder with results: the best model of each data set in it is offered."""
     host: str = "127.0.0.1"
     """Address to listen on. Others than this machine's own let anybody in who can reach it."""
     port: int = 7860
     """Port to listen on; 0: any that is free."""
+    no_browser: bool = False
+    """Only say where the page is; open no browser."""
 
     def __post_init__(self) -> None:
-        checks.path("results_dir", self.results_dir)
         checks.within("port", self.port, 0, 2**16 - 1)
 
 
@@ -66,35 +69,17 @@ _TOP = 5
 """Classes shown."""
 
 
-def make_parser() -> jsonargparse.ArgumentParser:
-    """Build the command's parser."""
-    parser = cli.make_parser("src.demo", cli.first_line(__doc__), DemoConfig)
-    parser.add_argument(
-        "models", type=str, nargs="*", default=[], help="More models, such as model.ckpt."
-    )
-    parser.add_argument(
-        "--no_browser", action="store_true", help="Only say where the page is; open no browser."
-    )
-    return parser
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; return its exit code."""
-    return cli.run(make_parser(), _demo, argv)
-
-
-def _demo(options: jsonargparse.Namespace) -> int:
-    config = cli.make_config(DemoConfig, options)
+def _run(options: DemoOptions) -> int:
     for given in options.models:
         load_model(given)  # so that a wrong one is noticed now
-    models = Models(config.results_dir, options.models)
+    models = Models(options.results_dir, options.models)
     if not models.paths():
         raise UserError(
-            f"there is no model: no best-model.ckpt in a folder of {config.results_dir}, and none "
+            f"there is no model: no best-model.ckpt in a folder of {options.results_dir}, and none "
             "is named; `python -m src.tune --config configs/quickstart.yaml` makes one"
         )
     torch.set_num_threads(1)  # one small image at a time
-    with Signals() as signals, _listen(config.host, config.port) as listener, _gradio_folder():
+    with Signals() as signals, _listen(options.host, options.port) as listener, _gradio_folder():
         serve = _make_server(_make_page(models))
         signals.check()
         url = _url(listener)
@@ -124,9 +109,9 @@ class Models:
         given: checkpoints to offer before them.
     """
 
-    def __init__(self, results_dir: str | Path, given: Sequence[str]) -> None:
+    def __init__(self, results_dir: str | Path, given: Sequence[Path]) -> None:
         self._results_dir = Path(results_dir)
-        self._given = {path: Path(path) for path in given}
+        self._given = {short_path(path): path for path in given}
         self._loaded: dict[str, _Loaded] = {}
         self._loading = threading.Lock()
 
@@ -155,7 +140,7 @@ class Models:
             loaded = self._loaded.get(name)
             if loaded is None or loaded.version != version:
                 saved = load_model(path)
-                loaded = self._loaded[name] = _Loaded(version, saved, saved.task().model)
+                loaded = self._loaded[name] = _Loaded(version, saved, saved.network())
         return loaded
 
 
@@ -341,6 +326,13 @@ def _url(listener: socket.socket) -> str:
 def _has_screen() -> bool:
     """Return whether a browser would be a window, and not take over this terminal."""
     return sys.platform != "linux" or bool({"DISPLAY", "WAYLAND_DISPLAY"} & os.environ.keys())
+
+
+COMMAND = cli.Command(
+    "src.demo", __doc__, DemoOptions, _run, flags=("no_browser",), positional="models"
+)
+
+main = COMMAND.main
 
 
 if __name__ == "__main__":

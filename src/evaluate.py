@@ -10,19 +10,17 @@ laptop.
 import hashlib
 import json
 import sys
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-import jsonargparse
 from rich.table import Table
 
 from src import cli
-from src.core import checks
+from src.core.command import recorded_command
 from src.core.console import open_console, say
 from src.core.errors import UserError
-from src.core.files import make_writable, write_json
+from src.core.files import make_writable, short_path, write_json
 from src.core.intervals import wilson_interval
 from src.core.metrics import ConfusionMatrix, count_confusion
 from src.data.catalog import CLASS_NAMES, Dataset
@@ -39,53 +37,35 @@ from src.training.tensorboard import WINNER, write_pictures
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluateConfig:
+class EvaluateOptions:
     """A saved model, tested."""
 
+    checkpoint: Path
+    """The model, such as best-model.ckpt."""
     dataset: Dataset | None = None
     """Test on this data set instead of the model's own; its classes must be the same."""
     device: Device = "auto"
     """Where to compute; auto takes CUDA where there is one."""
-    data_dir: str = "data"
+    data_dir: Path = Path("data")
     """Folder with the data sets, in torchvision's layout; what is missing is downloaded there."""
-    results_dir: str | None = None
+    results_dir: Path | None = None
     """Folder for results: <results_dir>/<dataset>/test-log.jsonl records every look at the test
     images; null: the one that the checkpoint is in, or results."""
-    output_dir: str | None = None
+    output_dir: Path | None = None
     """Folder for metrics.json and the pictures; null: beside the checkpoint."""
-    log_dir: str | None = None
+    log_dir: Path | None = None
     """Folder for TensorBoard, which then shows the pictures as the run <log_dir>/<dataset>/winner;
     null: none."""
-
-    def __post_init__(self) -> None:
-        checks.path("data_dir", self.data_dir)
-        checks.path("results_dir", self.results_dir or "")
-        checks.path("log_dir", self.log_dir or "")
-        checks.path("output_dir", self.output_dir or "")
+    json: bool = False
+    """Print one JSON object and nothing else."""
 
 
-def make_parser() -> jsonargparse.ArgumentParser:
-    """Build the command's parser."""
-    parser = cli.make_parser("src.evaluate", cli.first_line(__doc__), EvaluateConfig)
-    parser.add_argument("checkpoint", type=str, help="The model, such as best-model.ckpt.")
-    parser.add_argument(
-        "--json", action="store_true", help="Print one JSON object and nothing else."
-    )
-    return parser
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; return its exit code."""
-    return cli.run(make_parser(), _evaluate, argv)
-
-
-def _evaluate(options: jsonargparse.Namespace) -> int:
-    config = cli.make_config(EvaluateConfig, options)
-    path = Path(options.checkpoint)
-    compute = choose_compute(config.device, "32")
+def _run(options: EvaluateOptions) -> int:
+    path = options.checkpoint
+    compute = choose_compute(options.device, "32")
     model, sha256 = _load(path)
     own = model.data_spec.dataset
-    dataset = config.dataset or own
+    dataset = options.dataset or own
     if CLASS_NAMES[dataset] != model.class_names:
         raise UserError(
             f"`dataset` (={dataset}) has other classes than the model, which was trained on {own}"
@@ -93,25 +73,25 @@ def _evaluate(options: jsonargparse.Namespace) -> int:
     caution = _caution(own, dataset)
     if caution:
         print(f"caution: {caution}", file=sys.stderr)
-    folder = Path(config.output_dir) if config.output_dir else path.parent
+    folder = options.output_dir or path.parent
     make_writable(folder, "--output_dir")
-    if config.log_dir is not None:
-        make_writable(Path(config.log_dir), "--log_dir")
-    images = Images.joined(load_images(dataset, "test", config.data_dir))
-    probabilities = read_probabilities(model.task().model, images.pixels, compute).numpy()
+    if options.log_dir is not None:
+        make_writable(options.log_dir, "--log_dir")
+    images = Images.joined(load_images(dataset, "test", options.data_dir))
+    probabilities = read_probabilities(model.network(), images.pixels, compute).numpy()
     labels = images.labels.numpy()
     matrix = ConfusionMatrix(
         count_confusion(labels, probabilities.argmax(axis=1), len(model.class_names)),
         model.class_names,
     )
     low, high = wilson_interval(matrix.correct, matrix.images)
-    log = ResultsFolder(config.results_dir or _results_dir(path, own), dataset)
+    log = ResultsFolder(options.results_dir or _results_dir(path, own), dataset)
     make_writable(log.path, "--results_dir")
     opened = record_test(
         log,
         TestRecord(
             date=datetime.now(UTC).isoformat(timespec="seconds"),
-            checkpoint=str(path),
+            checkpoint=short_path(path),
             checkpoint_sha256=sha256,
             dataset=dataset,
             n_test=matrix.images,
@@ -139,11 +119,11 @@ def _evaluate(options: jsonargparse.Namespace) -> int:
         ),
         test_images_sha256=images.sha256(),
         caution=caution,
-        checkpoint=str(path),
+        checkpoint=short_path(path),
         checkpoint_sha256=sha256,
         test_split_opened=opened.times,
         val_accuracy=model.val_accuracy,
-        provenance=provenance(compute),
+        provenance=provenance(compute, recorded_command()),
     )
     suffix = "" if dataset == own else f"-on-{dataset}"
     metrics_file = folder / f"metrics{suffix}.json"
@@ -156,11 +136,11 @@ def _evaluate(options: jsonargparse.Namespace) -> int:
         draw_mistakes(mistakes_file, list(mistakes.values()))
     else:
         mistakes_file.unlink(missing_ok=True)  # of a model that made some
-    if config.log_dir is not None:
+    if options.log_dir is not None:
         is_best = dataset == own and path.resolve() == log.best_model.resolve()
         name = WINNER if is_best else f"{path.stem}{suffix}"
         pictures = reading_figures(matrix, list(mistakes.values()))
-        write_pictures(config.log_dir, own, name, "test", pictures)
+        write_pictures(options.log_dir, own, name, "test", pictures)
     if options.json:
         print(json.dumps(asdict(metrics)))
         return 0
@@ -256,6 +236,13 @@ def _confusion_table(matrix: ConfusionMatrix) -> Table:
     for c in matrix.most_confused():
         table.add_row(c.true, c.predicted, str(c.count), f"{c.share:.2%}")
     return table
+
+
+COMMAND = cli.Command(
+    "src.evaluate", __doc__, EvaluateOptions, _run, flags=("json",), positional="checkpoint"
+)
+
+main = COMMAND.main
 
 
 if __name__ == "__main__":

@@ -9,17 +9,15 @@ laptop.
 import io
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import jsonargparse
 import torch
 from torch import Tensor, nn
 
 from src import cli
-from src.core import checks
 from src.core.console import open_console, say
 from src.core.errors import UserError
 from src.core.files import make_writable, replacing
@@ -30,22 +28,17 @@ from src.training.network import TwoConvNet, to_inputs
 
 
 @dataclass(frozen=True, kw_only=True)
-class ExportConfig:
+class ExportOptions:
     """A saved model, written for other programs."""
 
-    model: str
+    model: Path
     """The checkpoint of the model to write."""
     format: Literal["onnx", "torch"] = "onnx"
     """What to write: ONNX (an extra: export), or a program of torch.export."""
-    output: str | None = None
+    output: Path | None = None
     """File to write; null: model.onnx or model.pt2 beside the model."""
-    data_dir: str = "data"
+    data_dir: Path = Path("data")
     """Folder with the data sets: where the model's own is there, its images check the file."""
-
-    def __post_init__(self) -> None:
-        checks.path("model", self.model)
-        checks.path("output", self.output or "")
-        checks.path("data_dir", self.data_dir)
 
 
 OPSET = 18
@@ -80,39 +73,26 @@ class PixelReader(nn.Module):
         return logits
 
 
-def make_parser() -> jsonargparse.ArgumentParser:
-    """Build the command's parser."""
-    return cli.make_parser("src.export", cli.first_line(__doc__), ExportConfig)
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; return its exit code."""
-    return cli.run(make_parser(), _export, argv)
-
-
-def _export(options: jsonargparse.Namespace) -> int:
-    config = cli.make_config(ExportConfig, options)
-    if config.format == "onnx":
+def _run(options: ExportOptions) -> int:
+    if options.format == "onnx":
         _need_onnx()
-    source = Path(config.model)
+    source = options.model
     saved = load_model(source)
-    output = (
-        Path(config.output) if config.output else source.with_name(f"model{_SUFFIX[config.format]}")
-    )
+    output = options.output or source.with_name(f"model{_SUFFIX[options.format]}")
     if output.is_dir():
         raise UserError(f"`output` (={output}) is a folder; name a file")
     if output.exists() and output.samefile(source):
         raise UserError(f"`output` (={output}) is the model itself; choose another file")
     make_writable(output.parent, "--output")
-    dataset, images = _images_to_check(saved.data_spec.dataset, config.data_dir)
-    original = PixelReader(saved.task().model).requires_grad_(False).eval()
+    dataset, images = _images_to_check(saved.data_spec.dataset, options.data_dir)
+    original = PixelReader(saved.network()).requires_grad_(False).eval()
     # Weights in the plain order: torch.export saves no other without a warning.
     original.to(memory_format=torch.contiguous_format)
     program = torch.export.export(original, (torch.zeros_like(images[:2]),), dynamic_shapes=_SHAPES)
     for node in program.graph.nodes:
         node.meta.pop("stack_trace", None)  # it names folders of this machine
     with replacing(output) as temporary:
-        if config.format == "onnx":
+        if options.format == "onnx":
             written = _write_onnx(temporary, program, _description(saved))
             kind = f"ONNX, opset {OPSET}"
         else:
@@ -142,7 +122,7 @@ def _need_onnx() -> None:
         ) from error
 
 
-def _images_to_check(own: Dataset, data_dir: str) -> tuple[Dataset, Tensor]:
+def _images_to_check(own: Dataset, data_dir: Path) -> tuple[Dataset, Tensor]:
     """Return real images, uint8 (N, 28, 28), and the data set that they are from.
 
     Those of the model's own data set are used if they are there, and else digits, which need no
@@ -226,6 +206,11 @@ def _check(path: Path, original: Reader, written: Reader, images: Tensor) -> str
     if not difference <= _TOLERANCE * max(1.0, wanted.abs().max().item()):  # nor NaN
         raise UserError(f"{path} is not written, since it would read otherwise: {found}")
     return found
+
+
+COMMAND = cli.Command("src.export", __doc__, ExportOptions, _run)
+
+main = COMMAND.main
 
 
 if __name__ == "__main__":

@@ -7,89 +7,103 @@ command goes on where it stopped; more finalists or seeds add to what was traine
 """
 
 import contextlib
+import functools
 import sys
-from collections.abc import Sequence
-from dataclasses import fields
-from pathlib import Path
-from typing import Any
-
-import jsonargparse
+from dataclasses import dataclass
 
 from src import cli
 from src.core import checks
-from src.core.console import open_console
 from src.core.errors import UserError
-from src.core.files import make_writable
 from src.core.interrupt import Signals
-from src.data.catalog import DataSpec
-from src.data.split import load_training_data
-from src.options import FinalsConfig
-from src.reporting.publish import check_models, check_published, publish_search, write_winner
-from src.results.folder import ResultsFolder
-from src.results.shipped import are_shipped
-from src.search.display import print_best, print_data
-from src.search.finals import choose_finalists
-from src.search.session import open_store, run_finals
-from src.search.studies import load_studies, study_settings
-from src.workers.launch import launching
+from src.data.catalog import Dataset
+from src.options import SearchRunOptions
 
 
-def make_parser() -> jsonargparse.ArgumentParser:
-    """Build the command's parser."""
-    return cli.make_parser("src.finalists", cli.first_line(__doc__), FinalsConfig)
+@dataclass(frozen=True, kw_only=True)
+class FinalsOptions(SearchRunOptions):
+    """The best configurations of a search, trained again with several seeds."""
+
+    dataset: Dataset
+    """Data set of the search."""
+    finalists: int = 3
+    """How many configurations, the best over all batch sizes."""
+    seeds: int = 5
+    """How often each is trained."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        checks.within("finalists", self.finalists, 1)
+        checks.within("seeds", self.seeds, 2)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; return its exit code."""
-    return cli.run(make_parser(), _run, argv)
+def run(options: FinalsOptions) -> int:
+    """Go on from a search that has finished trials; return the exit code."""
+    from src.core.console import open_console
+    from src.core.files import make_writable
+    from src.data.split import load_training_data
+    from src.reporting.publish import check_models, check_published, publish_search, write_winner
+    from src.results.folder import ResultsFolder
+    from src.results.shipped import are_shipped
+    from src.search.display import print_best, print_data
+    from src.search.finals import choose_finalists, run_finals
+    from src.search.session import Session, open_store
+    from src.search.studies import load_studies, study_spec
+    from src.workers.launch import launching
 
-
-def _run(options: jsonargparse.Namespace) -> int:
-    config = cli.make_config(FinalsConfig, options)
-    interruption = Signals(checks.parse_duration(config.timeout) if config.timeout else None)
     console = open_console()
-    folder = ResultsFolder(config.results_dir, config.dataset)
-    if not (folder.journal.exists() or config.storage is not None):
+    folder = ResultsFolder(options.results_dir, options.dataset)
+    if not (folder.journal.exists() or options.storage is not None):
         raise UserError(
-            f"there is no search in {folder.path}; `python -m src.tune --dataset {config.dataset}` "
-            "makes one"
+            f"there is no search in {folder.path}; `python -m src.tune --dataset {options.dataset}`"
+            " makes one"
         )
-    if are_shipped(folder) and config.storage is None:
+    if are_shipped(folder) and options.storage is None:
         raise UserError(
             f"{folder.path} holds results that came with the project, without the checkpoints to "
-            f"go on from; `python -m src.tune --dataset {config.dataset}` begins a search"
+            f"go on from; `python -m src.tune --dataset {options.dataset}` begins a search"
         )
     make_writable(folder.path, "--results_dir")
-    make_writable(Path(config.log_dir), "--log_dir")
-    with contextlib.ExitStack() as stack:
-        store = stack.enter_context(open_store(config, folder, console))
-        studies = load_studies(store.storage, config.dataset)
-        finalists = choose_finalists(studies, config.finalists)
+    make_writable(options.log_dir, "--log_dir")
+    with Signals(options.seconds) as interruption, contextlib.ExitStack() as stack:
+        storage = open_store(options.storage_url, options.heartbeat, folder, console)
+        store = stack.enter_context(storage)
+        studies = load_studies(store.storage, options.dataset)
+        finalists = choose_finalists(studies, options.finalists)
         if not finalists:
             raise UserError(f"the search in {folder.path} has no finished trial yet; go on with it")
         check_published(folder, studies)
         check_models(folder, store, studies)
-        settings: dict[str, Any] = study_settings(next(iter(studies.values())))
-        spec = DataSpec(**{field.name: settings[field.name] for field in fields(DataSpec)})
-        data = load_training_data(spec, config.data_dir)
-        if data.split_hash != settings["split_hash"]:
+        spec = study_spec(next(iter(studies.values())))
+        load = functools.partial(load_training_data, spec.data, options.data_dir)
+        data = load()
+        if data.split_hash != spec.split_hash:
             raise UserError(
-                f"the training images in {config.data_dir} are not those of the search in "
+                f"the training images in {options.data_dir} are not those of the search in "
                 f"{folder.path}; restore them"
             )
-        stack.enter_context(interruption)
-        launcher = stack.enter_context(launching(config, settings["precision"], data, interruption))
-        print_data(console, data, launcher.compute, launcher.number)
-        stage = run_finals(
-            finalists, studies, config, data, store, folder, launcher, interruption, console
+        launch_spec = options.launch_spec(spec.precision)
+        launcher = stack.enter_context(launching(launch_spec, data, load, interruption))
+        session = Session(
+            data=data,
+            launcher=launcher,
+            store=store,
+            folder=folder,
+            logs=options.logs,
+            interruption=interruption,
+            console=console,
         )
+        print_data(console, data, launcher.compute, launcher.worker_count)
+        outcome = run_finals(finalists, studies, options.seeds, session)
         best = publish_search(folder, store, studies)
-        if best is not None and stage.is_over:
-            if config.tensorboard != "none" and stage.left:
-                write_winner(config.log_dir, best, data)
-            print_best(console, best, folder, list(studies), config.log_dir)
-        return stage.tell()
+        if best is not None and outcome.succeeded:
+            if options.tensorboard != "none" and outcome.open_before:
+                write_winner(options.log_dir, best, data, options.own_device)
+            print_best(session, best, list(studies))
+        return outcome.conclude(session)
 
+
+COMMAND = cli.Command("src.finalists", __doc__, FinalsOptions, run)
+main = COMMAND.main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -1,49 +1,39 @@
-"""What a user can set, checked at construction: the entry points' options are these fields."""
+"""Options that several commands share, as dataclasses that check themselves."""
 
+import urllib.parse
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from jsonargparse.typing import SecretStr
 
 from src.core import checks
 from src.core.errors import UserError
-from src.data.catalog import Dataset, DataSpec
-from src.search.hyperband import make_plan
-from src.search.spec import CurvesLevel, Sampler
+from src.data.catalog import DataSpec
+from src.search.logs import CurvesLevel, Logs
 from src.training.device import Device, Precision
-from src.training.hyperparameters import RECIPE, Augmentation, Hyperparameters
-from src.training.schedule import Schedule
-from src.workers.launch import LauncherName
+from src.training.hyperparameters import Hyperparameters
+from src.workers.launch import LauncherName, LaunchSpec
 
 _Part = TypeVar("_Part")
 
-_Choice = TypeVar("_Choice")
-
-_TRIALS_AT_MOST = 1_000_000
-
-_SEEDS_AT_LEAST = 2
-
 
 @dataclass(frozen=True, kw_only=True)
-class Surroundings:
+class FolderOptions:
     """What a command finds: folders, and what computes."""
 
     device: Device = "auto"
     """What computes; auto takes CUDA where there is one."""
-    data_dir: str = "data"
+    data_dir: Path = Path("data")
     """Folder with the data sets, in torchvision's layout; what is missing is downloaded there."""
-    results_dir: str = "results"
+    results_dir: Path = Path("results")
     """Folder for results: one folder in it for each data set."""
-    log_dir: str = "lightning_logs"
+    log_dir: Path = Path("lightning_logs")
     """Folder for TensorBoard."""
-
-    def __post_init__(self) -> None:
-        for name in ("data_dir", "results_dir", "log_dir"):
-            checks.path(name, getattr(self, name))
 
 
 @dataclass(frozen=True, kw_only=True)
-class FitConfig(Surroundings, DataSpec):
+class FitOptions(FolderOptions, DataSpec):
     """What `tune` and `train` share."""
 
     max_epochs: int = 30
@@ -53,7 +43,6 @@ class FitConfig(Surroundings, DataSpec):
 
     def __post_init__(self) -> None:
         DataSpec.__post_init__(self)
-        Surroundings.__post_init__(self)
         checks.within("max_epochs", self.max_epochs, 1)
 
     @property
@@ -63,7 +52,7 @@ class FitConfig(Surroundings, DataSpec):
 
 
 @dataclass(frozen=True, kw_only=True)
-class WorkersConfig:
+class SearchRunOptions(FolderOptions):
     """Who trains trials, where their studies are, and what is shown of them."""
 
     workers: int | Literal["auto"] = "auto"
@@ -96,81 +85,49 @@ class WorkersConfig:
             raise UserError(f"`gpus_per_worker` (={self.gpus_per_worker}) must be above 0, up to 1")
         if self.timeout is not None:
             checks.parse_duration(self.timeout)
-
-
-@dataclass(frozen=True, kw_only=True)
-class TuneConfig(WorkersConfig, FitConfig):
-    """A Hyperband search, once for each batch size."""
-
-    batch_sizes: tuple[int, ...] = (64,)
-    """Batch sizes to search, one study each, such as "[64,208]"."""
-    reduction_factor: int = 2
-    """Hyperband's η: of the trials on a rung, one in this many is promoted."""
-    iterations: int = 1
-    """Hyperband iterations for each batch size, in all; more than were run before adds to them."""
-    schedule: Schedule | tuple[Schedule, ...] = "constant"
-    """How the learning rate goes over a trial's epochs: constant, one_cycle or cosine. Of several,
-    such as "[constant,one_cycle]", the search chooses one for each trial."""
-    label_smoothing: float | tuple[float, ...] = 0.0
-    """Share of every label that is spread over all classes in training, or several to choose
-    from."""
-    augmentation: Augmentation | tuple[Augmentation, ...] = "none"
-    """How training images are distorted: none, affine, elastic or affine_elastic, or several to
-    choose from."""
-    weight_averaging: bool | tuple[bool, ...] = False
-    """Whether the average of the weights over about the last epoch is what counts: true, false, or
-    "[true,false]" to choose from."""
-    sampler: Sampler = "tpe"
-    """How configurations are proposed: Tree-structured Parzen Estimator, or uniformly at random."""
-    patience: int | None = 3
-    """Stop a trial after this many epochs without a better validation accuracy; null: never."""
-    finalists: int = 0
-    """When the search is over, train this many of the best configurations again with several
-    seeds, and choose the winner by their means; 0: the best trial wins."""
-    seeds: int = 5
-    """How often each finalist is trained, with --finalists."""
-
-    def __post_init__(self) -> None:
-        FitConfig.__post_init__(self)
-        WorkersConfig.__post_init__(self)
-        if not self.batch_sizes:
-            raise UserError("`batch_sizes` (=[]) must name at least one, such as [64,208]")
-        for batch_size in self.batch_sizes:
-            checks.within("batch_sizes", batch_size, 1)
-        if len(set(self.batch_sizes)) < len(self.batch_sizes):
-            raise UserError(f"`batch_sizes` (={list(self.batch_sizes)}) names one twice")
-        checks.within("reduction_factor", self.reduction_factor, 2)
-        checks.within("iterations", self.iterations, 1)
-        trials = make_plan(self.max_epochs, self.reduction_factor, self.iterations).trials
-        if trials > _TRIALS_AT_MOST:
+        if self.launcher == "ray" and self.storage_url and _has_password(self.storage_url):
             raise UserError(
-                f"`max_epochs` (={self.max_epochs}) with `reduction_factor` "
-                f"(={self.reduction_factor}) and `iterations` (={self.iterations}) plan {trials:,} "
-                f"trials for each batch size; {_TRIALS_AT_MOST:,} are the most"
+                "`storage` must name no password with `--launcher ray`, as Ray shows the command "
+                "line to all who see the cluster; put it in PGPASSWORD or ~/.pgpass"
             )
-        for name, choices in self.recipe_choices.items():
-            if not choices or len(set(choices)) < len(choices):
-                raise UserError(f"`{name}` (={list(choices)}) must name at least one, each once")
-        for share in self.recipe_choices["label_smoothing"]:
-            checks.share("label_smoothing", share)
-        if self.patience is not None:
-            checks.within("patience", self.patience, 1)
-        if self.finalists:
-            checks.within("finalists", self.finalists, 1)
-        checks.within("seeds", self.seeds, _SEEDS_AT_LEAST)
 
     @property
-    def recipe_choices(self) -> dict[str, tuple[Any, ...]]:
-        """What the search chooses the recipe of a trial from: one value or more of each option."""
-        return {name: _choices(getattr(self, name)) for name in RECIPE}
+    def storage_url(self) -> str | None:
+        """The URL of the database, with its password."""
+        return None if self.storage is None else self.storage.get_secret_value()
+
+    @property
+    def seconds(self) -> float | None:
+        """How long the run may take; None: as long as it takes."""
+        return None if self.timeout is None else checks.parse_duration(self.timeout)
+
+    def launch_spec(self, precision: Precision) -> LaunchSpec:
+        """Return what the user wants of the workers, which compute in this precision."""
+        return LaunchSpec(
+            launcher=self.launcher,
+            workers=self.workers,
+            device=self.device,
+            precision=precision,
+            gpus_per_worker=self.gpus_per_worker,
+        )
+
+    @property
+    def logs(self) -> Logs:
+        """What TensorBoard gets."""
+        return Logs(self.log_dir, self.tensorboard)
+
+    @property
+    def own_device(self) -> Device:
+        """What this process itself computes on: on a Ray cluster the nodes have the GPUs."""
+        return "auto" if self.launcher == "ray" and self.device == "cuda" else self.device
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainConfig(FitConfig, Hyperparameters):
+class TrainOptions(FitOptions, Hyperparameters):
     """One configuration, fitted once, for all its epochs."""
 
     def __post_init__(self) -> None:
-        FitConfig.__post_init__(self)
+        FitOptions.__post_init__(self)
         Hyperparameters.__post_init__(self)
 
     @property
@@ -179,26 +136,9 @@ class TrainConfig(FitConfig, Hyperparameters):
         return _part(self, Hyperparameters)
 
 
-@dataclass(frozen=True, kw_only=True)
-class FinalsConfig(WorkersConfig, Surroundings):
-    """The best configurations of a search, trained again with several seeds."""
-
-    dataset: Dataset
-    """Data set of the search."""
-    finalists: int = 3
-    """How many configurations, the best over all batch sizes."""
-    seeds: int = 5
-    """How often each is trained."""
-
-    def __post_init__(self) -> None:
-        Surroundings.__post_init__(self)
-        WorkersConfig.__post_init__(self)
-        checks.within("finalists", self.finalists, 1)
-        checks.within("seeds", self.seeds, _SEEDS_AT_LEAST)
-
-
-def _choices(value: _Choice | tuple[_Choice, ...]) -> tuple[_Choice, ...]:
-    return value if isinstance(value, tuple) else (value,)
+def _has_password(url: str) -> bool:
+    parts = urllib.parse.urlsplit(url)
+    return parts.password is not None or "password" in parts.query
 
 
 def _part(config: object, part: type[_Part]) -> _Part:

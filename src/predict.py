@@ -8,11 +8,9 @@ cannot be read gets a line on standard error, and the exit code is 2; the others
 
 import json
 import sys
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import jsonargparse
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -30,52 +28,38 @@ from src.training.device import Device, choose_compute
 
 
 @dataclass(frozen=True, kw_only=True)
-class PredictConfig:
+class PredictOptions:
     """A saved model that reads pictures."""
 
-    model: str | None = None
+    pictures: tuple[str, ...]
+    """Pictures, such as photo.png."""
+    model: Path | None = None
     """The checkpoint of the model that reads; null: results/emnist_letters_digits/best-model.ckpt,
     or while a search has none yet, the one that came with the project."""
     top: int = 3
     """How many classes to name for each picture, the most probable first."""
     device: Device = "auto"
     """Where to compute; auto takes CUDA where there is one."""
-    show: str | None = None
+    show: Path | None = None
     """Folder for what the model saw of each picture: its 28×28 pixels, enlarged, as NAME-seen.png;
     null: nowhere."""
+    json: bool = False
+    """Print one JSON object a picture and nothing else."""
 
     def __post_init__(self) -> None:
         checks.within("top", self.top, 1)
-        checks.path("model", self.model or "")
-        checks.path("show", self.show or "")
 
 
 _ENLARGED = 10
 """Pixels a side of each pixel of what is shown."""
 
 
-def make_parser() -> jsonargparse.ArgumentParser:
-    """Build the command's parser."""
-    parser = cli.make_parser("src.predict", cli.first_line(__doc__), PredictConfig)
-    parser.add_argument("pictures", type=str, nargs="+", help="Pictures, such as photo.png.")
-    parser.add_argument(
-        "--json", action="store_true", help="Print one JSON object a picture and nothing else."
-    )
-    return parser
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; return its exit code."""
-    return cli.run(make_parser(), _predict, argv)
-
-
-def _predict(options: jsonargparse.Namespace) -> int:
-    config = cli.make_config(PredictConfig, options)
-    compute = choose_compute(config.device, "32")
-    saved = load_model(config.model or _usual_model())
-    model = saved.task().model
-    if config.show:
-        make_writable(Path(config.show), "--show")
+def _run(options: PredictOptions) -> int:
+    compute = choose_compute(options.device, "32")
+    saved = load_model(options.model or _usual_model())
+    model = saved.network()
+    if options.show:
+        make_writable(options.show, "--show")
     shown: set[Path] = set()
     exit_code = 0
     for file in options.pictures:
@@ -84,10 +68,10 @@ def _predict(options: jsonargparse.Namespace) -> int:
         except UserError as error:
             exit_code = cli.fail(f"{file}: {error}")
             continue
-        if config.show:
-            _show(_free_path(Path(config.show), Path(file), shown), pixels)
+        if options.show:
+            _show(_free_path(options.show, Path(file), shown), pixels)
         (probabilities,) = read_probabilities(model, torch.from_numpy(pixels)[None], compute)
-        best = probabilities.argsort(descending=True)[: config.top].tolist()
+        best = probabilities.argsort(descending=True)[: options.top].tolist()
         top = [(saved.class_names[i], float(probabilities[i])) for i in best]
         if options.json:
             prediction, probability = top[0]
@@ -122,6 +106,13 @@ def _show(path: Path, pixels: NDArray[np.uint8]) -> None:
     large = Image.fromarray(pixels.repeat(_ENLARGED, axis=0).repeat(_ENLARGED, axis=1))
     with replacing(path) as temporary:
         large.save(temporary)
+
+
+COMMAND = cli.Command(
+    "src.predict", __doc__, PredictOptions, _run, flags=("json",), positional="pictures"
+)
+
+main = COMMAND.main
 
 
 if __name__ == "__main__":

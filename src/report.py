@@ -7,13 +7,10 @@ its pictures to figures/. Seconds.
 """
 
 import sys
-from collections.abc import Sequence
 from dataclasses import dataclass
-
-import jsonargparse
+from pathlib import Path
 
 from src import cli
-from src.core import checks
 from src.core.console import open_console, say
 from src.core.files import make_writable, replacing
 from src.core.metrics import ConfusionMatrix
@@ -25,31 +22,17 @@ from src.training.checkpoint import load_model
 
 
 @dataclass(frozen=True, kw_only=True)
-class ReportConfig:
+class ReportOptions:
     """A search, told."""
 
     dataset: Dataset
     """Data set whose search is told."""
-    results_dir: str = "results"
+    results_dir: Path = Path("results")
     """Folder for results: one folder in it for each data set."""
 
-    def __post_init__(self) -> None:
-        checks.path("results_dir", self.results_dir)
 
-
-def make_parser() -> jsonargparse.ArgumentParser:
-    """Build the command's parser."""
-    return cli.make_parser("src.report", cli.first_line(__doc__), ReportConfig)
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; return its exit code."""
-    return cli.run(make_parser(), _report, argv)
-
-
-def _report(options: jsonargparse.Namespace) -> int:
-    config = cli.make_config(ReportConfig, options)
-    folder = ResultsFolder(config.results_dir, config.dataset)
+def _run(options: ReportOptions) -> int:
+    folder = ResultsFolder(options.results_dir, options.dataset)
     findings = read_findings(folder)
     winner = _winner(folder) if folder.best_model.exists() else None
     make_writable(folder.figures, "--results_dir")
@@ -80,6 +63,11 @@ def _winner(folder: ResultsFolder) -> Winner:
         val_accuracy=model.val_accuracy,
         matrix=ConfusionMatrix(model.validation_confusion, model.class_names),
     )
+
+
+COMMAND = cli.Command("src.report", __doc__, ReportOptions, _run)
+
+main = COMMAND.main
 
 
 if __name__ == "__main__":

@@ -9,18 +9,15 @@ each time, and curves to lightning_logs/<dataset>/train/. Ctrl-C ends it and kee
 
 import shlex
 import sys
-from collections.abc import Sequence
-from pathlib import Path
-
-import jsonargparse
 
 from src import cli
+from src.core.command import recorded_command
 from src.core.console import live_progress, open_console, say
 from src.core.errors import UserError
 from src.core.files import free_name, make_writable, write_json
 from src.core.interrupt import Signals
 from src.data.split import load_training_data
-from src.options import TrainConfig
+from src.options import TrainOptions
 from src.reporting.publish import describe_model, draw_model
 from src.results.provenance import provenance
 from src.search.display import print_data
@@ -31,31 +28,20 @@ from src.training.progress import FitDisplay
 from src.training.tensorboard import Curves
 
 
-def make_parser() -> jsonargparse.ArgumentParser:
-    """Build the command's parser."""
-    parser = cli.make_parser("src.train", cli.first_line(__doc__), TrainConfig)
-    return parser
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; return its exit code."""
-    return cli.run(make_parser(), _train, argv)
-
-
-def _train(options: jsonargparse.Namespace) -> int:
-    config = cli.make_config(TrainConfig, options)
-    hp = config.hyperparameters
+def _run(options: TrainOptions) -> int:
+    hp = options.hyperparameters
     name = (
         f"{hp.conv1}-{hp.conv2}-{hp.dense_units}_dropout{hp.dropout_rate:g}"
-        f"_lr{hp.learning_rate:g}_batch{hp.batch_size}_seed{config.seed}"
+        f"_lr{hp.learning_rate:g}_batch{hp.batch_size}_seed{options.seed}"
     )
-    models = Path(config.results_dir) / config.dataset / "train"
+    models = options.results_dir / options.dataset / "train"
     console = open_console()
-    compute = choose_compute(config.device, config.precision)
-    origin = provenance(compute)  # of the code that trains, even if it is edited meanwhile
+    compute = choose_compute(options.device, options.precision)
+    # Of the code that trains, even if it is edited meanwhile.
+    origin = provenance(compute, recorded_command())
     make_writable(models, "--results_dir")
-    make_writable(Path(config.log_dir), "--log_dir")
-    data = load_training_data(config.data_spec, config.data_dir, compute.device)
+    make_writable(options.log_dir, "--log_dir")
+    data = load_training_data(options.data_spec, options.data_dir, compute.device)
     print_data(console, data, compute)
     name = free_name(models, name)
     folder = models / name
@@ -64,13 +50,13 @@ def _train(options: jsonargparse.Namespace) -> int:
         fitted = fit(
             hp,
             data,
-            max_epochs=config.max_epochs,
+            max_epochs=options.max_epochs,
             patience=None,
-            seed=config.seed,
+            seed=options.seed,
             compute=compute,
             interruption=interruption,
-            curves=Curves(config.log_dir, f"{config.dataset}/train", name),
-            callbacks=[FitDisplay(progress, config.max_epochs)],
+            curves=Curves(options.log_dir, f"{options.dataset}/train", name),
+            callbacks=[FitDisplay(progress, options.max_epochs)],
         )
     if fitted.best is None:
         folder.rmdir()
@@ -97,6 +83,11 @@ def _train(options: jsonargparse.Namespace) -> int:
         f"Next: python -m src.evaluate {shlex.quote(str(folder / 'model.ckpt'))}",
     )
     return fitted.interrupted.exit_code if fitted.interrupted else 0
+
+
+COMMAND = cli.Command("src.train", __doc__, TrainOptions, _run)
+
+main = COMMAND.main
 
 
 if __name__ == "__main__":

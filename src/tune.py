@@ -8,124 +8,215 @@ lightning_logs/<dataset>/ (curves for TensorBoard). The same command goes on whe
 """
 
 import contextlib
+import functools
 import sys
-from collections.abc import Sequence
-from pathlib import Path
-
-import jsonargparse
-from rich.console import Console
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from src import cli
 from src.core import checks
 from src.core.console import open_console, say
-from src.core.files import make_writable
+from src.core.errors import UserError
 from src.core.interrupt import Signals
-from src.data.split import TrainingData, load_training_data
-from src.options import TuneConfig
-from src.reporting.publish import (
-    check_models,
-    check_published,
-    publish_search,
-    publish_study,
-    write_winner,
-)
-from src.results.folder import ResultsFolder
+from src.options import FitOptions, SearchRunOptions
 from src.search.display import print_best, print_data, print_plan, print_ranking
-from src.search.finals import Finals, choose_finalists
 from src.search.hyperband import Plan, make_plan
-from src.search.hyperband_study import Search
-from src.search.session import Stage, open_store, run_finals
-from src.search.store import Store
-from src.search.studies import check_settings, ended_trials, load_studies
-from src.workers.launch import Launcher, launching
+from src.search.spec import Sampler, SearchSpec
+from src.training.hyperparameters import RECIPE, Augmentation
+from src.training.schedule import Schedule
+
+if TYPE_CHECKING:
+    from src.search.session import Session
+
+_Choice = TypeVar("_Choice")
+
+_TRIALS_AT_MOST = 1_000_000
 
 
-def make_parser() -> jsonargparse.ArgumentParser:
-    """Build the command's parser."""
-    parser = cli.make_parser("src.tune", cli.first_line(__doc__), TuneConfig)
-    parser.add_argument("--plan", action="store_true", help="Print the plan and stop.")
-    return parser
+@dataclass(frozen=True, kw_only=True)
+class TuneOptions(SearchRunOptions, FitOptions):
+    """A Hyperband search, once for each batch size."""
+
+    batch_sizes: tuple[int, ...] = (64,)
+    """Batch sizes to search, one study each, such as "[64,208]"."""
+    reduction_factor: int = 2
+    """Hyperband's η: of the trials on a rung, one in this many is promoted."""
+    iterations: int = 1
+    """Hyperband iterations for each batch size, in all; more than were run before adds to them."""
+    schedule: Schedule | tuple[Schedule, ...] = "constant"
+    """How the learning rate goes over a trial's epochs: constant, one_cycle or cosine. Of several,
+    such as "[constant,one_cycle]", the search chooses one for each trial."""
+    label_smoothing: float | tuple[float, ...] = 0.0
+    """Share of every label that is spread over all classes in training, or several to choose
+    from."""
+    augmentation: Augmentation | tuple[Augmentation, ...] = "none"
+    """How training images are distorted: none, affine, elastic or affine_elastic, or several to
+    choose from."""
+    weight_averaging: bool | tuple[bool, ...] = False
+    """Whether the average of the weights over about the last epoch is what counts: true, false, or
+    "[true,false]" to choose from."""
+    sampler: Sampler = "tpe"
+    """How configurations are proposed: Tree-structured Parzen Estimator, or uniformly at random."""
+    patience: int | None = 3
+    """Stop a trial after this many epochs without a better validation accuracy; null: never."""
+    finalists: int = 0
+    """When the search is over, train this many of the best configurations again with several
+    seeds, and choose the winner by their means; 0: the best trial wins."""
+    seeds: int = 5
+    """How often each finalist is trained, with --finalists."""
+    plan: bool = False
+    """Print the plan and stop."""
+
+    def __post_init__(self) -> None:
+        FitOptions.__post_init__(self)
+        SearchRunOptions.__post_init__(self)
+        if not self.batch_sizes:
+            raise UserError("`batch_sizes` (=[]) must name at least one, such as [64,208]")
+        for batch_size in self.batch_sizes:
+            checks.within("batch_sizes", batch_size, 1)
+        if len(set(self.batch_sizes)) < len(self.batch_sizes):
+            raise UserError(f"`batch_sizes` (={list(self.batch_sizes)}) names one twice")
+        checks.within("reduction_factor", self.reduction_factor, 2)
+        checks.within("iterations", self.iterations, 1)
+        trials = self.make_plan().trials
+        if trials > _TRIALS_AT_MOST:
+            raise UserError(
+                f"`max_epochs` (={self.max_epochs}) with `reduction_factor` "
+                f"(={self.reduction_factor}) and `iterations` (={self.iterations}) plan {trials:,} "
+                f"trials for each batch size; {_TRIALS_AT_MOST:,} are the most"
+            )
+        for name, choices in self.recipe_choices.items():
+            if not choices or len(set(choices)) < len(choices):
+                raise UserError(f"`{name}` (={list(choices)}) must name at least one, each once")
+        for share in self.recipe_choices["label_smoothing"]:
+            checks.share("label_smoothing", share)
+        if self.patience is not None:
+            checks.within("patience", self.patience, 1)
+        if self.finalists:
+            checks.within("finalists", self.finalists, 1)
+        checks.within("seeds", self.seeds, 2)
+
+    def make_plan(self) -> Plan:
+        """Lay out the search."""
+        return make_plan(self.max_epochs, self.reduction_factor, self.iterations)
+
+    @property
+    def recipe_choices(self) -> dict[str, tuple[Any, ...]]:
+        """What the search chooses the recipe of a trial from: one value or more of each option."""
+        return {name: _choices(getattr(self, name)) for name in RECIPE}
+
+    def search_spec(self, session: "Session") -> SearchSpec:
+        """Return what all trials of the search have in common."""
+        from src.search import space
+
+        return SearchSpec(
+            data=self.data_spec,
+            max_epochs=self.max_epochs,
+            reduction_factor=self.reduction_factor,
+            sampler=self.sampler,
+            patience=self.patience,
+            precision=session.launcher.compute.precision,
+            recipe=self.recipe_choices,
+            search_space=space.describe(),
+            split_hash=session.data.split_hash,
+        )
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; return its exit code."""
-    return cli.run(make_parser(), _tune, argv)
+def _choices(value: _Choice | tuple[_Choice, ...]) -> tuple[_Choice, ...]:
+    return value if isinstance(value, tuple) else (value,)
 
 
-def _tune(options: jsonargparse.Namespace) -> int:
-    config = cli.make_config(TuneConfig, options)
-    interruption = Signals(checks.parse_duration(config.timeout) if config.timeout else None)
-    console = open_console()
-    plan = make_plan(config.max_epochs, config.reduction_factor, config.iterations)
-    print_plan(console, plan, config.batch_sizes)
+def run(options: TuneOptions) -> int:
+    """Print the plan, and search; return the exit code."""
+    console, plan = open_console(), options.make_plan()
+    print_plan(console, plan, options.batch_sizes)
     if options.plan:
         return 0
 
-    folder = ResultsFolder(config.results_dir, config.dataset)
+    from src.core.files import make_writable
+    from src.data.split import load_training_data
+    from src.results.folder import ResultsFolder
+    from src.search.session import Session, open_store
+    from src.workers.launch import launching
+
+    folder = ResultsFolder(options.results_dir, options.dataset)
     make_writable(folder.path, "--results_dir")
-    make_writable(Path(config.log_dir), "--log_dir")
-    with contextlib.ExitStack() as stack:
-        data = load_training_data(config.data_spec, config.data_dir)
-        stack.enter_context(interruption)
-        launcher = stack.enter_context(launching(config, config.precision, data, interruption))
-        store = stack.enter_context(open_store(config, folder, console))
-        return _search(config, plan, data, store, folder, launcher, interruption, console)
+    make_writable(options.log_dir, "--log_dir")
+    load = functools.partial(load_training_data, options.data_spec, options.data_dir)
+    with Signals(options.seconds) as interruption, contextlib.ExitStack() as stack:
+        data = load()
+        launch_spec = options.launch_spec(options.precision)
+        launcher = stack.enter_context(launching(launch_spec, data, load, interruption))
+        storage = open_store(options.storage_url, options.heartbeat, folder, console)
+        session = Session(
+            data=data,
+            launcher=launcher,
+            store=stack.enter_context(storage),
+            folder=folder,
+            logs=options.logs,
+            interruption=interruption,
+            console=console,
+        )
+        return _search(options, plan, session)
 
 
-def _search(
-    config: TuneConfig,
-    plan: Plan,
-    data: TrainingData,
-    store: Store,
-    folder: ResultsFolder,
-    launcher: Launcher,
-    interruption: Signals,
-    console: Console,
-) -> int:
+def _search(options: TuneOptions, plan: Plan, session: "Session") -> int:
     """Run what is left of the search at each batch size, and publish what came out."""
-    compute = launcher.compute
-    with store.exclusive():  # or two that start at once could begin with different settings
-        check_settings(store.storage, config, data, compute)
-        studies = load_studies(store.storage, config.dataset)
+    from src.reporting.publish import (
+        check_models,
+        check_published,
+        publish_search,
+        publish_study,
+        write_winner,
+    )
+    from src.search.fill import fill, open_places
+    from src.search.finals import choose_finalists, run_finals
+    from src.search.hyperband_study import open_hyperband_studies
+    from src.search.planned_study import PlannedStudy
+    from src.search.studies import check_spec, ended_trials, load_studies
+
+    store, folder = session.store, session.folder
+    spec = options.search_spec(session)
+    with store.exclusive():  # or two that start at once could begin with different specs
+        check_spec(spec, session)
+        studies = load_studies(store.storage, options.dataset)
         check_published(folder, studies)
         check_models(folder, store, studies)  # better known missing now than after hours
-        searches = [
-            Search(config, batch_size, plan, store, folder, data, compute)
-            for batch_size in config.batch_sizes
-        ]
+        searches = open_hyperband_studies(spec, options.batch_sizes, plan, session)
 
-    def publish(search: Search) -> None:
-        publish_study(folder, store, search.batch_size, search.study, plan)
+    def publish(search: PlannedStudy) -> None:
+        publish_study(folder, store, int(search.name), search.study, plan)
 
-    stage = Stage("search", searches, store, data, folder, launcher, console)
-    print_data(console, data, compute, stage.number)
+    worker_count = min(session.launcher.worker_count, open_places(searches))
+    print_data(session.console, session.data, session.launcher.compute, worker_count)
     for search in searches:
-        if search.is_over:
+        if search.is_complete:
             search.drop_states()
             publish(search)
     done = [record for search in searches for record, _ in ended_trials(search.study)]
-    stage.fill(interruption, done, publish)
-    last: Stage[Search] | Stage[Finals] = stage
-    studies = load_studies(store.storage, config.dataset)
+    outcome = last = fill("search", searches, session, done=done, on_complete=publish)
+    studies = load_studies(store.storage, options.dataset)
     print_ranking(
-        console, [trial for study in studies.values() for trial, _ in ended_trials(study)]
+        session.console, [record for study in studies.values() for record, _ in ended_trials(study)]
     )
-    finalists = choose_finalists(studies, config.finalists)
+    finalists = choose_finalists(studies, options.finalists)
     best = publish_search(folder, store, studies)
-    if finalists and stage.is_over:
-        last = run_finals(
-            finalists, studies, config, data, store, folder, launcher, interruption, console
-        )
+    if finalists and outcome.succeeded:
+        last = run_finals(finalists, studies, options.seeds, session)
         best = publish_search(folder, store, studies)
 
-    if stage.left + last.left == 0:
-        say(console, "The budget is spent already; `--iterations` can add to it.")
+    trained = outcome.open_before + (last is not outcome and last.open_before)
+    if not trained:
+        say(session.console, "The budget is spent already; `--iterations` can add to it.")
     if best is not None:
-        if config.tensorboard != "none" and last.is_over and stage.left + last.left:
-            write_winner(config.log_dir, best, data)
-        print_best(console, best, folder, config.batch_sizes, config.log_dir)
-    return last.tell()
+        if options.tensorboard != "none" and last.succeeded and trained:
+            write_winner(options.log_dir, best, session.data, options.own_device)
+        print_best(session, best, options.batch_sizes)
+    return last.conclude(session)
 
+
+COMMAND = cli.Command("src.tune", __doc__, TuneOptions, run, flags=("plan",))
+main = COMMAND.main
 
 if __name__ == "__main__":
     sys.exit(main())

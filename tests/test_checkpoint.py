@@ -1,3 +1,4 @@
+import dataclasses
 import pickle
 import random
 import re
@@ -9,8 +10,9 @@ import torch
 
 from src.core.errors import UserError
 from src.data.files import load_images
-from src.training.checkpoint import load_model, save_model
+from src.training.checkpoint import load_description, load_model, save_model
 from src.training.hyperparameters import Hyperparameters
+from src.training.network import to_inputs
 from src.training.task import CharacterTask
 from tests.conftest import Workplace
 
@@ -35,13 +37,21 @@ def test_saving_and_loading_give_the_same_model(checkpoint: Path, tmp_path: Path
     assert isinstance(model.hyperparameters, Hyperparameters)
 
 
+def test_description_is_the_model_without_its_weights(checkpoint: Path) -> None:
+    model, description = load_model(checkpoint), load_description(checkpoint)
+    names = {field.name for field in dataclasses.fields(model)} - {"weights"}
+    assert vars(description) == {name: getattr(model, name) for name in names}
+
+
 def test_lightning_loads_the_checkpoint_too(checkpoint: Path) -> None:
     task = CharacterTask.load_from_checkpoint(
         checkpoint, map_location="cpu", weights_only=True
     ).eval()
     (images,) = load_images("mnist_5k", "test", "nowhere")
     with torch.no_grad():
-        assert torch.equal(task(images.pixels), load_model(checkpoint).task()(images.pixels))
+        assert torch.equal(
+            task(images.pixels), load_model(checkpoint).network()(to_inputs(images.pixels))
+        )
 
 
 class _Payload:

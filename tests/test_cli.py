@@ -1,24 +1,33 @@
+import json
 import os
 import re
+import shlex
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Literal
 
 import pytest
 import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from jsonargparse.typing import SecretStr
 
-from src import demo, evaluate, export, predict, train, tune
+from src import demo, evaluate, export, finalists, predict, report, train, tune
+from src.cli import Command
+from src.core.command import recorded_command
 from tests.conftest import REPOSITORY, Workplace
 
-Main = Callable[[Sequence[str] | None], int]
-MAINS = {
-    "tune": tune.main,
-    "train": train.main,
-    "evaluate": evaluate.main,
-    "predict": predict.main,
-    "export": export.main,
-    "demo": demo.main,
+COMMANDS: dict[str, Command[Any]] = {
+    "tune": tune.COMMAND,
+    "finalists": finalists.COMMAND,
+    "train": train.COMMAND,
+    "evaluate": evaluate.COMMAND,
+    "predict": predict.COMMAND,
+    "report": report.COMMAND,
+    "export": export.COMMAND,
+    "demo": demo.COMMAND,
 }
 TRAIN = [
     "--dataset=mnist_5k", "--conv1=8", "--conv2=8", "--dense_units=16", "--dropout_rate=0.1",
@@ -48,7 +57,7 @@ TRAIN = [
         (["--dataset=mnist", "--timeout=0m"], "`timeout` (=0m) must be a duration"),
         (["--dataset=mnist", "--precision=16"], "`precision` (=16) must be one of auto, 32, bf16"),
         (["--dataset=mnist", "--sampler=grid"], "`sampler` (=grid) must be one of tpe, random"),
-        (["--dataset=mnist", "--epochs=3"], "unrecognized arguments: --epochs=3"),
+        (["--dataset=mnist", "--epochs=3"], "unrecognized arguments: --epochs "),
         (["--config=nowhere.yaml"], "nowhere.yaml"),
     ],
 )
@@ -100,16 +109,15 @@ def test_wrong_configuration_file_is_one_line_and_exit_code_2(
     assert error.count("\n") == 1
 
 
-@pytest.mark.parametrize("command", MAINS)
-def test_help_explains_every_option(command: str, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as ended:
-        MAINS[command](["--help"])
-    assert ended.value.code == 0
-    out = capsys.readouterr().out
-    explanations = dict(re.findall(r"^  --(\w+)(.*?)(?=^  -|\Z)", out, re.MULTILINE | re.DOTALL))
-    assert {"config", "print_config"} <= explanations.keys()
-    for name, explanation in explanations.items():
-        assert re.search(r"[A-Z][\w'-]+ \w+", explanation), f"--{name} is not explained"
+@pytest.mark.parametrize("command", COMMANDS)
+def test_no_option_can_be_abbreviated(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    options = set(re.findall(r"--\w+", COMMANDS[command].parser().format_help()))
+    for short in {option[:-1] for option in options} - options:
+        assert COMMANDS[command].main([f"{short}=postgresql://me:hunter2@h/d"]) == 2
+        assert COMMANDS[command].main([short, "postgresql://me:hunter2@h/d"]) == 2
+        error = capsys.readouterr().err
+        assert error.count("error: ") == error.count("\n") == 2
+        assert "hunter2" not in error
 
 
 def test_printed_configuration_is_a_configuration_file(
@@ -174,3 +182,141 @@ def test_a_command_prints_one_line_when_its_checkpoint_is_missing() -> None:
     assert done.stderr == (
         "error: there is no checkpoint results/mnist/nope.ckpt; `tune` and `train` make some\n"
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Options of every kind that there is."""
+
+    files: tuple[Path, ...]
+    """Files to read."""
+    folder: Path = Path("here")
+    """Folder to write to."""
+    other: Path | None = None
+    """Another folder."""
+    storage: SecretStr | None = None
+    """A secret."""
+    precision: Literal["auto", "32", "bf16"] = "auto"
+    """Precision of something."""
+    sizes: tuple[int, ...] = (64,)
+    """Sizes of something."""
+    schedule: Literal["constant", "cosine"] | tuple[Literal["constant", "cosine"], ...] = "constant"
+    """One or several."""
+    smoothing: float | tuple[float, ...] = 0.0
+    """One or several."""
+    averaging: bool | tuple[bool, ...] = False
+    """One or several."""
+    workers: int | Literal["auto"] = "auto"
+    """How many."""
+    patience: int | None = 3
+    """How long."""
+    timeout: str | float | None = None
+    """How long at most."""
+    json: bool = False
+    """Print something else."""
+
+
+def run(*arguments: str) -> Options:
+    seen: list[Options] = []
+
+    def take(options: Options) -> int:
+        seen.append(options)
+        return 0
+
+    command = Command("src.x", "Do it.", Options, take, flags=("json",), positional="files")
+    assert command.main(arguments) == 0
+    return seen[0]
+
+
+_NAME = st.text("abcXYZ019 -_.~'\"$\\[]{}:#*é", min_size=1, max_size=12)
+
+_FLOAT = st.floats(0, 1e30, allow_nan=False)
+
+
+def one_or_several(one: st.SearchStrategy[object]) -> st.SearchStrategy[object]:
+    return one | st.lists(one, min_size=1, max_size=3).map(tuple)
+
+
+@settings(deadline=None, max_examples=50)
+@given(
+    files=st.lists(_NAME.map(lambda name: f"a/{name}"), min_size=1, max_size=2),
+    flags=st.sampled_from([[], ["--json"]]),
+    values=st.fixed_dictionaries(
+        {},
+        optional={
+            "folder": _NAME.filter(lambda name: not name.startswith("~")),
+            "other": _NAME.filter(lambda name: not name.startswith("~")),
+            "precision": st.sampled_from(["auto", "32", "bf16"]),
+            "sizes": st.lists(st.integers(1, 999), max_size=3),
+            "schedule": one_or_several(st.sampled_from(["constant", "cosine"])),
+            "smoothing": one_or_several(_FLOAT),
+            "averaging": one_or_several(st.booleans()),
+            "workers": st.sampled_from(["auto", 3]),
+            "patience": st.sampled_from([None, 1, 5]),
+            "timeout": st.sampled_from([None, 90, "1h"]),
+        },
+    ),
+)
+def test_recorded_command_gives_the_same_options_again(
+    files: list[str], flags: list[str], values: dict[str, object]
+) -> None:
+    given_options = [
+        f"--{name}={value if isinstance(value, str) else json.dumps(value)}"
+        for name, value in values.items()
+    ]
+    options = run(*given_options, *flags, *files)
+    words = shlex.split(recorded_command())
+    assert words[:3] == ["python", "-m", "src.x"]
+    assert run(*words[3:]) == options
+
+
+def test_recorded_command_names_what_differs_from_the_defaults(tmp_path: Path) -> None:
+    (tmp_path / "some.yaml").write_text("sizes: [1, 2]\nworkers: auto\npatience: null\n")
+    run(f"--config={tmp_path}/some.yaml", "--folder=there", "--timeout=1h", "--json", "a b")
+    assert recorded_command() == (
+        "python -m src.x --folder there --sizes '[1, 2]' --patience null --timeout 1h --json 'a b'"
+    )
+
+
+@pytest.mark.parametrize("way", ["--storage=hunter2", "--storage hunter2", "a file"])
+def test_recorded_command_hides_secrets(way: str, tmp_path: Path) -> None:
+    (tmp_path / "some.yaml").write_text("storage: hunter2\n")
+    arguments = [f"--config={tmp_path}/some.yaml"] if way == "a file" else way.split()
+    storage = run(*arguments, "x").storage
+    assert storage is not None
+    assert storage.get_secret_value() == "hunter2"
+    assert recorded_command() == "python -m src.x --storage '***' x"
+
+
+@pytest.mark.parametrize("way", ["option", "file"])
+def test_paths_are_absolute_and_home_is_expanded(
+    way: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    monkeypatch.chdir(tmp_path)
+    Path("some.yaml").write_text("folder: ~/runs\nother: up/../there\n")
+    arguments = ["--folder=~/runs", "--other=up/../there"]
+    options = run(*(arguments if way == "option" else ["--config=some.yaml"]), "~/a.png", "b.png")
+    assert options.folder == Path("/home/me/runs")
+    assert options.other == tmp_path / "up/../there"
+    assert options.files == (Path("/home/me/a.png"), tmp_path / "b.png")
+    assert run("x").folder == tmp_path / "here"
+
+
+def test_path_that_cannot_be_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    for folder in ("~nobody-of-this-name/x", "a\0b"):
+        assert report.main(["--dataset=mnist", f"--results_dir={folder}"]) == 2
+        error = capsys.readouterr().err
+        assert error.startswith("error: `results_dir` (=")
+        assert error.count("\n") == 1
+
+
+def test_messages_show_paths_without_the_working_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for folder in ("here", f"{tmp_path}/here"):
+        assert report.main(["--dataset=mnist", f"--results_dir={folder}"]) == 2
+        error = capsys.readouterr().err
+        assert "here/mnist" in error
+        assert str(tmp_path) not in error

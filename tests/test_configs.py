@@ -4,7 +4,7 @@ import pytest
 import yaml
 
 from src import tune
-from src.options import TuneConfig
+from src.tune import TuneOptions
 from tests.conftest import REPOSITORY
 
 CONFIGS = sorted((REPOSITORY / "configs").glob("*.yaml"))
@@ -16,7 +16,7 @@ def test_configuration_is_whole_short_and_accepted(
 ) -> None:
     text = path.read_text()
     assert len(text.splitlines()) < 40
-    assert set(yaml.safe_load(text)) == set(TuneConfig.__dataclass_fields__)
+    assert set(yaml.safe_load(text)) == set(TuneOptions.__dataclass_fields__)
     assert tune.main([f"--config={path}", "--plan"]) == 0
     assert "trials for each batch size" in capsys.readouterr().out
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from src import export
 from src.data.files import load_images
 from src.training.checkpoint import load_model
+from src.training.network import to_inputs
 from tests.conftest import as_letters
 
 try:
@@ -92,11 +93,13 @@ def test_a_written_model_reads_as_its_checkpoint_does(written: Written) -> None:
     assert "Checked on 1,000 training images of mnist_5k" in written.said
     assert "1,000 of 1,000 predictions agree" in written.said
     (images,) = load_images("mnist_5k", "test", "nowhere")
-    original = load_model(written.checkpoint).task()
+    original = load_model(written.checkpoint).network()
     for size in (1, 7, 300):
         batch = images.pixels[:size]
         with torch.inference_mode():
-            torch.testing.assert_close(written.read(batch), original(batch), rtol=1e-4, atol=1e-4)
+            torch.testing.assert_close(
+                written.read(batch), original(to_inputs(batch)), rtol=1e-4, atol=1e-4
+            )
 
 
 def test_a_written_model_says_what_its_logits_stand_for(written: Written) -> None:

@@ -16,7 +16,7 @@ import torch
 
 import src.search.loop
 import src.workers.worker
-from src.search.loop import _Streak
+from src.search.loop import FailureStreak
 from src.training.fit import Fitted, fit
 from src.training.hyperparameters import Hyperparameters
 from src.workers.worker import _describe
@@ -168,7 +168,7 @@ def test_memory_that_the_allocator_does_not_get_is_out_of_memory() -> None:
 
 
 def test_failures_at_once_count_as_one() -> None:
-    streak = _Streak()
+    streak = FailureStreak()
     began = time.monotonic()
     for _ in range(16):  # a node with sixteen workers is lost
         streak.add("its worker was lost", began)

@@ -4,29 +4,32 @@ import json
 import math
 import shutil
 import signal
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from optuna.trial import TrialState
 from scipy import stats
 
 from src import evaluate, finalists
+from src.core.errors import UserError
 from src.core.interrupt import Interruption
 from src.core.intervals import spread
 from src.core.seeding import FINALIST, derive_seed
 from src.data.catalog import DataSpec
 from src.data.split import load_training_data
-from src.search.finals import Finals
-from src.search.planned_study import MakeCheckpoint, Slot, Slots, StartedTrial
+from src.reporting.publish import publish_search
+from src.results.folder import ResultsFolder
+from src.search.finals import choose_finalists, run_finals
+from src.search.journal import Journal
+from src.search.studies import load_decision, load_studies
 from src.training.checkpoint import dump_model, load_model
 from src.training.device import PLAIN_CPU
 from src.training.fit import fit
-from src.workers.messages import Ended
+from src.training.spec import Job
 from tests.conftest import Workplace, start_search
+from tests.fake_workers import FakeWorkers, Script, open_session
 
 
 @pytest.fixture
@@ -37,7 +40,7 @@ def searched(finished_search: Workplace, tmp_path: Path) -> Workplace:
     return workplace
 
 
-def run_finals(workplace: Workplace, *options: str) -> int:
+def finalists_command(workplace: Workplace, *options: str) -> int:
     folders = (f"--results_dir={workplace.results}", f"--log_dir={workplace.logs}")
     return finalists.main(["--dataset=mnist_5k", "--device=cpu", *folders, *options])
 
@@ -55,7 +58,7 @@ def without_seconds(workplace: Workplace) -> list[dict[str, Any]]:
 def test_finalists_are_the_best_trials_and_are_compared_by_their_means(
     searched: Workplace, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run_finals(searched, "--finalists=2", "--seeds=3") == 0
+    assert finalists_command(searched, "--finalists=2", "--seeds=3") == 0
     decision = read(searched, "finalists.json")
     rows = [row for row in searched.rows() if row["state"] == "COMPLETE"]
     rows.sort(key=lambda row: -float(row["val_accuracy"]))
@@ -82,7 +85,7 @@ def test_finalists_are_the_best_trials_and_are_compared_by_their_means(
 
 
 def test_winners_best_seed_is_the_model_that_is_saved(searched: Workplace) -> None:
-    assert run_finals(searched, "--finalists=2", "--seeds=2") == 0
+    assert finalists_command(searched, "--finalists=2", "--seeds=2") == 0
     winner = read(searched, "finalists.json")["finalists"][0]
     model = load_model(searched.results / "mnist_5k/best-model.ckpt")
     assert model.val_accuracy == max(winner["val_accuracies"])
@@ -96,7 +99,7 @@ def test_winners_best_seed_is_the_model_that_is_saved(searched: Workplace) -> No
 
 
 def test_a_finalists_fit_follows_from_the_seed_alone(searched: Workplace) -> None:
-    assert run_finals(searched, "--finalists=2", "--seeds=2") == 0
+    assert finalists_command(searched, "--finalists=2", "--seeds=2") == 0
     row = read(searched, "finalists.json")["finalists"][1]
     name = f"finalist-{row['batch_size']}-{row['trial']}.ckpt"
     model = load_model(searched.results / "mnist_5k" / name)
@@ -118,14 +121,14 @@ def test_a_finalists_fit_follows_from_the_seed_alone(searched: Workplace) -> Non
 def test_more_seeds_add_to_what_was_trained(
     searched: Workplace, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run_finals(searched, "--finalists=2", "--seeds=2") == 0
+    assert finalists_command(searched, "--finalists=2", "--seeds=2") == 0
     before = read(searched, "finalists.json")
-    assert run_finals(searched, "--finalists=2", "--seeds=3") == 0
+    assert finalists_command(searched, "--finalists=2", "--seeds=3") == 0
     assert "2 of 6 fits are to be trained" in capsys.readouterr().out
     after = read(searched, "finalists.json")
     old = {row["trial"]: row["val_accuracies"] for row in before["finalists"]}
     assert all(row["val_accuracies"][:2] == old[row["trial"]] for row in after["finalists"])
-    assert run_finals(searched, "--finalists=2", "--seeds=3") == 0
+    assert finalists_command(searched, "--finalists=2", "--seeds=3") == 0
     assert "0 of 6 fits are to be trained" in capsys.readouterr().out
     assert read(searched, "finalists.json") == after
 
@@ -136,14 +139,14 @@ def test_finals_are_the_last_stage_of_tune(workplace: Workplace) -> None:
     assert len(decision["finalists"]) == 2
     apart = Workplace(workplace.folder / "apart")
     assert apart.tune("--workers=1") == 0
-    assert run_finals(apart, "--finalists=2", "--seeds=2") == 0
+    assert finalists_command(apart, "--finalists=2", "--seeds=2") == 0
     assert without_seconds(apart) == without_seconds(workplace)
 
 
 def test_earlier_finalists_stay_in_the_running(searched: Workplace) -> None:
-    assert run_finals(searched, "--finalists=2", "--seeds=2") == 0
+    assert finalists_command(searched, "--finalists=2", "--seeds=2") == 0
     before = read(searched, "finalists.json")["finalists"]
-    assert run_finals(searched, "--finalists=1", "--seeds=2") == 0
+    assert finalists_command(searched, "--finalists=1", "--seeds=2") == 0
     after = read(searched, "finalists.json")
     assert after["finalists"] == before
     assert [run["how"] for run in after["runs"]] == ["finished"]
@@ -152,8 +155,8 @@ def test_earlier_finalists_stay_in_the_running(searched: Workplace) -> None:
 
 
 def test_more_seeds_for_fewer_finalists_take_nobody_out(searched: Workplace) -> None:
-    assert run_finals(searched, "--finalists=3", "--seeds=2") == 0
-    assert run_finals(searched, "--finalists=1", "--seeds=4") == 0
+    assert finalists_command(searched, "--finalists=3", "--seeds=2") == 0
+    assert finalists_command(searched, "--finalists=1", "--seeds=4") == 0
     found = read(searched, "finalists.json")["finalists"]
     assert [len(row["seeds"]) for row in found] == [4, 2, 2]  # a mean of two is luckier
     means = [row["mean"] for row in found[1:]]
@@ -161,7 +164,7 @@ def test_more_seeds_for_fewer_finalists_take_nobody_out(searched: Workplace) -> 
 
 
 def test_better_seed_of_unfinished_finals_changes_no_winner(searched: Workplace) -> None:
-    assert run_finals(searched, "--finalists=1", "--seeds=2") == 0
+    assert finalists_command(searched, "--finalists=1", "--seeds=2") == 0
     folder = searched.results / "mnist_5k"
     before = read(searched, "finalists.json")
     winner = before["finalists"][0]
@@ -178,69 +181,69 @@ def test_better_seed_of_unfinished_finals_changes_no_winner(searched: Workplace)
     assert read(searched, "finalists.json") == before
 
 
-def test_equal_seeds_leave_the_first_ones_model(
-    searched: Workplace, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    # Whoever is done first: with two workers that is luck.
-    def end(self: Slots, trial: StartedTrial, ended: Ended, make: MakeCheckpoint) -> object:
-        assert ended.fitted.best is not None
-        best = replace(ended.fitted.best, val_accuracy=0.5)
-        return end_really(
-            self, trial, replace(ended, fitted=replace(ended.fitted, best=best)), make
-        )
+def decide(
+    workplace: Workplace, script: Script, *, finalists: int, seeds: int, workers: int = 1
+) -> dict[str, Any]:
+    """Run finals whose fits follow a script; return what was decided."""
+    folder = ResultsFolder(workplace.results, "mnist_5k")
+    with open_session(Journal(folder), folder, FakeWorkers(workers, script)) as session:
+        studies = load_studies(session.store.storage, "mnist_5k")
+        chosen = choose_finalists(studies, finalists)
+        assert run_finals(chosen, studies, seeds, session).conclude(session) == 0
+        decision = load_decision(session.store.storage, "mnist_5k")
+        publish_search(folder, session.store, studies)
+    assert decision is not None
+    return decision
 
-    end_really = Slots.end
-    monkeypatch.setattr(Slots, "end", end)
-    monkeypatch.setattr(Slots, "_open_slot", last_open_slot)
-    assert run_finals(searched, "--finalists=1", "--seeds=3", "--workers=1") == 0
-    assert read(searched, "finalists.json")["winner"]["seed"] == 0
+
+def test_equal_seeds_leave_the_first_ones_model(searched: Workplace) -> None:
+    # Whoever is done first: with three workers that is the seed with the shortest curve.
+    lengths = {derive_seed(0, FINALIST, seed): 3 - seed for seed in range(3)}
+
+    def script(job: Job) -> list[float]:
+        return [0.5] * lengths[job.seed]
+
+    decision = decide(searched, script, finalists=1, seeds=3, workers=3)
+    assert decision["finalists"][0]["epochs"] == [3, 2, 1]
+    assert decision["winner"]["seed"] == 0
     assert read(searched, "best.json")["provenance"]["slot"].endswith("-0")
 
 
-def last_open_slot(slots: Slots) -> Slot | None:
-    taken = slots._slots(TrialState.COMPLETE, TrialState.PRUNED, TrialState.RUNNING)
-    return next((slot for slot in reversed(slots.slots) if slot not in taken), None)
-
-
-def diverge(monkeypatch: pytest.MonkeyPatch, which: Callable[[str], bool]) -> None:
-    """Let fits of the finals in these slots come to nothing."""
-
-    def end(self: Slots, trial: StartedTrial, ended: Ended, make: MakeCheckpoint) -> object:
-        if isinstance(self, Finals) and which(str(trial.slot)):
-            diverged = replace(ended.fitted, diverged="the loss is nan")
-            ended = replace(ended, fitted=diverged)
-        return end_really(self, trial, ended, make)
-
-    end_really = Slots.end
-    monkeypatch.setattr(Slots, "end", end)
+def diverging(job: Job) -> bool:
+    """Tell whether this is the third seed of a finalist at batch size 32."""
+    return job.seed == derive_seed(0, FINALIST, 2) and job.hyperparameters.batch_size == 32
 
 
 def test_finalist_that_diverged_with_a_seed_comes_after_those_that_did_not(
-    searched: Workplace, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    searched: Workplace,
 ) -> None:
-    assert run_finals(searched, "--finalists=2", "--seeds=2") == 0
-    first = read(searched, "finalists.json")["finalists"][0]
-    name = f"{first['batch_size']}-{first['trial']}"
-    diverge(monkeypatch, lambda slot: slot == f"{name}-2")
-    assert run_finals(searched, "--finalists=2", "--seeds=3") == 0
-    one, other = read(searched, "finalists.json")["finalists"]
-    assert (one["seeds"], other["seeds"]) == ([0, 1, 2], [0, 1])
-    assert (one["diverged"], other["diverged"]) == ([], [2])
-    assert f"{other['batch_size']}-{other['trial']}" == name
-    assert "2, 1 diverged" in capsys.readouterr().out
+    rows = [row for row in searched.rows() if row["state"] == "COMPLETE"]
+    both = {row["batch_size"] for row in sorted(rows, key=lambda r: -float(r["val_accuracy"]))[:3]}
+    assert both == {"32", "64"}
+
+    def script(job: Job) -> list[float]:
+        if diverging(job):
+            return [math.nan]
+        return [0.9 if job.hyperparameters.batch_size == 32 else 0.8]
+
+    decision = decide(searched, script, finalists=3, seeds=3)
+    order = [(row["batch_size"], row["seeds"], row["diverged"]) for row in decision["finalists"]]
+    assert (64, [0, 1, 2], []) in order
+    assert (32, [0, 1], [2]) in order
+    assert order == sorted(order, key=lambda one: len(one[2]))  # though 0.9 is the better mean
 
 
-def test_finals_that_come_to_nothing_leave_the_searchs_results(
-    workplace: Workplace, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    diverge(monkeypatch, lambda slot: not slot.endswith("-0"))
-    assert workplace.tune("--finalists=2", "--seeds=2", "--workers=1") == 2
-    (error,) = capsys.readouterr().err.splitlines()
-    assert "no finalist has learnt with two seeds" in error
-    assert len(workplace.rows()) == 5
-    best = max(row["val_accuracy"] for row in workplace.rows() if row["state"] == "COMPLETE")
-    assert read(workplace, "best.json")["val_accuracy"] == float(best)
-    assert not (workplace.results / "mnist_5k/finalists.json").exists()
+def test_finals_that_come_to_nothing_leave_the_searchs_results(searched: Workplace) -> None:
+    before = read(searched, "best.json")
+    with pytest.raises(UserError, match="no finalist has learnt with two seeds"):
+        decide(
+            searched,
+            lambda job: [0.5 if job.seed == derive_seed(0, FINALIST, 0) else math.nan],
+            finalists=2,
+            seeds=2,
+        )
+    assert read(searched, "best.json") == before
+    assert not (searched.results / "mnist_5k/finalists.json").exists()
 
 
 def test_search_that_goes_on_keeps_the_winner(workplace: Workplace) -> None:
@@ -285,7 +288,7 @@ def test_interrupted_finals_go_on(
 def test_wrong_finals_are_refused_in_one_line(
     options: list[str], message: str, searched: Workplace, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run_finals(searched, *options) == 2
+    assert finalists_command(searched, *options) == 2
     err = capsys.readouterr().err
     assert message in err
     assert len(err.splitlines()) == 1

@@ -13,11 +13,10 @@ from src.data.catalog import DataSpec
 from src.data.files import Images
 from src.data.split import TrainingData, load_training_data
 from src.training.device import PLAIN_CPU as CPU
-from src.training.device import Compute, choose_compute
+from src.training.device import Compute, autocast, choose_compute
 from src.training.fit import Fitted, fit
 from src.training.hyperparameters import Hyperparameters
 from src.training.network import TwoConvNet, to_inputs
-from src.training.step import autocast
 from src.training.task import make_task
 
 SMALL = Hyperparameters(

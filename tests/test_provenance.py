@@ -31,6 +31,6 @@ def test_commit_is_dirty_when_the_code_differs_and_not_when_results_do(
     monkeypatch.setattr(provenance, "__file__", str(code))
     commit = git("rev-parse", "HEAD")
     results.unlink()
-    assert provenance.provenance(PLAIN_CPU)["git_commit"] == commit
+    assert provenance.provenance(PLAIN_CPU, "")["git_commit"] == commit
     code.write_text("two\n")
-    assert provenance.provenance(PLAIN_CPU)["git_commit"] == f"{commit}-dirty"
+    assert provenance.provenance(PLAIN_CPU, "")["git_commit"] == f"{commit}-dirty"

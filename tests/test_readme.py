@@ -32,7 +32,7 @@ def test_command_of_the_readme_is_accepted(command: str, monkeypatch: pytest.Mon
     monkeypatch.chdir(REPOSITORY)
     module, *arguments = shlex.split(command)[2:]
     name = module.removeprefix("src.")
-    COMMAND[name].make_parser().parse_args(arguments)
+    COMMAND[name].COMMAND.parser().parse_args(arguments)
 
 
 def test_ci_runs_the_readmes_test_command() -> None:
@@ -43,7 +43,7 @@ def test_ci_runs_the_readmes_test_command() -> None:
 
 def test_what_the_readme_names_exists() -> None:
     shown = re.sub(r"tensorboard --logdir|ray start --.*", "", README)
-    usage = " ".join(module.make_parser().format_help() for module in COMMAND.values())
+    usage = " ".join(module.COMMAND.parser().format_help() for module in COMMAND.values())
     for option in re.findall(r"--[a-z]\w+", shown):
         assert re.search(rf"{option}\b", usage), option
     for path in re.findall(r"\b(?:src|configs|docs)/[\w./-]+\w", README):

@@ -13,7 +13,7 @@ from src.data.catalog import DataSpec
 from src.data.files import Images
 from src.data.split import load_training_data
 from src.training.augment import Distortion
-from src.training.device import PLAIN_CPU, Compute
+from src.training.device import PLAIN_CPU, Compute, autocast
 from src.training.fused import first_layer
 from src.training.network import TwoConvNet, to_inputs
 from src.training.step import (
@@ -21,7 +21,6 @@ from src.training.step import (
     MicroBatchStep,
     PlainStep,
     Recipe,
-    autocast,
     make_optimizer,
     make_step,
     read_pixels,
@@ -270,7 +269,7 @@ def test_step_that_cannot_be_recorded_runs_as_it_is_and_says_why(images: Images)
 @pytest.mark.parametrize("recipe", ["plain", "all"])
 @pytest.mark.parametrize("precision", ["32", "bf16"])
 def test_recorded_steps_are_the_plain_steps(precision: str, recipe: str, images: Images) -> None:
-    compute = Compute(torch.device("cuda"), precision, "GPU")  # type: ignore[arg-type]  # of the two literals
+    compute = Compute("cuda", precision, "GPU")  # type: ignore[arg-type]  # of the two literals
     resident = images.to("cuda")
     nets = make_net().cuda(), make_net().cuda()
     wanted = RECIPES[recipe]
@@ -292,7 +291,7 @@ def test_recorded_steps_are_the_plain_steps(precision: str, recipe: str, images:
 
 @needs_cuda
 def test_dropout_differs_at_every_replay(images: Images) -> None:
-    compute = Compute(torch.device("cuda"), "32", "GPU")
+    compute = Compute("cuda", "32", "GPU")
     net = make_net().cuda()
     step = GraphStep(
         net, make_optimizer(net, 1e-12), compute, batch_size=200
@@ -316,7 +315,7 @@ def test_step_that_breaks_while_it_is_recorded_runs_as_it_is(images: Images) -> 
             loss.item()  # waits for the device, which no recording may
             return loss
 
-    compute = Compute(torch.device("cuda"), "32", "GPU")
+    compute = Compute("cuda", "32", "GPU")
     nets = make_net().cuda(), make_net().cuda()
     reference = plain(nets[0], compute)
     step = Waits(nets[1], make_optimizer(nets[1], 1e-3), compute, batch_size=200)

@@ -10,6 +10,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from src import evaluate
 from src.data.files import load_images
 from src.training.checkpoint import load_model
+from src.training.network import to_inputs
 from tests.conftest import Workplace
 
 PUBLISHED = [
@@ -140,7 +141,7 @@ def test_the_surest_mistakes_are_shown_and_told(finished_search: Workplace, tmp_
     told = json.loads((tmp_path / "metrics.json").read_text())["mistakes"]
     (images,) = load_images("mnist_5k", "test", "nowhere")
     with torch.no_grad():
-        probabilities = load_model(checkpoint).task()(images.pixels).softmax(dim=1)
+        probabilities = load_model(checkpoint).network()(to_inputs(images.pixels)).softmax(dim=1)
     highest, read_as = probabilities.max(dim=1)
     wrong = [i for i in range(len(images)) if read_as[i] != images.labels[i]]
     surest = sorted(wrong, key=lambda i: -float(highest[i]))[: len(told)]

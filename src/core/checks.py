@@ -1,6 +1,7 @@
 """Checks of what a user gives: each raises `UserError` with the name and the value."""
 
 import re
+from pathlib import Path
 
 from src.core.errors import UserError
 
@@ -33,7 +34,15 @@ def share(name: str, value: float) -> None:
         raise UserError(f"`{name}` (={value}) must be >= 0 and < 1")
 
 
-def path(name: str, value: str) -> None:
-    """Refuse what no file or folder can be called."""
-    if "\0" in value:
-        raise UserError(f"`{name}` (={value!r}) holds a character that no path has")
+def absolute_path(name: str, path: Path) -> Path:
+    """Return a path that is the same from every folder, with `~` for the home folder expanded.
+
+    Raises:
+        UserError: no file or folder can be called so, or there is no such home folder.
+    """
+    if "\0" in str(path):
+        raise UserError(f"`{name}` (={str(path)!r}) holds a character that no path has")
+    try:
+        return path.expanduser().absolute()
+    except RuntimeError as error:
+        raise UserError(f"`{name}` (={path}): there is no such home folder") from error

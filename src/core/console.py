@@ -3,6 +3,8 @@
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
+from src.core.files import shorten_paths
+
 
 def open_console() -> Console:
     """Open standard output, wide enough for a table where it is no terminal."""
@@ -24,9 +26,10 @@ def live_progress(console: Console) -> Progress:
 
 
 def say(console: Console, text: str) -> None:
-    """Print text as it is, however long its lines are."""
-    console.print(text, highlight=False, markup=False, soft_wrap=True)
+    """Print text as it is, however long its lines are, with short paths."""
+    console.print(shorten_paths(text), highlight=False, markup=False, soft_wrap=True)
 
 
-def _plural(number: int, noun: str) -> str:
+def plural(number: int, noun: str) -> str:
+    """Write a count of things."""
     return f"{number:,} {noun}{'' if number == 1 else 's'}"

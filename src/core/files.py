@@ -4,6 +4,7 @@ import contextlib
 import itertools
 import json
 import os
+import re
 import secrets
 import tempfile
 from collections.abc import Iterator
@@ -31,6 +32,34 @@ def make_writable(path: Path, option: str) -> None:
             f"cannot write to {path} ({error.strerror}); "
             f"make it writable or choose another folder with `{option}`"
         ) from error
+
+
+def short_path(path: Path) -> str:
+    """Return a path as a person would type it: without the working directory that it is in."""
+    folder = _working_directory()
+    if folder is None or not path.is_relative_to(folder):
+        return str(path)
+    short = str(path.relative_to(folder))
+    if short.startswith("~"):  # read again, it would be in a home folder
+        return str(path)
+    return f"./{short}" if short.startswith("-") else short  # or it would be taken for an option
+
+
+def shorten_paths(text: str) -> str:
+    """Leave the working directory out of the paths in a text for people."""
+    folder = _working_directory()
+    if folder is None:
+        return text
+    return re.sub(rf"(?<![\w./-]){re.escape(str(folder) + os.sep)}(?=[^\s-])", "", text)
+
+
+def _working_directory() -> Path | None:
+    """Return the working directory, if it is there and paths in it are shorter without it."""
+    try:
+        folder = Path.cwd()
+    except FileNotFoundError:  # somebody removed it
+        return None
+    return None if folder == Path(folder.anchor) else folder
 
 
 def free_name(folder: Path, name: str) -> str:

@@ -5,8 +5,6 @@ import time
 from types import FrameType, TracebackType
 from typing import Any
 
-import lightning.pytorch as pl
-
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -23,8 +21,8 @@ class Interrupted(Exception):  # noqa: N818  # no error: somebody asked for it
         return self.reason
 
 
-class Interruption(pl.Callback):
-    """Asks between two chunks of batches whether to stop; by itself it never finds a reason."""
+class Interruption:
+    """Tells long work whether to stop; this one never says so."""
 
     def pending(self) -> Interrupted | None:
         """Return why to stop, if there is a reason."""
@@ -35,21 +33,12 @@ class Interruption(pl.Callback):
         if reason := self.pending():
             raise reason
 
-    def on_train_batch_end(self, *_: object) -> None:
-        """Check between two training chunks."""
-        self.check()
-
-    def on_validation_batch_end(self, *_: object, **__: object) -> None:
-        """Check between two validation chunks."""
-        self.check()
-
 
 class Signals(Interruption):
-    """Finds a reason in signals and in a deadline.
+    """Stops on Ctrl-C, on SIGTERM, and when the time is up.
 
-    Lightning would answer Ctrl-C with `sys.exit`, and leave the trial running for ever. Within
-    this context manager a signal is only noted, and acted upon at the next `check`; a second
-    Ctrl-C acts at once.
+    Within this context manager a signal is only noted, and acted upon at the next `check`; a second
+    Ctrl-C acts at once. Lightning would answer Ctrl-C with `sys.exit`, and leave the trial RUNNING.
 
     Args:
         timeout: seconds from now until the run is stopped.

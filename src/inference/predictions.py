@@ -10,9 +10,8 @@ from torch import Tensor
 from src.core.metrics import Mistake, surest_mistakes
 from src.data.batches import EVALUATION_BATCH
 from src.data.files import Images
-from src.training.device import Compute
+from src.training.device import Compute, autocast
 from src.training.network import TwoConvNet, to_inputs
-from src.training.step import autocast
 
 
 @torch.inference_mode()

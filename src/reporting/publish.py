@@ -38,10 +38,10 @@ from src.search.studies import (
     iterations,
     load_decision,
     runs,
-    study_settings,
+    study_spec,
 )
 from src.training.checkpoint import SavedModel, load_model
-from src.training.device import choose_compute
+from src.training.device import Device, choose_compute
 from src.training.history import SELECTED_ON
 from src.training.tensorboard import WINNER, write_pictures
 
@@ -97,7 +97,9 @@ def publish_search(
     if source != folder.best_model:
         with replacing(folder.best_model) as temporary:
             shutil.copyfile(source, temporary)
-    settings = study_settings(studies[batch_size]) | {"iterations": iterations(studies.values())}
+    settings = study_spec(studies[batch_size]).to_settings() | {
+        "iterations": iterations(studies.values())
+    }
     history = tuple(pick(Run, run) for run in runs(studies.values()))
     # A run without an end was killed, unless others share the studies and it is still going on.
     fine = (FINISHED, None) if store.shared else (FINISHED,)
@@ -267,10 +269,10 @@ def draw_model(path: Path, model: SavedModel) -> None:
     )
 
 
-def write_winner(log_dir: str, model: SavedModel, data: TrainingData) -> None:
+def write_winner(log_dir: Path, model: SavedModel, data: TrainingData, device: Device) -> None:
     """Show TensorBoard how the best model reads the validation images."""
-    compute = choose_compute("auto", "32")  # the workers' device may be another machine's
-    read = read_probabilities(model.task().model, data.validation.pixels, compute).numpy()
+    compute = choose_compute(device, "32")
+    read = read_probabilities(model.network(), data.validation.pixels, compute).numpy()
     mistakes = worst_mistakes(data.validation, read, model.class_names)
     matrix = ConfusionMatrix(model.validation_confusion, model.class_names)
     pictures = reading_figures(matrix, list(mistakes.values()))

@@ -6,6 +6,9 @@ from pathlib import Path
 
 from src.core.files import _TOKEN
 
+RESULTS_DIR = "results"
+"""Where results go if nothing else is said: a folder in it for each data set."""
+
 
 class ResultsFolder:
     """results/<dataset>/: where a search writes, and what it calls its files.

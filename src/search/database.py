@@ -9,7 +9,7 @@ import contextlib
 import re
 import secrets
 import warnings
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any
 
 import filelock
@@ -46,12 +46,12 @@ class Database(Store):
     """
 
     shared = True
-    heartbeat: int
 
     def __init__(self, url: str, folder: ResultsFolder, heartbeat: int) -> None:
         self._url = _parse(url)
         self._folder = folder
-        self.heartbeat = heartbeat
+        self._heartbeat = heartbeat
+        self.heartbeat_interval = float(heartbeat)
         self._engine: sqlalchemy.Engine
         self._opened: RDBStorage | None = None
         self._locked: sqlalchemy.Connection
@@ -91,8 +91,8 @@ class Database(Store):
                     self._url.render_as_string(hide_password=False),
                     engine_kwargs=settings,
                     skip_compatibility_check=True,  # or its connections would stay open
-                    heartbeat_interval=self.heartbeat,
-                    grace_period=_GRACE * self.heartbeat,
+                    heartbeat_interval=self._heartbeat,
+                    grace_period=_GRACE * self._heartbeat,
                 )
                 sqlalchemy.event.listen(self._opened.engine, "connect", _speak_utc)
                 self._opened.engine.dispose()  # connections from before that
@@ -109,15 +109,15 @@ class Database(Store):
         wanted = {"dataset": self._folder.path.name}
         row = self._locked.execute(sqlalchemy.select(self._searches).filter_by(**wanted)).first()
         if row is None:
-            identity, heartbeat = secrets.token_hex(16), self.heartbeat
+            identity, heartbeat = secrets.token_hex(16), self._heartbeat
             values = {**wanted, "id": identity, "heartbeat": heartbeat}
             self._locked.execute(self._searches.insert().values(**values))
         else:
             identity, heartbeat = row.id, row.heartbeat
-        if heartbeat != self.heartbeat:
+        if heartbeat != self._heartbeat:
             raise UserError(
-                f"`heartbeat` (={self.heartbeat}) differs from that of the search in this database "
-                f"(={heartbeat}); its machines must agree on when one is given up"
+                f"`heartbeat` (={self._heartbeat}) differs from that of the search in this "
+                f"database (={heartbeat}); its machines must agree on when one is given up"
             )
         another = "go on with it as it was begun, or choose another folder with `--results_dir`"
         try:
@@ -179,16 +179,16 @@ class Database(Store):
             self._locked.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_LOCK_KEY})")
             yield
 
-    def recover(self, study: optuna.Study) -> None:
+    def release_abandoned(self, study: optuna.Study, ours: Collection[int]) -> None:
         """Fail the trials whose machine has been silent, so that their places are free again."""
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             optuna.storages.fail_stale_trials(study)
 
-    def beat(self, trial_id: int) -> None:
+    def heartbeat(self, trial: optuna.Trial) -> None:
         """Record a heartbeat."""
         assert self._opened is not None
-        self._opened.record_heartbeat(trial_id)
+        self._opened.record_heartbeat(trial._trial_id)
 
     def keep_model(self, name: str, content: bytes) -> None:
         """Write it to the database, for all machines."""

@@ -1,24 +1,28 @@
 """What a person sees: plan, live progress (a line a trial where there is no terminal), ranking."""
 
+from __future__ import annotations
+
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.progress import TaskID
 from rich.table import Table
 
-from src.core.console import _plural, live_progress, say
-from src.data.split import TrainingData
-from src.options import Surroundings
-from src.results.folder import ResultsFolder
+from src.core.console import live_progress, plural, say
+from src.results.folder import RESULTS_DIR
 from src.results.records import TrialRecord
 from src.search.hyperband import Plan
-from src.search.planned_study import StartedTrial
-from src.training.checkpoint import SavedModel
-from src.training.device import Compute
+
+if TYPE_CHECKING:  # the plan is printed before anything heavy is imported
+    from src.data.split import TrainingData
+    from src.search.planned_study import StartedTrial
+    from src.search.session import Session
+    from src.training.checkpoint import SavedModel
+    from src.training.device import Compute
 
 
 class SearchDisplay:
@@ -41,7 +45,7 @@ class SearchDisplay:
         for record in done:
             self._tally(record)
 
-    def __enter__(self) -> "SearchDisplay":
+    def __enter__(self) -> SearchDisplay:
         self._progress.start()
         return self
 
@@ -57,8 +61,9 @@ class SearchDisplay:
 
     def trial_started(self, trial: StartedTrial) -> None:
         """Show the trial's bar."""
-        max_epochs = trial.bracket.rungs[-1].epochs
-        self._training[trial] = self._progress.add_task(trial.label, total=max_epochs, status="")
+        self._training[trial] = self._progress.add_task(
+            trial.label, total=trial.max_epochs, status=""
+        )
 
     def trial_advanced(self, trial: StartedTrial, epochs: float) -> None:
         """Move the trial's bar."""
@@ -66,7 +71,7 @@ class SearchDisplay:
 
     def epoch_ended(self, trial: StartedTrial, epoch: int, val_accuracy: float) -> None:
         """Show the trial's best validation accuracy."""
-        status = f"epoch {epoch}/{trial.bracket.rungs[-1].epochs} · validation {val_accuracy:.4f}"
+        status = f"epoch {epoch}/{trial.max_epochs} · validation {val_accuracy:.4f}"
         self._progress.update(self._training[trial], completed=epoch, status=status)
 
     def trial_ended(self, trial: StartedTrial, record: TrialRecord | None) -> None:
@@ -90,9 +95,9 @@ class SearchDisplay:
             crop=on_terminal,
         )
 
-    def slots_filled(self, number: int) -> None:
+    def places_filled(self, count: int) -> None:
         """Move the bar of the search."""
-        self._progress.update(self._bar, completed=number)
+        self._progress.update(self._bar, completed=count)
 
     def _tally(self, record: TrialRecord) -> None:
         if record.state == "COMPLETE" and record.val_accuracy is not None:
@@ -119,13 +124,13 @@ def print_plan(console: Console, plan: Plan, batch_sizes: Sequence[int]) -> None
     say(
         console,
         f"Hyperband: {plan.max_epochs} epochs, factor {plan.reduction_factor}, "
-        f"{_plural(plan.iterations, 'iteration')}, {_plural(studies, 'batch size')}. "
+        f"{plural(plan.iterations, 'iteration')}, {plural(studies, 'batch size')}. "
         "An iteration, as trials on the rung → epochs they have had there:",
     )
     console.print(table)
     say(
         console,
-        f"{_plural(plan.trials, 'trial')} for each batch size, {studies * plan.trials:,} in all. "
+        f"{plural(plan.trials, 'trial')} for each batch size, {studies * plan.trials:,} in all. "
         f"Epochs: {studies * plan.epochs_if_exact:,} if exactly one trial in "
         f"{plan.reduction_factor} leaves each rung, {studies * plan.epochs_at_most:,} at most.",
     )
@@ -150,7 +155,7 @@ def print_ranking(console: Console, records: Sequence[TrialRecord], most: int = 
             f"{hp.dropout_rate:g}", f"{hp.learning_rate:.3g}", str(hp.batch_size),
             str(record.epochs), str(record.bracket), str(record.trial),
         )  # fmt: skip
-    say(console, f"The best of {_plural(len(records), 'trial')}, {len(finished):,} finished:")
+    say(console, f"The best of {plural(len(records), 'trial')}, {len(finished):,} finished:")
     console.print(table)
 
 
@@ -176,31 +181,21 @@ def print_finals(console: Console, decision: dict[str, Any]) -> None:
     console.print(table)
 
 
-def print_best(
-    console: Console,
-    best: SavedModel,
-    folder: ResultsFolder,
-    batch_sizes: Sequence[int],
-    log_dir: str,
-) -> None:
+def print_best(session: Session, best: SavedModel, batch_sizes: Sequence[int]) -> None:
     """Print the best model's configuration, and what to do with it."""
-    hp = best.hyperparameters
+    hp, folder = best.hyperparameters, session.folder
     whose = " (the winner's best seed)" if folder.finalists_json.exists() else ""
+    report = f"python -m src.report --dataset {folder.path.name}"
+    if folder.path.parent != Path(RESULTS_DIR):
+        report += f" --results_dir {shlex.quote(str(folder.path.parent))}"
     say(
-        console,
+        session.console,
         f"Best: conv1 {hp.conv1}, conv2 {hp.conv2}, dense_units {hp.dense_units}, "
         f"dropout_rate {hp.dropout_rate:g}, learning_rate {hp.learning_rate:.3g}, "
         f"batch_size {hp.batch_size}: validation accuracy {best.val_accuracy:.6f}{whose}\n"
         f"Written to {folder.path}: {', '.join(folder.published(batch_sizes))}\n"
         "Next:\n"
-        f"  tensorboard --logdir {shlex.quote(log_dir)}\n"
+        f"  tensorboard --logdir {shlex.quote(str(session.logs.folder))}\n"
         f"  python -m src.evaluate {shlex.quote(str(folder.best_model))}\n"
-        f"  {_report_command(folder)}",
+        f"  {report}",
     )
-
-
-def _report_command(folder: ResultsFolder) -> str:
-    command = f"python -m src.report --dataset {folder.path.name}"
-    if folder.path.parent != Path(Surroundings.results_dir):
-        command += f" --results_dir {shlex.quote(str(folder.path.parent))}"
-    return command

@@ -9,30 +9,27 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import optuna
-from optuna.trial import FrozenTrial, TrialState, create_trial
+from optuna.trial import FrozenTrial, TrialState
 
+from src.core.console import say
 from src.core.errors import UserError
 from src.core.intervals import spread
 from src.core.seeding import FINALIST, derive_seed
-from src.results.folder import ResultsFolder
 from src.results.records import TrialRecord
-from src.search.hyperband import Bracket, Rung
-from src.search.planned_study import Slot, Slots, what_to_show
-from src.search.pruner import BRACKET_ATTRIBUTE
-from src.search.spec import CurvesLevel
-from src.search.store import Store
+from src.search.display import print_finals
+from src.search.fill import Outcome, fill, open_places
+from src.search.planned_study import Key, Place, Places, PlannedStudy
+from src.search.session import Session
 from src.search.studies import (
     DECISION,
     SLOT,
     ended_trials,
     finalist_model,
-    open_finals,
+    open_finals_study,
     runs,
-    study_recipe,
-    study_settings,
+    study_spec,
     trial_record,
 )
-from src.training.device import Compute
 from src.training.hyperparameters import Hyperparameters
 
 
@@ -53,10 +50,10 @@ class Finalist:
         return f"{self.batch_size}-{self.trial}"
 
 
-def choose_finalists(studies: Mapping[int, optuna.Study], number: int) -> list[Finalist]:
+def choose_finalists(studies: Mapping[int, optuna.Study], count: int) -> list[Finalist]:
     """Return the finished trials of the highest validation accuracy over all batch sizes."""
     finished = sorted(_candidates(studies), key=lambda finalist: -finalist.search_val_accuracy)
-    return finished[:number]
+    return finished[:count]
 
 
 def _candidates(studies: Mapping[int, optuna.Study]) -> list[Finalist]:
@@ -69,150 +66,118 @@ def _candidates(studies: Mapping[int, optuna.Study]) -> list[Finalist]:
     ]
 
 
-class Finals(Slots):
-    """A study with a slot for each finalist and seed.
+def open_finals(
+    studies: Mapping[int, optuna.Study],
+    finalists: Sequence[Finalist],
+    seeds: int,
+    session: Session,
+) -> PlannedStudy:
+    """Load the study of the finals, or begin it; the store must be exclusively ours.
+
+    Args:
+        studies: of the search, by batch size; what their trials have in common, the finals have.
+        finalists: the best first.
+        seeds: how often each is trained.
+        session: where it is stored.
+    """
+    places = _FinalPlaces(studies, finalists, seeds)
+    spec = study_spec(next(iter(studies.values())))
+    shown = session.logs.shown(len(places.keys))
+    study = open_finals_study(session)
+    return PlannedStudy("finals", study, places, spec, session, shown)
+
+
+class _FinalPlaces(Places):
+    """A place for each finalist and seed, called <batch size>-<trial>-<seed>.
 
     The finalists share their seeds: with the same batch size they see the same images in the same
     order.
-
-    Args:
-        studies: of the search, by batch size; they have the settings, which are the finals' too.
-        finalists: the best first.
-        seeds: how often each is trained.
-        store: where the studies are; exclusively ours meanwhile.
-        folder: where unfinished trials keep their states.
-        compute: device and precision.
-        log_dir: folder for TensorBoard.
-        tensorboard: whose curves TensorBoard gets.
     """
 
     def __init__(
-        self,
-        studies: Mapping[int, optuna.Study],
-        finalists: Sequence[Finalist],
-        seeds: int,
-        *,
-        store: Store,
-        folder: ResultsFolder,
-        compute: Compute,
-        log_dir: str,
-        tensorboard: CurvesLevel,
+        self, studies: Mapping[int, optuna.Study], finalists: Sequence[Finalist], seeds: int
     ) -> None:
-        settings = study_settings(next(iter(studies.values())))
-        self._places = {
-            f"{finalist.name}-{seed}": (finalist, seed)
-            for seed in range(seeds)
-            for finalist in finalists
-        }
-        super().__init__(
-            "finals",
-            open_finals(store.storage, settings["dataset"], log_dir),
-            list(self._places),
-            max_epochs=settings["max_epochs"],
-            patience=settings["patience"],
-            store=store,
-            folder=folder,
-            compute=compute,
-            log_dir=log_dir,
-            shown=what_to_show(tensorboard, len(self._places)),
-            recipe=study_recipe(next(iter(studies.values()))),
-        )
-        self._settings = settings
+        self.keys = [f"{finalist.name}-{seed}" for seed in range(seeds) for finalist in finalists]
         self._studies = studies
-        self._seeds = seeds
+        self._seed = study_spec(next(iter(studies.values()))).data.seed
 
-    def bracket(self, slot: Slot) -> Bracket:
-        """Return one that cuts nothing."""
-        return Bracket(0, (Rung(self._max_epochs, len(self.slots)),))
-
-    def seed(self, slot: Slot) -> int:
-        """Return what follows from the search's seed and the number of this one."""
-        return derive_seed(self._settings["seed"], FINALIST, self._places[str(slot)][1])
-
-    def label(self, slot: Slot, number: int) -> str:
-        """Name the search's trial, and the seed."""
-        finalist, seed = self._places[str(slot)]
-        return f"finalist: batch {finalist.batch_size} trial {finalist.trial} seed {seed}"
-
-    def planned(self, slot: Slot) -> FrozenTrial:
-        """Return a trial with the parameters of the search's."""
-        finalist, _ = self._places[str(slot)]
-        found = self._studies[finalist.batch_size].trials[finalist.trial]
-        return create_trial(
-            state=TrialState.WAITING,
-            params=found.params,
-            distributions=found.distributions,
-            user_attrs={SLOT: slot, BRACKET_ATTRIBUTE: 0},
+    def place(self, key: Key) -> Place:
+        batch_size, trial, seed = map(int, str(key).split("-"))
+        return Place(
+            key=key,
+            bracket=0,
+            seed=derive_seed(self._seed, FINALIST, seed),
+            batch_size=batch_size,
+            label=f"finalist: batch {batch_size} trial {trial} seed {seed}",
+            model=finalist_model(batch_size, trial),
+            order=seed,
         )
 
-    def sampler(self, slot: Slot) -> optuna.samplers.BaseSampler:
-        """Return any: nothing is left to propose."""
-        return optuna.samplers.RandomSampler()
+    def configured_like(self, key: Key) -> FrozenTrial | None:
+        batch_size, trial, _ = map(int, str(key).split("-"))
+        return self._studies[batch_size].trials[trial]
 
-    def configuration(self, trial: optuna.Trial, slot: Slot) -> Hyperparameters:
-        """Return the finalist's."""
-        return self._places[str(slot)][0].hyperparameters
 
-    def model_name(self, slot: Slot) -> str:
-        """Name the best seed's model of the finalist."""
-        batch_size, trial, _ = str(slot).split("-")
-        return finalist_model(int(batch_size), int(trial))
+def decide_finals(
+    finals: optuna.Study, studies: Mapping[int, optuna.Study], seeds: int
+) -> dict[str, Any]:
+    """Compare the finalists, of earlier finals too; record what comes out, and return it.
 
-    def turn(self, slot: Slot) -> int:
-        """Return the number of the seed."""
-        return int(str(slot).rpartition("-")[2])
+    A mean of fewer seeds is more often high by luck: a finalist that has fewer than are asked for
+    now comes after those that have them, and one that diverged with a seed comes last.
 
-    def decide(self) -> dict[str, Any]:
-        """Compare the finalists, of earlier finals too; record what comes out, and return it.
+    Args:
+        finals: the study of the finals.
+        studies: of the search, by batch size.
+        seeds: how often each finalist was to be trained.
 
-        A mean of fewer seeds is more often high by luck: a finalist that has fewer than are asked
-        for now comes after those that have them, and one that diverged with a seed comes last.
-
-        Raises:
-            UserError: no finalist has learnt with two seeds.
-        """
-        decision = self._compare()
-        self.study.set_user_attr(DECISION, decision)
-        return decision
-
-    def _compare(self) -> dict[str, Any]:
-        known = {finalist.name: finalist for finalist in _candidates(self._studies)}
-        fits: dict[str, dict[int, TrialRecord]] = {}
-        for trial in self.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
-            slot = trial.user_attrs[SLOT]
-            name, seed = slot.rpartition("-")[0], self.turn(slot)
-            record = trial_record(trial, known[name].hyperparameters)
-            fits.setdefault(name, {})[seed] = record
-        diverged: dict[str, list[int]] = {}
-        for trial in self.study.get_trials(deepcopy=False, states=(TrialState.PRUNED,)):
-            slot = trial.user_attrs[SLOT]
-            diverged.setdefault(slot.rpartition("-")[0], []).append(self.turn(slot))
-        rows = [
-            _row(known[name], dict(sorted(found.items())), sorted(diverged.get(name, ())))
-            for name, found in fits.items()
-            if len(found) > 1
-        ]
-        if not rows:
-            raise UserError(
-                "no finalist has learnt with two seeds, as the others diverged; more `--finalists` "
-                "or `--seeds` may find one that does"
-            )
-        rows.sort(
-            key=lambda row: (
-                *(bool(row["diverged"]), len(row["seeds"]) < self._seeds),
-                *(-row["mean"], -row["search_val_accuracy"], row["batch_size"], row["trial"]),
-            )
+    Raises:
+        UserError: no finalist has learnt with two seeds.
+    """
+    known = {finalist.name: finalist for finalist in _candidates(studies)}
+    fits: dict[str, dict[int, TrialRecord]] = {}
+    for name, seed, trial in _by_finalist(finals, TrialState.COMPLETE):
+        fits.setdefault(name, {})[seed] = trial_record(trial, known[name].hyperparameters)
+    diverged: dict[str, list[int]] = {}
+    for name, seed, _ in _by_finalist(finals, TrialState.PRUNED):
+        diverged.setdefault(name, []).append(seed)
+    rows = [
+        _row(known[name], dict(sorted(found.items())), sorted(diverged.get(name, ())))
+        for name, found in fits.items()
+        if len(found) > 1
+    ]
+    if not rows:
+        raise UserError(
+            "no finalist has learnt with two seeds, as the others diverged; more `--finalists` or "
+            "`--seeds` may find one that does"
         )
-        first = rows[0]
-        winner = dict(zip(first["seeds"], first["val_accuracies"], strict=True))
-        return {
-            "dataset": self._settings["dataset"],
-            "max_epochs": self._max_epochs,
-            "patience": self._patience,
-            "finalists": [{"rank": rank, **row} for rank, row in enumerate(rows, start=1)],
-            "winner": {"rank": 1, "seed": max(winner, key=winner.__getitem__)},
-            "runs": runs([self.study]),
-        }
+    rows.sort(
+        key=lambda row: (
+            *(bool(row["diverged"]), len(row["seeds"]) < seeds),
+            *(-row["mean"], -row["search_val_accuracy"], row["batch_size"], row["trial"]),
+        )
+    )
+    winner = dict(zip(rows[0]["seeds"], rows[0]["val_accuracies"], strict=True))
+    spec = study_spec(next(iter(studies.values())))
+    decision = {
+        "dataset": spec.data.dataset,
+        "max_epochs": spec.max_epochs,
+        "patience": spec.patience,
+        "finalists": [{"rank": rank, **row} for rank, row in enumerate(rows, start=1)],
+        "winner": {"rank": 1, "seed": max(winner, key=winner.__getitem__)},
+        "runs": runs([finals]),
+    }
+    finals.set_user_attr(DECISION, decision)
+    return decision
+
+
+def _by_finalist(finals: optuna.Study, state: TrialState) -> list[tuple[str, int, FrozenTrial]]:
+    """Return the finals' trials in this state, with the finalist's name and the seed's number."""
+    found = []
+    for trial in finals.get_trials(deepcopy=False, states=(state,)):
+        name, _, seed = str(trial.user_attrs[SLOT]).rpartition("-")
+        found.append((name, int(seed), trial))
+    return found
 
 
 def _row(
@@ -236,3 +201,33 @@ def _row(
         "ci95": [round(found.low, 6), round(found.high, 6)],
         "optimism": round(finalist.search_val_accuracy - found.mean, 6),
     }
+
+
+def run_finals(
+    finalists: Sequence[Finalist],
+    studies: Mapping[int, optuna.Study],
+    seeds: int,
+    session: Session,
+) -> Outcome:
+    """Train the best configurations of a search again; decide between them when all is trained.
+
+    Args:
+        finalists: the best configurations, one at least.
+        studies: the search's, by batch size.
+        seeds: how often each finalist is trained.
+        session: who trains, and where it is stored.
+
+    Raises:
+        UserError: no finalist has learnt with two seeds.
+    """
+    with session.store.exclusive():
+        finals = open_finals(studies, finalists, seeds, session)
+    say(
+        session.console,
+        f"Finals: the {len(finalists)} best configurations with {seeds} seeds each; "
+        f"{open_places([finals])} of {len(finals.keys)} fits are to be trained.",
+    )
+    outcome = fill("finals", [finals], session)
+    if outcome.succeeded:
+        print_finals(session.console, decide_finals(finals.study, studies, seeds))
+    return outcome

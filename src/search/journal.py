@@ -4,7 +4,7 @@ import contextlib
 import json
 import os
 import zlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -63,12 +63,14 @@ class Journal(Store):
         """Do nothing: there are no others."""
         yield
 
-    def recover(self, study: optuna.Study) -> None:
+    def release_abandoned(self, study: optuna.Study, ours: Collection[int]) -> None:
         """Let the trials of a search that was killed wait to be gone on with."""
         for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+            if trial.number in ours:
+                continue
             self.storage.set_trial_state_values(trial._trial_id, state=TrialState.WAITING)
 
-    def beat(self, trial_id: int) -> None:
+    def heartbeat(self, trial: optuna.Trial) -> None:
         """Do nothing: there is nobody to see it."""
 
     def keep_model(self, name: str, content: bytes) -> None:

@@ -1,41 +1,45 @@
-"""The run of a search: workers fill the open slots of several studies, one after another.
+"""The loop of a search: workers fill the open places of several studies, one after another.
 
-What fails is tried again; several failures in a row with one cause stop the run. Whatever ends it,
+What fails is tried again; several failures in a row with one cause stop the loop. Whatever ends it,
 no trial is left running.
 """
 
 import time
 from collections import defaultdict
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from types import TracebackType
-from typing import Generic, Protocol, TypeVar
+from typing import Protocol
 
-from src.core.interrupt import Interrupted, Interruption
+from src.core.interrupt import Interrupted
 from src.results.records import TrialRecord
-from src.search.planned_study import TRIES, MakeCheckpoint, Slots, StartedTrial
-from src.search.store import Store
+from src.search.planned_study import TRIES, MakeCheckpoint, PlannedStudy, StartedTrial
+from src.search.session import Session
 from src.workers.launch import Workers
 from src.workers.messages import Advanced, Ended, Failed, Message, Reported
 
-_Study = TypeVar("_Study", bound=Slots)
 
-_POLL = 0.2
-"""Seconds between two looks at whether to stop."""
+@dataclass(frozen=True, kw_only=True)
+class Timing:
+    """How long the loop waits for what, in seconds."""
 
-_LOOK = 2.0
-"""Seconds between two looks at what other searches on the same studies have done."""
+    poll: float = 0.2
+    """Between two looks at whether to stop."""
+    look: float = 2.0
+    """Between two looks at what other searches on the same studies have done."""
+    starting: float = 1.0
+    """In which trials are started before those that run are heard again."""
+    pause: float = 2.0
+    """In which nothing is started after a failure, twice as many after a second one in a row: what
+    caused it, such as another program's hunger for memory, may pass."""
+    silence: float = 600.0
+    """Without a word after which a worker is given up: for want of memory a thread may wait for
+    ever. Workers speak after every chunk of training batches; a pass over validation images is the
+    longest that they are silent."""
+    clock: Callable[[], float] = time.monotonic
 
-_STARTING = 1.0
-"""Seconds that trials are started before those that run are heard again."""
 
-_PAUSE = 2.0
-"""Seconds that nothing is started after a failure, twice as many after a second one in a row: what
-caused it, such as another program's hunger for memory, may pass."""
-
-_SILENCE = 600.0
-"""Seconds without a word after which a worker is given up: for want of memory a thread may wait for
-ever. Workers speak after every chunk of training batches; a pass over validation images is the
-longest that they are silent."""
+TIMING = Timing()
 
 
 class Watcher(Protocol):
@@ -51,9 +55,9 @@ class Watcher(Protocol):
         """See the best validation accuracy of a trial so far."""
 
     def trial_ended(self, trial: StartedTrial, record: TrialRecord | None) -> None:
-        """See the trial's row of the CSV; None: it was put back."""
+        """See the trial's row of the CSV; None: it was requeued."""
 
-    def slots_filled(self, number: int) -> None:
+    def places_filled(self, count: int) -> None:
         """See how many places of the plan are filled, by whomever."""
 
 
@@ -61,11 +65,16 @@ class SearchFailed(Exception):  # noqa: N818  # the message is for people
     """Trials failed, and failed again."""
 
 
-class _Streak:
-    """Failures in a row with the same cause, each of a trial that began after the one before."""
+class FailureStreak:
+    """Failures in a row with the same cause, each of a trial that began after the one before.
 
-    def __init__(self) -> None:
+    Args:
+        clock: tells when a failure is counted, in seconds.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self.length = 0
+        self._clock = clock
         self._cause = ""
         self._last = 0.0
 
@@ -75,7 +84,7 @@ class _Streak:
             self.length = 1
         elif started > self._last:
             self.length += 1
-        self._cause, self._last = cause, time.monotonic()
+        self._cause, self._last = cause, self._clock()
 
     def end(self) -> None:
         """See a trial that did not fail."""
@@ -83,7 +92,7 @@ class _Streak:
         self._cause = ""
 
 
-class SearchRun(Generic[_Study]):
+class SearchLoop:
     """Several studies, filled by the same workers, one after another.
 
     A context manager: at its end no trial is running, however it ends.
@@ -91,42 +100,48 @@ class SearchRun(Generic[_Study]):
     Args:
         studies: what to fill, in this order.
         workers: train the trials.
-        interruption: asked whether to stop.
+        session: where the studies are stored, and whether to stop.
         watcher: is told what happens.
         make_checkpoint: makes what is kept of a best trial.
-        store: where the studies are.
+        on_complete: called with each study that is complete now.
+        timing: how long to wait for what.
     """
 
     def __init__(
         self,
-        studies: Sequence[_Study],
+        studies: Sequence[PlannedStudy],
         workers: Workers,
-        interruption: Interruption,
+        session: Session,
+        *,
         watcher: Watcher,
         make_checkpoint: MakeCheckpoint,
-        store: Store,
+        on_complete: Callable[[PlannedStudy], None] = lambda study: None,
+        timing: Timing = TIMING,
     ) -> None:
         self.last_failure: Failed | None = None
         """Of all trials of this run."""
         self._workers = workers
-        self._interruption = interruption
+        self._interruption = session.interruption
         self._watcher = watcher
         self._make_checkpoint = make_checkpoint
-        self._store = store
+        self._on_complete = on_complete
+        self._store = session.store
+        self._timing = timing
+        self._now = timing.clock
         self._studies = studies
-        self._unfinished = [study for study in studies if not study.is_over]
+        self._unfinished = [study for study in studies if not study.is_complete]
         self._filled = {study: study.done for study in studies}
-        self._running: dict[int, tuple[_Study, StartedTrial, float]] = {}
+        self._running: dict[int, tuple[PlannedStudy, StartedTrial, float]] = {}
         self._stopping: Interrupted | None = None
         self._failure: SearchFailed | None = None
-        self._streak = _Streak()
-        self._next_beat = 0.0
+        self._streak = FailureStreak(timing.clock)
+        self._next_heartbeat = 0.0
         self._next_look = 0.0
         self._pause_ends = 0.0
         self._silent: defaultdict[int, float] = defaultdict(float)
         self._unused: list[int] = []
 
-    def __enter__(self) -> "SearchRun[_Study]":
+    def __enter__(self) -> "SearchLoop":
         return self
 
     def __exit__(
@@ -136,10 +151,10 @@ class SearchRun(Generic[_Study]):
         traceback: TracebackType | None,
     ) -> None:
         for study in self._studies:
-            study.put_all_back()
+            study.requeue_all()
 
-    def run(self) -> Generator[_Study, None, None]:
-        """Fill the open slots; give each study when it is over.
+    def run(self) -> None:
+        """Fill the open places.
 
         Raises:
             Interrupted: a signal came or the time is up; what was running waits for the next run.
@@ -149,7 +164,7 @@ class SearchRun(Generic[_Study]):
             self._look_for_reason_to_stop()
             self._give_signs_of_life()
             if self._stopping is None and self._may_have_something_to_start():
-                yield from self._look()
+                self._start_trials()
             if not self._running and (self._stopping or not self._unfinished):
                 break
             self._listen()
@@ -167,57 +182,57 @@ class SearchRun(Generic[_Study]):
         self._workers.interrupt(reason)
 
     def _give_signs_of_life(self) -> None:
-        if time.monotonic() >= self._next_beat:
-            self._next_beat = time.monotonic() + self._store.heartbeat
+        if self._now() >= self._next_heartbeat:
+            self._next_heartbeat = self._now() + self._store.heartbeat_interval
             for study in self._unfinished:
-                study.beat()
-                study.recover()
+                study.heartbeat()
+                study.release_abandoned()
 
     def _may_have_something_to_start(self) -> bool:
         # A worker that had to wait for room is idle one day, though no trial has ended.
-        now = time.monotonic()
+        now = self._now()
         due = now >= self._next_look or self._workers.idle != self._unused
         return due and now >= self._pause_ends
 
-    def _look(self) -> Generator[_Study, None, None]:
-        """Start what trials can be started; give the studies that are over."""
+    def _start_trials(self) -> None:
+        """Start what trials can be started; hand on the studies that are complete."""
         # Without others nothing changes until a trial ends.
-        self._next_look = time.monotonic() + _LOOK if self._store.shared else float("inf")
+        self._next_look = self._now() + self._timing.look if self._store.shared else float("inf")
         idle = self._workers.idle
-        until = time.monotonic() + _STARTING
+        until = self._now() + self._timing.starting
         for study in list(self._unfinished):
-            while idle and time.monotonic() < until and (trial := study.start()) is not None:
+            while idle and self._now() < until and (trial := study.start()) is not None:
                 worker = idle.pop(0)
-                self._running[worker] = (study, trial, time.monotonic())
+                self._running[worker] = (study, trial, self._now())
                 self._watcher.trial_started(trial)
                 self._workers.submit(worker, study.job(trial))
             self._filled[study] = study.done
-            if study.is_over:
+            if study.is_complete:
                 self._unfinished.remove(study)
                 study.drop_states()
-                yield study
+                self._on_complete(study)
             if not idle:
                 break
         self._unused = idle
-        if time.monotonic() >= until:
+        if self._now() >= until:
             self._next_look = 0.0
-        self._watcher.slots_filled(sum(self._filled.values()))
+        self._watcher.places_filled(sum(self._filled.values()))
 
     def _listen(self) -> None:
         """Hear the workers; give up those that have said nothing for too long."""
-        started = time.monotonic()
-        messages = self._workers.receive(_POLL)
+        started = self._now()
+        messages = self._workers.receive(self._timing.poll)
         # Time in which this process did not listen, or was stopped itself, is not theirs.
-        waited = min(time.monotonic() - started, 2 * _POLL)
+        waited = min(self._now() - started, 2 * self._timing.poll)
         for worker, message in messages:
             self._silent[worker] = 0.0
             self._hear(worker, message)
         for worker in list(self._running):
             self._silent[worker] += waited
-            if self._silent[worker] > _SILENCE:
+            if self._silent[worker] > self._timing.silence:
                 self._silent[worker] = 0.0
                 self._workers.replace(worker)
-                reason = f"its worker was silent for {_SILENCE:g} seconds"
+                reason = f"its worker was silent for {self._timing.silence:g} seconds"
                 self._hear(worker, Failed(cause=reason, reason=reason))
 
     def _hear(self, worker: int, message: Message) -> None:
@@ -243,7 +258,7 @@ class SearchRun(Generic[_Study]):
     def _fail(self, trial: StartedTrial, message: Failed, started: float) -> None:
         self.last_failure = message
         self._streak.add(message.cause, started)
-        self._pause_ends = time.monotonic() + _PAUSE * self._streak.length
+        self._pause_ends = self._now() + self._timing.pause * self._streak.length
         if self._stopping is None and self._streak.length >= TRIES:
             self._failure = SearchFailed(
                 f"{self._streak.length} trials in a row failed with the same cause, the last of "

@@ -1,30 +1,30 @@
-"""A study whose trials are planned: each takes a slot, and what is random in it follows from that.
+"""A study whose trials are planned: each takes a place, and what is random in it follows from that.
 
-A slot whose trial failed gives, when it is filled again, what it would have given, in any worker.
-A trial that is interrupted is put back: WAITING, it keeps its number, configuration and reports,
+A place whose trial failed gives, when it is filled again, what it would have given, in any worker.
+A trial that is interrupted is requeued: WAITING, it keeps its number, configuration and reports,
 and goes on after its last finished epoch when the study does.
 """
 
 import abc
 import contextlib
+import functools
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import optuna
 from optuna.exceptions import UpdateFinishedTrialError
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from src.results.folder import ResultsFolder
 from src.results.records import LOST, TrialRecord
-from src.search.hyperband import Bracket
-from src.search.space import Choices
-from src.search.spec import CurvesLevel
-from src.search.store import Store
+from src.search import space
+from src.search.logs import Shown
+from src.search.pruner import BRACKET_ATTRIBUTE
+from src.search.session import Session
+from src.search.spec import SearchSpec
 from src.search.studies import OUTCOME, SLOT, log_name, trial_record
-from src.training.device import Compute
 from src.training.fit import Fitted
 from src.training.hyperparameters import Hyperparameters
 from src.training.spec import Job
@@ -32,18 +32,44 @@ from src.training.tensorboard import Curves, write_curves, write_result
 from src.workers.messages import Ended
 
 TRIES = 3
-"""So often a trial may fail in a run before its slot is left empty; and so many failures in a row
+"""So often a trial may fail in a run before its place is left empty; and so many failures in a row
 with the same cause stop the run."""
 
-_CURVES_AT_MOST, _RESULTS_AT_MOST = 300, 1000
-"""Trials whose curves, and whose rows of HPARAMS, TensorBoard shows without growing sluggish."""
+Key = int | str
+"""Names a place within its study; recorded with its trials as the attribute `slot`."""
 
-Shown = Literal["all", "results", "best", "none"]
-"""What TensorBoard gets: the curves of all trials; those of the best and the results of the others;
-those of the best alone; or nothing."""
 
-Slot = int | str
-"""Names a slot within its study."""
+@dataclass(frozen=True)
+class Place:
+    """A place in the plan of a study."""
+
+    key: Key
+    bracket: int
+    """s of the bracket: how often it cuts its trials."""
+    seed: int
+    """All that is random in training follows from it."""
+    batch_size: int
+    label: str
+    """Names its trial for people; `{number}` stands for the trial's number."""
+    model: str
+    """Names the checkpoint that its trial competes for with others of the same name."""
+    order: int
+    """Tie-break: of two equal accuracies the lower order wins."""
+
+
+class Places(abc.ABC):
+    """The places of a study."""
+
+    keys: Sequence[Key]
+    """Of all places, in the order in which they are to be filled."""
+
+    @abc.abstractmethod
+    def place(self, key: Key) -> Place:
+        """Return a place, also one of an earlier, larger plan."""
+
+    @abc.abstractmethod
+    def configured_like(self, key: Key) -> FrozenTrial | None:
+        """Return the trial whose configuration a place is given; None: the sampler proposes it."""
 
 
 @dataclass(frozen=True)
@@ -52,177 +78,120 @@ class StartedTrial:
 
     number: int
     """Optuna's number within the study."""
-    slot: Slot
-    bracket: Bracket
+    place: Place
     hyperparameters: Hyperparameters
-    label: str
-    """Its name for people."""
+    max_epochs: int
+
+    @property
+    def label(self) -> str:
+        """Its name for people."""
+        return self.place.label.format(number=self.number)
 
 
 MakeCheckpoint = Callable[[StartedTrial, Fitted], bytes]
 """Makes a checkpoint of a trial that is better than all that compete with it."""
 
 
-def what_to_show(asked: CurvesLevel, trials: int) -> Shown:
-    """Return what TensorBoard gets where so many trials are planned."""
-    if asked == "auto":
-        asked = "all" if trials <= _CURVES_AT_MOST else "best"
-    return "results" if asked == "best" and trials <= _RESULTS_AT_MOST else asked
-
-
-class Slots(abc.ABC):
-    """A study's slots. Filling them again goes on where it stopped.
+class PlannedStudy:
+    """A study and its places. Filling them again goes on where it stopped.
 
     Args:
         name: of the study among those of its data set, for files.
-        study: what holds the trials.
-        slots: the names of all slots, in the order in which they are to be filled.
-        max_epochs: epochs of a trial at most.
-        patience: epochs without a better one after which a trial stops; None: never.
-        store: where the study is; exclusively ours meanwhile.
-        folder: where unfinished trials keep their states.
-        compute: device and precision.
-        log_dir: folder for TensorBoard.
+        study: what holds the trials; its sampler proposes what the places leave open.
+        places: what is to be filled.
+        spec: what its trials have in common.
+        session: where the study is stored, and where trials keep their states and curves.
         shown: what TensorBoard gets.
-        recipe: what trials choose their recipe from.
     """
 
     def __init__(
         self,
         name: str,
         study: optuna.Study,
-        slots: Sequence[Slot],
-        *,
-        max_epochs: int,
-        patience: int | None,
-        store: Store,
-        folder: ResultsFolder,
-        compute: Compute,
-        log_dir: str,
+        places: Places,
+        spec: SearchSpec,
+        session: Session,
         shown: Shown,
-        recipe: Choices,
     ) -> None:
+        self.name = name
         self.study = study
-        self.slots = slots
-        self._name = name
-        self._max_epochs = max_epochs
-        self._patience = patience
-        self._store = store
-        self._folder = folder
-        self._compute = compute
-        self._log_dir = log_dir
+        self.keys = places.keys
+        self._places = places
+        self._place = functools.cache(places.place)
+        self._spec = spec
+        self._session = session
+        self._store = session.store
         self._log_name = log_name(study)
         self._shown = shown
-        self._same = frozenset(name for name, choices in recipe.items() if len(choices) == 1)
-        self._storage = study._storage
         self._trials: dict[int, optuna.Trial] = {}
         self._reported: dict[int, int] = {}
-        self._failures = Counter[Slot]()
-
-    # ---- what kind of study it is
-
-    @abc.abstractmethod
-    def bracket(self, slot: Slot) -> Bracket:
-        """Return the bracket of the trial in a slot."""
-
-    @abc.abstractmethod
-    def seed(self, slot: Slot) -> int:
-        """Return what all that is random in a slot's trial follows from."""
-
-    @abc.abstractmethod
-    def label(self, slot: Slot, number: int) -> str:
-        """Name the trial in a slot, which has this number, for people."""
-
-    @abc.abstractmethod
-    def planned(self, slot: Slot) -> FrozenTrial:
-        """Return a WAITING trial to add in a slot."""
-
-    @abc.abstractmethod
-    def sampler(self, slot: Slot) -> optuna.samplers.BaseSampler:
-        """Return what proposes the configuration of a slot's trial."""
-
-    @abc.abstractmethod
-    def configuration(self, trial: optuna.Trial, slot: Slot) -> Hyperparameters:
-        """Return the configuration of a trial that begins or goes on."""
-
-    @abc.abstractmethod
-    def model_name(self, slot: Slot) -> str:
-        """Name the checkpoint that a slot's trial competes for with others of the same name."""
-
-    @abc.abstractmethod
-    def turn(self, slot: Slot) -> int:
-        """Return a number by which of two equal trials the lower is the better one."""
+        self._failures = Counter[Key]()
 
     # ---- what is left to do
 
     @property
     def done(self) -> int:
-        """Slots that a trial has filled."""
+        """Places that a trial has filled."""
         return len(self._filled())
 
     @property
-    def given_up(self) -> list[Slot]:
-        """Slots whose trials failed too often in this run, and that nobody else has filled."""
-        tired = [slot for slot, failures in self._failures.items() if failures >= TRIES]
-        done = self._filled() if tired else set()
-        return [slot for slot in tired if slot not in done]
+    def given_up(self) -> list[Key]:
+        """Places whose trials failed too often in this run, and that nobody else has filled."""
+        tired = [key for key, failures in self._failures.items() if failures >= TRIES]
+        filled = self._filled() if tired else set()
+        return [key for key in tired if key not in filled]
 
     @property
-    def is_over(self) -> bool:
+    def is_complete(self) -> bool:
         """Whether nothing is left to do, here or in another search."""
-        return len(self._filled().union(self.given_up)) == len(self.slots)
+        return len(self._filled().union(self.given_up)) == len(self.keys)
 
     def drop_states(self) -> None:
-        """Remove what unfinished trials have left, when all slots are filled."""
-        self._folder.drop_states(self._name)
+        """Remove what unfinished trials have left, when all places are filled."""
+        self._session.folder.drop_states(self.name)
 
     # ---- what happens to trials
 
-    def recover(self) -> None:
-        """Put right the trials that nobody runs any more."""
+    def release_abandoned(self) -> None:
+        """Requeue (journal) or fail (database) RUNNING trials whose process is gone."""
         with self._store.exclusive():
-            self._store.recover(self.study)
+            self._store.release_abandoned(self.study, self._trials)
 
-    def beat(self) -> None:
-        """Give a sign of life of every running trial."""
+    def heartbeat(self) -> None:
+        """Record that this process lives, with every running trial."""
         for trial in self._trials.values():
-            self._store.beat(trial._trial_id)
+            self._store.heartbeat(trial)
 
     def start(self) -> StartedTrial | None:
-        """Start a trial in the first slot that nobody has taken; None: there is none.
+        """Start a trial in the first place that nobody has taken; None: there is none.
 
         One that was interrupted goes on; where one failed, its configuration is tried again.
         """
         with self._store.exclusive():
-            slot = self._open_slot()
-            if slot is None:
+            key = self._open_place()
+            if key is None:
                 return None
-            waiting = self._in_slot(slot, TrialState.WAITING)
-            if not waiting:
-                self.study.add_trial(self.planned(slot))
-                waiting = self._in_slot(slot, TrialState.WAITING)
-            frozen = waiting[0]
-            self._store.beat(frozen._trial_id)  # first: one without a heartbeat is never stale
-            self._storage.set_trial_state_values(frozen._trial_id, state=TrialState.RUNNING)
-        self.study.sampler = self.sampler(slot)
-        trial = optuna.Trial(self.study, frozen._trial_id)
+            place = self._place(key)
+            if not self._in_place(key, TrialState.WAITING):
+                self.study.add_trial(self._waiting_trial(place))
+            waiting = self._in_place(key, TrialState.WAITING)[0]
+            trial = self._store.start(self.study, waiting)
         self._trials[trial.number] = trial
-        self._reported[trial.number] = frozen.last_step or 0
+        self._reported[trial.number] = waiting.last_step or 0
         return StartedTrial(
             number=trial.number,
-            slot=slot,
-            bracket=self.bracket(slot),
-            hyperparameters=self.configuration(trial, slot),
-            label=self.label(slot, trial.number),
+            place=place,
+            hyperparameters=space.suggest(trial, place.batch_size, self._spec.recipe),
+            max_epochs=self._spec.max_epochs,
         )
 
     def job(self, trial: StartedTrial) -> Job:
         """Return what a worker must do for a trial."""
         return Job(
             hyperparameters=trial.hyperparameters,
-            max_epochs=self._max_epochs,
-            patience=self._patience,
-            seed=self.seed(trial.slot),
+            max_epochs=self._spec.max_epochs,
+            patience=self._spec.patience,
+            seed=trial.place.seed,
             curves=self._curves(trial) if self._shown == "all" else None,
             state=self._state(trial),
         )
@@ -239,7 +208,7 @@ class Slots(abc.ABC):
             if epoch > self._reported[trial.number]:
                 running.report(value, step=epoch)
             return running.should_prune()
-        except UpdateFinishedTrialError:  # others thought it dead, and have taken its slot
+        except UpdateFinishedTrialError:  # others thought it dead, and have taken its place
             return True
 
     def end(
@@ -248,14 +217,14 @@ class Slots(abc.ABC):
         """Record a trial whose fit is over; None: it is not, and waits to be gone on with."""
         fitted = ended.fitted
         if fitted.interrupted is not None:
-            self.put_back(trial.number)
+            self._requeue(trial.number)
             return None
         state, reason = self._judge(ended)
         outcome = {
             "reason": reason,
             "val_accuracy": fitted.best and fitted.best.val_accuracy,
             "history": [list(asdict(epoch).values()) for epoch in fitted.history],
-            "device": self._compute.name,
+            "device": self._session.launcher.compute.name,
             "seconds": fitted.seconds,
         }
         with self._store.exclusive():
@@ -265,12 +234,10 @@ class Slots(abc.ABC):
             if state == TrialState.COMPLETE:
                 assert fitted.best is not None
                 value = fitted.best.val_accuracy
-                best = self._beats_all(trial, value)
-                if best:
-                    # Kept before the trial counts, lest it ever be missing.
-                    name = self.model_name(trial.slot)
-                    self._store.keep_model(name, make_checkpoint(trial, fitted))
-            record = self._tell(trial, state, outcome, value)
+                best = self._beats_all(trial.place, value)
+                if best:  # kept before the trial counts, lest it ever be missing
+                    self._store.keep_model(trial.place.model, make_checkpoint(trial, fitted))
+            record = self._record_outcome(trial, state, outcome, value)
         if self._shown in ("results", "best") and fitted.best is not None:
             curves, accuracy = self._curves(trial), fitted.best.val_accuracy
             if best:
@@ -282,37 +249,34 @@ class Slots(abc.ABC):
 
     def fail(self, trial: StartedTrial, reason: str) -> TrialRecord | None:
         """Record a trial that broke off, for a reason in one line."""
-        self._failures[trial.slot] += 1
-        if self._failures[trial.slot] > 1:  # should the state that it goes on from be the cause
+        key = trial.place.key
+        self._failures[key] += 1
+        if self._failures[key] > 1:  # should the state that it goes on from be the cause
             self._state(trial).unlink(missing_ok=True)
         with self._store.exclusive():
             if not self._is_ours(trial):
                 return None
-            return self._tell(trial, TrialState.FAIL, {"reason": reason[:300]}, None)
+            return self._record_outcome(trial, TrialState.FAIL, {"reason": reason[:300]}, None)
 
-    def put_back(self, number: int) -> None:
-        """Let a trial wait to be gone on with."""
-        with contextlib.suppress(UpdateFinishedTrialError):  # others thought it dead
-            self._storage.set_trial_state_values(
-                self._trials[number]._trial_id, state=TrialState.WAITING
-            )
-        del self._trials[number]
-
-    def put_all_back(self) -> None:
-        """Let the running trials wait, as far as the storage can be reached."""
+    def requeue_all(self) -> None:
+        """Let the running trials wait to be gone on with, as far as the storage can be reached."""
         with contextlib.suppress(Exception):  # the next run finds them abandoned
             for number in list(self._trials):
-                self.put_back(number)
+                self._requeue(number)
+
+    def _requeue(self, number: int) -> None:
+        with contextlib.suppress(UpdateFinishedTrialError):  # others thought it dead
+            self._store.requeue(self._trials[number])
+        del self._trials[number]
 
     def _is_ours(self, trial: StartedTrial) -> bool:
         """Return whether nobody has thought a trial dead; if so, forget it."""
-        trial_id = self._trials[trial.number]._trial_id
-        if self._storage.get_trial(trial_id).state == TrialState.RUNNING:
+        if self._store.is_running(self._trials[trial.number]):
             return True
         del self._trials[trial.number]
         return False
 
-    def _tell(
+    def _record_outcome(
         self, trial: StartedTrial, state: TrialState, outcome: dict[str, Any], value: float | None
     ) -> TrialRecord:
         running = self._trials[trial.number]
@@ -321,31 +285,50 @@ class Slots(abc.ABC):
         del self._trials[trial.number]
         return trial_record(frozen, trial.hyperparameters)
 
-    def _filled(self) -> set[Slot]:
-        return self._slots(TrialState.COMPLETE, TrialState.PRUNED)
+    def _waiting_trial(self, place: Place) -> FrozenTrial:
+        """Return a trial to add in a place, which the sampler must find there when it is asked.
 
-    def _slots(self, *states: TrialState) -> set[Slot]:
-        """Return the slots that have a trial in one of these states."""
+        Where one has failed, it has that one's configuration, and its reports: it may go on from
+        the other's state, beyond rungs on which it must stand.
+        """
+        waiting = create_trial(
+            state=TrialState.WAITING,
+            user_attrs={SLOT: place.key, BRACKET_ATTRIBUTE: place.bracket},
+        )
+        whole = space.distributions(self._spec.recipe).keys()
+        failed = [t for t in self._in_place(place.key, TrialState.FAIL) if t.params.keys() == whole]
+        like = failed[-1] if failed else self._places.configured_like(place.key)
+        if like is not None:
+            waiting.params, waiting.distributions = like.params, like.distributions
+        if failed:
+            waiting.intermediate_values = failed[-1].intermediate_values
+        return waiting
+
+    def _filled(self) -> set[Key]:
+        return self._taken(TrialState.COMPLETE, TrialState.PRUNED)
+
+    def _taken(self, *states: TrialState) -> set[Key]:
+        """Return the places that have a trial in one of these states."""
         trials = self.study.get_trials(deepcopy=False, states=states)
         found = {trial.user_attrs[SLOT] for trial in trials}
-        return found.intersection(self.slots)  # there may have been more of them
+        return found.intersection(self.keys)  # there may have been more of them
 
-    def _open_slot(self) -> Slot | None:
-        """Return a slot that nobody has taken; those whose trials failed in this run come last."""
-        taken = self._slots(TrialState.COMPLETE, TrialState.PRUNED, TrialState.RUNNING)
+    def _open_place(self) -> Key | None:
+        """Return a place that nobody has taken; those whose trials failed in this run come last."""
+        taken = self._taken(TrialState.COMPLETE, TrialState.PRUNED, TrialState.RUNNING)
         taken.update(self.given_up)
-        free = (slot for slot in self.slots if slot not in taken)
-        return min(free, key=lambda slot: self._failures[slot], default=None)  # the first of equals
+        free = (key for key in self.keys if key not in taken)
+        return min(free, key=lambda key: self._failures[key], default=None)  # the first of equals
 
-    def _in_slot(self, slot: Slot, state: TrialState) -> list[FrozenTrial]:
+    def _in_place(self, key: Key, state: TrialState) -> list[FrozenTrial]:
         trials = self.study.get_trials(deepcopy=False, states=(state,))
-        return [trial for trial in trials if trial.user_attrs[SLOT] == slot]
+        return [trial for trial in trials if trial.user_attrs[SLOT] == key]
 
     def _state(self, trial: StartedTrial) -> Path:
-        return self._folder.trial_state(self._name, trial.slot)
+        return self._session.folder.trial_state(self.name, trial.place.key)
 
     def _curves(self, trial: StartedTrial) -> Curves:
-        return Curves(self._log_dir, self._log_name, f"trial_{trial.number:04d}", self._same)
+        return Curves(self._session.logs.folder, self._log_name, f"trial_{trial.number:04d}")
 
     def _judge(self, ended: Ended) -> tuple[TrialState, str]:
         """Return how the trial ended, and why if it did not train all its epochs."""
@@ -355,18 +338,17 @@ class Slots(abc.ABC):
         if ended.pruned:
             return TrialState.PRUNED, f"{LOST} at epoch {len(fitted.history)}"
         if fitted.early_stopped:
-            return TrialState.COMPLETE, f"early stopping: no better epoch in {self._patience}"
+            return TrialState.COMPLETE, f"early stopping: no better epoch in {self._spec.patience}"
         return TrialState.COMPLETE, ""
 
-    def _beats_all(self, trial: StartedTrial, val_accuracy: float) -> bool:
+    def _beats_all(self, place: Place, val_accuracy: float) -> bool:
         """Return whether a trial is better than all that compete for the same checkpoint.
 
         Whoever is done first does not win for that, or it would depend on the workers.
         """
-        name = self.model_name(trial.slot)
         rivals = [
-            (other.value or 0.0, -self.turn(other.user_attrs[SLOT]))
+            (other.value or 0.0, -rival.order)
             for other in self.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-            if self.model_name(other.user_attrs[SLOT]) == name
+            if (rival := self._place(other.user_attrs[SLOT])).model == place.model
         ]
-        return all((val_accuracy, -self.turn(trial.slot)) > rival for rival in rivals)
+        return all((val_accuracy, -place.order) > rival for rival in rivals)

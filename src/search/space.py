@@ -1,6 +1,6 @@
 """The search space: an Optuna trial → typed hyperparameters."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import optuna
@@ -11,6 +11,7 @@ from optuna.distributions import (
     IntDistribution,
 )
 
+from src.search.spec import Choices
 from src.training.hyperparameters import Hyperparameters
 
 UNITS = (32, 256, 32)
@@ -21,9 +22,6 @@ DROPOUT_RATE = (0.1, 0.9, 0.1)
 
 LEARNING_RATE = (1e-4, 1e-2)
 """Lowest and highest; drawn on a logarithmic scale."""
-
-Choices = Mapping[str, Sequence[Any]]
-"""Of each option of the recipe, the values that a trial chooses from: one, or more."""
 
 
 def distributions(recipe: Choices) -> dict[str, BaseDistribution]:

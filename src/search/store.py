@@ -2,9 +2,11 @@
 
 import abc
 import contextlib
+from collections.abc import Collection
 
 import optuna
 from optuna.storages import BaseStorage
+from optuna.trial import FrozenTrial, TrialState
 
 
 class Store(abc.ABC):
@@ -18,7 +20,7 @@ class Store(abc.ABC):
     """Optuna's."""
     shared: bool
     """Whether other searches may be at work on the same studies."""
-    heartbeat: float = float("inf")
+    heartbeat_interval: float = float("inf")
     """Seconds between two signs of life."""
 
     @abc.abstractmethod
@@ -42,12 +44,25 @@ class Store(abc.ABC):
         """Keep other searches from changing the studies."""
 
     @abc.abstractmethod
-    def recover(self, study: optuna.Study) -> None:
-        """Put right the trials that are RUNNING though nobody runs them; within `exclusive`."""
+    def release_abandoned(self, study: optuna.Study, ours: Collection[int]) -> None:
+        """X"""
 
     @abc.abstractmethod
-    def beat(self, trial_id: int) -> None:
-        """Give a sign that a trial is being run."""
+    def heartbeat(self, trial: optuna.Trial) -> None:
+        """X"""
+
+    def start(self, study: optuna.Study, waiting: FrozenTrial) -> optuna.Trial:
+        """X"""
+        self.storage.set_trial_state_values(waiting._trial_id, state=TrialState.RUNNING)
+        return optuna.Trial(study, waiting._trial_id)
+
+    def requeue(self, trial: optuna.Trial) -> None:
+        """X"""
+        self.storage.set_trial_state_values(trial._trial_id, state=TrialState.WAITING)
+
+    def is_running(self, trial: optuna.Trial) -> bool:
+        """X"""
+        return bool(self.storage.get_trial(trial._trial_id).state == TrialState.RUNNING)
 
     @abc.abstractmethod
     def keep_model(self, name: str, content: bytes) -> None:

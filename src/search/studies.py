@@ -4,9 +4,7 @@ import re
 import secrets
 import socket
 from collections.abc import Iterable
-from dataclasses import asdict
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import optuna
@@ -15,15 +13,16 @@ from optuna.trial import FrozenTrial
 
 from src.core.errors import UserError
 from src.core.files import free_name
-from src.data.split import TrainingData
-from src.options import TuneConfig
+from src.core.seeding import SAMPLER, derive_seed
 from src.results.records import TrialRecord
 from src.search import space
 from src.search.hyperband import Plan
 from src.search.pruner import BRACKET_ATTRIBUTE, PlannedHyperbandPruner
-from src.training.device import Compute
+from src.search.samplers import PlaceSampler
+from src.search.session import Session
+from src.search.spec import SearchSpec
 from src.training.history import Epoch
-from src.training.hyperparameters import RECIPE, Hyperparameters
+from src.training.hyperparameters import Hyperparameters
 
 SLOT = "slot"
 """Trial user attribute: the trial's place in the plan."""
@@ -68,48 +67,31 @@ def _batch_size(study: optuna.Study) -> int:
     return int(study.user_attrs[_BATCH_SIZE])
 
 
-def check_settings(
-    storage: BaseStorage, config: TuneConfig, data: TrainingData, compute: Compute
-) -> None:
-    """Refuse to go on with studies that were begun with other settings.
+def check_spec(spec: SearchSpec, session: Session) -> None:
+    """Refuse to go on with studies that were begun with another spec.
 
     Raises:
-        UserError: one differs; the message shows both values.
+        UserError: something differs; the message shows both values.
     """
-    wanted = make_settings(config, data, compute)
-    where = f"the search begun in {config.results_dir}/{config.dataset}"
+    where = f"the search begun in {session.folder.path}"
     another = "another `--results_dir`"
-    if config.storage is not None:
-        where = f"the search for {config.dataset} in this database"
+    if session.store.shared:
+        where = f"the search for {spec.data.dataset} in this database"
         another = "another database and another `--results_dir`"
-    for study in load_studies(storage, config.dataset).values():
-        for name, recorded in study_settings(study).items():
-            if recorded == wanted.get(name):
+    wanted = spec.to_settings()
+    for study in load_studies(session.store.storage, spec.data.dataset).values():
+        for name, recorded in study_spec(study).to_settings().items():
+            if recorded == wanted[name]:
                 continue
             if name == "split_hash":
                 raise UserError(
-                    f"the training images in {config.data_dir} are not those of {where}; restore "
-                    f"them, or begin another search with {another}"
+                    f"the training images in `--data_dir` are not those of {where}; restore them, "
+                    f"or begin another search with {another}"
                 )
             raise UserError(
-                f"`{name}` (={wanted.get(name)}) differs from that of {where} (={recorded}); go "
-                f"on with the old value, or begin another search with {another}"
+                f"`{name}` (={wanted[name]}) differs from that of {where} (={recorded}); go on "
+                f"with the old value, or begin another search with {another}"
             )
-
-
-def make_settings(config: TuneConfig, data: TrainingData, compute: Compute) -> dict[str, Any]:
-    """Return what must not change within a search, or its trials could not be compared."""
-    return {
-        **asdict(config.data_spec),
-        "max_epochs": config.max_epochs,
-        "reduction_factor": config.reduction_factor,
-        "sampler": config.sampler,
-        "patience": config.patience,
-        "precision": compute.precision,
-        **{name: list(values) for name, values in config.recipe_choices.items()},
-        "search_space": space.describe(),
-        "split_hash": data.split_hash,  # last, as it differs where others do
-    }
 
 
 def log_name(study: optuna.Study) -> str:
@@ -126,11 +108,9 @@ def log_name(study: optuna.Study) -> str:
     return name
 
 
-def study_settings(study: optuna.Study) -> dict[str, Any]:
-    """Return the settings that a study was begun with."""
-    settings: dict[str, Any] = study.user_attrs[_SETTINGS]
-    # A search of a version without recipes trained by the plain one.
-    return {name: [getattr(Hyperparameters, name)] for name in RECIPE} | settings
+def study_spec(study: optuna.Study) -> SearchSpec:
+    """Return the spec that a study was begun with."""
+    return SearchSpec.from_settings(study.user_attrs[_SETTINGS])
 
 
 def iterations(studies: Iterable[optuna.Study]) -> int:
@@ -138,49 +118,46 @@ def iterations(studies: Iterable[optuna.Study]) -> int:
     return max(int(study.user_attrs[_ITERATIONS]) for study in studies)
 
 
-def study_recipe(study: optuna.Study) -> space.Choices:
-    """Return what the trials of a study choose their recipe from."""
-    return {name: study_settings(study)[name] for name in RECIPE}
-
-
-def open_study(
-    storage: BaseStorage,
-    config: TuneConfig,
-    batch_size: int,
-    plan: Plan,
-    data: TrainingData,
-    compute: Compute,
-) -> optuna.Study:
-    """Load the study of a batch size, or begin it."""
-    name = f"{config.dataset}-{batch_size}"
-    pruner = PlannedHyperbandPruner(plan)
-    if name in optuna.get_all_study_names(storage):
-        study = optuna.load_study(study_name=name, storage=storage, pruner=pruner)
-    else:
-        study = optuna.create_study(
-            study_name=name, storage=storage, direction="maximize", pruner=pruner
-        )
+def open_study(spec: SearchSpec, batch_size: int, plan: Plan, session: Session) -> optuna.Study:
+    """Load the study of a batch size, or begin it; its sampler proposes by place."""
+    dataset, seed = spec.data.dataset, spec.data.seed
+    sampler = PlaceSampler(
+        spec.sampler,
+        space.distributions(spec.recipe),
+        lambda trial: derive_seed(seed, SAMPLER, batch_size, int(trial.user_attrs[SLOT])),
+    )
+    study = optuna.create_study(
+        study_name=f"{dataset}-{batch_size}",
+        storage=session.store.storage,
+        direction="maximize",
+        sampler=sampler,
+        pruner=PlannedHyperbandPruner(plan),
+        load_if_exists=True,
+    )
     if study.user_attrs.get(_ITERATIONS, 0) < plan.iterations:
         study.set_user_attr(_ITERATIONS, plan.iterations)
     if _SETTINGS not in study.user_attrs:  # written last: with them the study has begun
-        logs = free_name(Path(config.log_dir), f"{config.dataset}/batch_{batch_size}")
+        logs = free_name(session.logs.folder, f"{dataset}/batch_{batch_size}")
         study.set_user_attr(_LOG_NAME, logs)
         study.set_user_attr(_BATCH_SIZE, batch_size)
-        study.set_user_attr(_SETTINGS, make_settings(config, data, compute))
+        study.set_user_attr(_SETTINGS, spec.to_settings())
     return study
 
 
-def open_finals(storage: BaseStorage, dataset: str, log_dir: str) -> optuna.Study:
-    """Load the study of a data set's finals, or begin it."""
+def open_finals_study(session: Session) -> optuna.Study:
+    """Load the study of a data set's finals, or begin it; its trials leave nothing to propose."""
+    dataset = session.data.spec.dataset
     study = optuna.create_study(
         study_name=_finals_name(dataset),
-        storage=storage,
+        storage=session.store.storage,
         direction="maximize",
+        sampler=optuna.samplers.RandomSampler(),
         pruner=optuna.pruners.NopPruner(),
         load_if_exists=True,
     )
     if _LOG_NAME not in study.user_attrs:
-        study.set_user_attr(_LOG_NAME, free_name(Path(log_dir), f"{dataset}/finals"))
+        logs = free_name(session.logs.folder, f"{dataset}/finals")
+        study.set_user_attr(_LOG_NAME, logs)
     return study
 
 
@@ -213,17 +190,17 @@ class Run:
     def __init__(self, studies: Iterable[optuna.Study]) -> None:
         self._studies = list(studies)
         self._name = _RUN + secrets.token_hex(8)
-        self._told = {"host": socket.gethostname(), "started": _now(), "ended": None, "how": None}
+        self._entry = {"host": socket.gethostname(), "started": _now(), "ended": None, "how": None}
         self._record()
 
     def end(self, how: str) -> None:
         """Record how it ended; a run that was killed has no end."""
-        self._told |= {"ended": _now(), "how": how}
+        self._entry |= {"ended": _now(), "how": how}
         self._record()
 
     def _record(self) -> None:
         for study in self._studies:
-            study.set_user_attr(self._name, self._told)
+            study.set_user_attr(self._name, self._entry)
 
 
 def runs(studies: Iterable[optuna.Study]) -> list[dict[str, Any]]:
@@ -246,7 +223,7 @@ def ended_trials(study: optuna.Study) -> list[tuple[TrialRecord, list[Epoch]]]:
 
     A trial whose machine vanished before it had a configuration is left out.
     """
-    batch_size, recipe = _batch_size(study), study_recipe(study)
+    batch_size, recipe = _batch_size(study), study_spec(study).recipe
     searched = space.distributions(recipe).keys()
     return [
         (

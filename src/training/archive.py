@@ -15,15 +15,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
+import numpy as np
+from numpy.typing import NDArray
 
 LARGEST = 2**30
 """Bytes that an archive may have; the largest network that a user can ask for takes half of it."""
 
 
 def read_archive(path: Path) -> Any:
-    """Return what was saved: plain values, and float32 tensors on the CPU.
+    """Return what was saved: plain values, and float32 tensors as NumPy arrays.
 
     Raises:
         OSError: it cannot be read.
@@ -58,7 +58,7 @@ def _follow(pickled: bytes, read: Callable[[str], bytes]) -> Any:
     stack: list[Any] = []
     marks: list[int] = []
     memo: dict[Any, Any] = {}
-    storages: dict[str, Tensor] = {}
+    storages: dict[str, NDArray[np.float32]] = {}
 
     def pop(count: int) -> list[Any]:
         if not 0 <= count <= len(stack):
@@ -111,9 +111,7 @@ def _follow(pickled: bytes, read: Callable[[str], bytes]) -> Any:
                 if (kind, name) != ("storage", _NAMES["torch FloatStorage"]):
                     raise ValueError("it holds other tensors than float32")
                 if key not in storages:
-                    storages[key] = torch.frombuffer(
-                        bytearray(read(f"data/{key}")), dtype=torch.float32
-                    )
+                    storages[key] = np.frombuffer(bytearray(read(f"data/{key}")), np.float32)
                 if len(storages[key]) != count:
                     raise ValueError(f"data/{key} has not the length that it claims")
                 stack.append(storages[key])
@@ -144,11 +142,13 @@ def _call(name: object, *arguments: Any) -> Any:
     if name is not _NAMES["torch._utils _rebuild_tensor_v2"]:
         raise ValueError("its pickle calls something")
     storage, offset, size, stride, *_ = arguments
-    if not isinstance(storage, Tensor) or len(size) > 4 or {*map(type, size)} - {int}:
+    numbers = [offset, *size, *stride]
+    if not isinstance(storage, np.ndarray) or len(size) > 4 or {*map(type, numbers)} - {int}:
         raise ValueError("its pickle is damaged")
-    if math.prod(size) > storage.numel():  # by a stride of 0
+    if min(numbers) < 0 or math.prod(size) > len(storage):  # by a stride of 0
         raise ValueError("a tensor claims more numbers than it has")
-    return torch.as_strided(storage, size, stride, offset)
+    item = storage.itemsize  # NumPy counts in bytes, and refuses what is beyond the storage
+    return np.ndarray(size, np.float32, storage, offset * item, [step * item for step in stride])
 
 
 def _extend(target: object, items: list[Any]) -> None:

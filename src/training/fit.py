@@ -78,7 +78,7 @@ def fit(
         callbacks: what else should watch; they may set `trainer.should_stop`.
     """
     recorder = Recorder()
-    watching: list[Callback] = [_DropoutSeed(seed), interruption, *callbacks, recorder]
+    watching: list[Callback] = [_DropoutSeed(seed), _Stop(interruption), *callbacks, recorder]
     early_stopping = None
     if patience is not None:
         early_stopping = EarlyStopping(
@@ -175,6 +175,19 @@ class _DropoutSeed(Callback):
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         assert isinstance(pl_module, CharacterTask)
         pl_module.seed_dropout(derive_seed(self._seed, DROPOUT, trainer.current_epoch))
+
+
+class _Stop(Callback):
+    """Ends a fit between two chunks of batches when it is to be interrupted."""
+
+    def __init__(self, interruption: Interruption) -> None:
+        self._interruption = interruption
+
+    def on_train_batch_end(self, *_: object) -> None:
+        self._interruption.check()
+
+    def on_validation_batch_end(self, *_: object, **__: object) -> None:
+        self._interruption.check()
 
 
 class _HyperparameterLog(Callback):

@@ -1,7 +1,7 @@
 """One configuration of the network and its training."""
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
 
 from src.core import checks
 from src.core.errors import UserError
@@ -50,3 +50,10 @@ class Hyperparameters:
         if not 0 < self.learning_rate < float("inf"):
             raise UserError(f"`learning_rate` (={self.learning_rate}) must be above 0 and finite")
         checks.share("label_smoothing", self.label_smoothing)
+
+
+def task_arguments(hyperparameters: Hyperparameters, classes: int) -> dict[str, Any]:
+    """Return the arguments that `CharacterTask` takes for a configuration."""
+    arguments = asdict(hyperparameters)
+    del arguments["batch_size"]  # the data's affair
+    return {**arguments, "classes": classes}

@@ -8,7 +8,6 @@ plain step once and replays it, because launching its kernels takes longer than 
 import copy
 import warnings
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import torch
@@ -17,7 +16,7 @@ from torch.nn import functional
 
 from src.data.files import Images
 from src.training.augment import Distortion
-from src.training.device import Compute
+from src.training.device import Compute, autocast
 from src.training.fused import first_layer
 from src.training.network import TwoConvNet, to_inputs
 
@@ -35,14 +34,6 @@ def make_optimizer(model: TwoConvNet, learning_rate: float) -> torch.optim.Adam:
     return torch.optim.Adam(
         model.parameters(), lr=learning_rate, eps=ADAM_EPSILON, fused=True, capturable=on_cuda
     )
-
-
-def autocast(compute: Compute) -> AbstractContextManager[None]:
-    """Compute in the precision chosen; to be entered for one forward pass.
-
-    No wider, because its bf16 copies of the weights must not outlive an optimizer step.
-    """
-    return torch.autocast(compute.device.type, torch.bfloat16, enabled=compute.precision == "bf16")
 
 
 def read_pixels(model: TwoConvNet, pixels: Tensor, dropout: Tensor | None = None) -> Tensor:

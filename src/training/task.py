@@ -1,6 +1,5 @@
 """The training task around the network, as Lightning runs it: chunks of optimizer steps."""
 
-from dataclasses import asdict
 from typing import Any
 
 import lightning.pytorch as pl
@@ -10,21 +9,14 @@ from torch.nn import functional
 
 from src.data.batches import Chunk
 from src.training.augment import Distortion
-from src.training.device import PLAIN_CPU, Compute
-from src.training.hyperparameters import Augmentation, Hyperparameters
+from src.training.device import PLAIN_CPU, Compute, autocast
+from src.training.hyperparameters import Augmentation, Hyperparameters, task_arguments
 from src.training.network import TwoConvNet, to_inputs
 from src.training.schedule import Schedule, learning_rate_share
-from src.training.step import PlainStep, Recipe, autocast, make_optimizer, make_step, read_pixels
+from src.training.step import PlainStep, Recipe, make_optimizer, make_step, read_pixels
 
 _AVERAGES = "averaged_weights"
 """Key in the checkpoint of an unfinished fit."""
-
-
-def task_arguments(hyperparameters: Hyperparameters, classes: int) -> dict[str, Any]:
-    """Return the arguments that `CharacterTask` takes for a configuration."""
-    arguments = asdict(hyperparameters)
-    del arguments["batch_size"]  # the data's affair
-    return {**arguments, "classes": classes}
 
 
 def make_task(

@@ -19,7 +19,7 @@ WINNER = "winner"
 class Curves:
     """Where one fit's curves go: <log_dir>/<study>/<fit>."""
 
-    log_dir: str
+    log_dir: Path
     study: str
     fit: str
     same: frozenset[str] = frozenset()

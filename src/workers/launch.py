@@ -1,22 +1,22 @@
 """Launchers: how a search gets its workers."""
 
+from __future__ import annotations
+
 import contextlib
 import functools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol
 
-from src.core.errors import UserError
 from src.core.interrupt import Interrupted, Interruption
-from src.data.split import TrainingData, load_training_data
-from src.search.database import has_password
-from src.training.device import Compute, Precision, choose_compute, choose_workers
-from src.training.spec import Job
-from src.workers.local import LocalWorkers
-from src.workers.messages import Message
+from src.training.device import Compute, Device, Precision, choose_compute, choose_workers
 
-if TYPE_CHECKING:
-    from src.options import FinalsConfig, TuneConfig
+if TYPE_CHECKING:  # an option's type is here, and --help needs no torch
+    import torch
+
+    from src.data.split import TrainingData
+    from src.training.spec import Job
+    from src.workers.messages import Message
 
 LauncherName = Literal["local", "ray"]
 
@@ -46,48 +46,60 @@ class Workers(Protocol):
 
 @dataclass(frozen=True)
 class Launcher:
-    """Where the workers will be."""
+    """Where the workers of a search will be."""
 
     compute: Compute
-    number: int
+    worker_count: int
     """Workers that the user wants, or that there is room for."""
-    launch: Callable[[int], contextlib.AbstractContextManager[Workers]]
+    start: Callable[[int], contextlib.AbstractContextManager[Workers]]
     """Starts so many workers."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LaunchSpec:
+    """What a user wants of the workers."""
+
+    launcher: LauncherName
+    workers: int | Literal["auto"]
+    """Trials trained at once."""
+    device: Device
+    precision: Precision
+    gpus_per_worker: float
+    """Share of a GPU that a worker takes, with Ray on CUDA."""
 
 
 @contextlib.contextmanager
 def launching(
-    config: "TuneConfig | FinalsConfig",
-    precision: Precision,
+    spec: LaunchSpec,
     data: TrainingData,
+    load: Callable[[torch.device], TrainingData],
     interruption: Interruption,
 ) -> Iterator[Launcher]:
-    """Decide what is computed on, and by how many workers."""
-    if config.launcher == "local":
-        compute = choose_compute(config.device, precision, threads=1)
-        load = _loader(data, config.data_dir, compute)
-        number = choose_workers(config.workers, compute)
-        yield Launcher(compute, number, lambda number: LocalWorkers(number, load, compute))
+    """Decide what is computed on, and by how many workers.
+
+    Args:
+        spec: what the user wants.
+        data: images, on the CPU.
+        load: loads the same images once more, to a GPU; a worker there has its own copy.
+        interruption: asked whether to stop waiting for a cluster.
+    """
+    if spec.launcher == "local":
+        from src.workers.local import LocalWorkers
+
+        compute = choose_compute(spec.device, spec.precision, threads=1)
+        own = functools.partial(load, compute.device)
+        if compute.device.type == "cpu":
+            own = functools.partial(_same, data)
+        count = choose_workers(spec.workers, compute)
+        yield Launcher(compute, count, lambda count: LocalWorkers(count, own, compute))
         return
-    if config.storage is not None and has_password(config.storage.get_secret_value()):
-        raise UserError(
-            "`storage` must name no password with `--launcher ray`, as Ray shows the command line "
-            "to all who see the cluster; put it in PGPASSWORD or ~/.pgpass"
-        )
     from src.workers.ray_cluster import Cluster  # an extra, which others do without
 
-    with Cluster(config.gpus_per_worker) as cluster:
-        compute = cluster.choose_compute(config.device, precision, interruption)
-        number = cluster.choose_workers(config.workers, compute)
-        yield Launcher(compute, number, lambda number: cluster.workers(number, data, compute))
+    with Cluster(spec.gpus_per_worker) as cluster:
+        compute = cluster.choose_compute(spec.device, spec.precision, interruption)
+        count = cluster.choose_workers(spec.workers, compute)
+        yield Launcher(compute, count, lambda count: cluster.workers(count, data, compute))
 
 
-def _loader(data: TrainingData, data_dir: str, compute: Compute) -> Callable[[], TrainingData]:
-    """Return what gives a worker its images: these, or a copy of its own on its GPU."""
-    if compute.device.type == "cpu":
-        return functools.partial(_loaded, data)
-    return functools.partial(load_training_data, data.spec, data_dir, compute.device)
-
-
-def _loaded(data: TrainingData) -> TrainingData:
+def _same(data: TrainingData) -> TrainingData:
     return data

@@ -1,0 +1,84 @@
+"""Samplers: what proposes the configuration of a trial, as a function of its place in the plan."""
+
+from collections.abc import Callable
+from typing import Any
+
+import optuna
+from optuna.distributions import BaseDistribution
+from optuna.samplers import BaseSampler
+from optuna.trial import FrozenTrial
+
+from src.search.spec import Sampler
+
+Distributions = dict[str, BaseDistribution]
+
+
+class _KnownSpaceTPESampler(optuna.samplers.TPESampler):
+    """TPE that does not look through all trials for what they have in common: all of the space."""
+
+    def __init__(self, space: Distributions, **options: Any) -> None:
+        super().__init__(**options)
+        self._space = space
+
+    def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> Distributions:
+        return self._space
+
+
+def _tpe(space: Distributions, seed: int) -> BaseSampler:
+    return _KnownSpaceTPESampler(
+        space, seed=seed, n_startup_trials=10, multivariate=True, constant_liar=True
+    )
+
+
+def _random(space: Distributions, seed: int) -> BaseSampler:
+    return optuna.samplers.RandomSampler(seed=seed)
+
+
+SAMPLERS: dict[Sampler, Callable[[Distributions, int], BaseSampler]] = {
+    "tpe": _tpe,
+    "random": _random,
+}
+"""How each sampler is made of the space that is searched and a seed."""
+
+
+class PlaceSampler(BaseSampler):
+    """Gives every trial a sampler of its own, seeded by the trial's place, whatever ran before.
+
+    Args:
+        kind: which.
+        space: what is searched.
+        seed_of: the seed that follows from a trial.
+    """
+
+    def __init__(
+        self, kind: Sampler, space: Distributions, seed_of: Callable[[FrozenTrial], int]
+    ) -> None:
+        self._make = SAMPLERS[kind]
+        self._space = space
+        self._seed_of = seed_of
+        self._current: BaseSampler
+
+    def before_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
+        """Make the trial's sampler."""
+        self._current = self._make(self._space, self._seed_of(trial))
+        self._current.before_trial(study, trial)
+
+    def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> Distributions:
+        """Return the parameters that are proposed together."""
+        return self._current.infer_relative_search_space(study, trial)
+
+    def sample_relative(
+        self, study: optuna.Study, trial: FrozenTrial, search_space: Distributions
+    ) -> dict[str, Any]:
+        """Propose those parameters."""
+        return self._current.sample_relative(study, trial, search_space)
+
+    def sample_independent(
+        self,
+        study: optuna.Study,
+        trial: FrozenTrial,
+        param_name: str,
+        param_distribution: BaseDistribution,
+    ) -> Any:
+        """Propose one parameter by itself."""
+        return self._current.sample_independent(study, trial, param_name, param_distribution)

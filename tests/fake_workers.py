@@ -1,0 +1,152 @@
+"""Workers that train nothing: what each epoch validates follows a script, and time is counted."""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from rich.console import Console
+
+from src.core.files import make_writable
+from src.core.interrupt import Interrupted, Interruption
+from src.data.catalog import DataSpec
+from src.data.split import load_training_data
+from src.results.folder import ResultsFolder
+from src.search.logs import Logs
+from src.search.session import Session
+from src.search.store import Store
+from src.training.device import PLAIN_CPU
+from src.training.fit import Fitted
+from src.training.history import Epoch
+from src.training.network import TwoConvNet
+from src.training.spec import Job
+from src.workers.launch import Launcher
+from src.workers.messages import Ended, Failed, Message, Reported
+
+Script = Callable[[Job], Sequence[float] | Failed | None]
+"""A trial → its validation accuracy after each epoch, NaN where it diverges; or how it fails; or
+None: its worker falls silent."""
+
+IMAGES, CLASSES = 20, 10
+NEVER = Interruption()
+
+
+class FakeWorkers:
+    """So many workers; each turn, the one that has waited longest says its next word.
+
+    Args:
+        count: how many.
+        script: what becomes of a trial.
+    """
+
+    def __init__(self, count: int, script: Script) -> None:
+        self.seconds = 0.0
+        """A clock: it moves when somebody listens."""
+        self.jobs: list[Job] = []
+        """All that were given, in order."""
+        self._idle = list(range(count))
+        self._script = script
+        self._turns: list[tuple[int, Job, list[Epoch]]] = []
+        self._asked: dict[int, tuple[Job, list[Epoch]]] = {}
+        self._stopped: dict[int, tuple[Job, list[Epoch], Interrupted | None]] = {}
+
+    def __enter__(self) -> "FakeWorkers":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def clock(self) -> float:
+        return self.seconds
+
+    @property
+    def idle(self) -> list[int]:
+        return sorted(self._idle)
+
+    def submit(self, worker: int, job: Job) -> None:
+        self._idle.remove(worker)
+        self.jobs.append(job)
+        self._turns.append((worker, job, []))
+
+    def answer(self, worker: int, *, stop: bool) -> None:
+        job, history = self._asked.pop(worker)
+        if stop:
+            self._stopped[worker] = (job, history, None)
+        else:
+            self._turns.append((worker, job, history))
+
+    def interrupt(self, reason: Interrupted) -> None:
+        running = {worker: (job, history) for worker, job, history in self._turns} | self._asked
+        self._turns.clear()
+        self._asked.clear()
+        self._stopped |= {worker: (*of, reason) for worker, of in running.items()}
+
+    def replace(self, worker: int) -> None:
+        self._turns = [turn for turn in self._turns if turn[0] != worker]
+        self._idle.append(worker)
+
+    def receive(self, timeout: float) -> list[tuple[int, Message]]:
+        self.seconds += timeout
+        if self._stopped:
+            worker, (job, history, reason) = self._stopped.popitem()
+            self._idle.append(worker)
+            return [(worker, Ended(_fitted(job, history, reason), pruned=reason is None))]
+        if not self._turns:
+            return []
+        worker, job, history = self._turns.pop(0)
+        curve = self._script(job)
+        if curve is None:
+            self._turns.append((worker, job, history))
+            return []
+        if isinstance(curve, Failed):
+            self._idle.append(worker)
+            return [(worker, curve)]
+        if len(history) == min(len(curve), job.max_epochs):
+            self._idle.append(worker)
+            return [(worker, Ended(_fitted(job, history, None), pruned=False))]
+        accuracy = curve[len(history)]
+        if math.isnan(accuracy):
+            self._idle.append(worker)
+            diverged = replace(_fitted(job, history, None), diverged="diverged: on purpose")
+            return [(worker, Ended(diverged, pruned=False))]
+        history.append(Epoch(len(history) + 1, 0.1, accuracy, 0.1, accuracy))
+        self._asked[worker] = (job, history)
+        best = max(epoch.val_accuracy for epoch in history)
+        return [(worker, Reported(len(history), best))]
+
+
+def _fitted(job: Job, history: list[Epoch], interrupted: Interrupted | None) -> Fitted:
+    best = max(history, key=lambda epoch: epoch.val_accuracy, default=None)
+    confusion = torch.zeros(CLASSES, CLASSES, dtype=torch.int64)
+    confusion[0, 0] = IMAGES
+    hp = job.hyperparameters
+    network = TwoConvNet(
+        conv1=hp.conv1,
+        conv2=hp.conv2,
+        dense_units=hp.dense_units,
+        dropout_rate=hp.dropout_rate,
+        classes=CLASSES,
+    )
+    weights = {f"model.{name}": value for name, value in network.state_dict().items()}
+    return Fitted(tuple(history), best, weights, confusion, 1.0, False, None, interrupted)
+
+
+@contextmanager
+def open_session(
+    store: Store, folder: ResultsFolder, workers: FakeWorkers, interruption: Interruption = NEVER
+) -> Iterator[Session]:
+    """Open a session on 100 real images that these workers train."""
+    make_writable(folder.path, "--results_dir")
+    data = load_training_data(DataSpec(dataset="mnist_5k", limit=100), Path("nowhere"))
+    with store:
+        yield Session(
+            data=data,
+            launcher=Launcher(PLAIN_CPU, len(workers.idle), lambda count: workers),
+            store=store,
+            folder=folder,
+            logs=Logs(folder.path.parent / "logs", "none"),
+            interruption=interruption,
+            console=Console(quiet=True),
+        )
