@@ -1,4 +1,4 @@
-"""Which hyperparameters set good trials apart: PED-ANOVA, as Optuna has it, and its uncertainty.
+"""Estimate the importance of hyperparameters: Optuna's PED-ANOVA, with bootstrap intervals.
 
 Watanabe, Bansal, Hutter: "PED-ANOVA: Efficiently Quantifying Hyperparameter Importance in Arbitrary
 Subspaces", IJCAI 2023. It asks how differently a hyperparameter is distributed among the best
@@ -6,17 +6,11 @@ trials and among all, and is not carried away by a few trials that learnt nothin
 """
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import optuna
-from optuna.distributions import (
-    BaseDistribution,
-    CategoricalDistribution,
-    FloatDistribution,
-    IntDistribution,
-)
+import numpy.typing as npt
 
 from src.reporting.analysis import Value, is_wide, numeric
 
@@ -53,19 +47,13 @@ def importances(
         configurations: of the trials; each hyperparameter takes at least two values.
         accuracies: theirs, after the same number of epochs.
     """
-    distributions = {
-        name: _distribution([configuration[name] for configuration in configurations])
-        for name in configurations[0]
-    }
-    values = _evaluate(configurations, accuracies, distributions)
+    evaluate = _ped_anova(configurations, accuracies)
+    values = evaluate(np.arange(len(accuracies)))
     generator = np.random.default_rng(_SEED)
     resampled: dict[str, list[float]] = {name: [] for name in values}
     for _ in range(_RESAMPLED):
         drawn = generator.integers(len(accuracies), size=len(accuracies))
-        again = _evaluate(
-            [configurations[i] for i in drawn], [accuracies[i] for i in drawn], distributions
-        )
-        for name, value in again.items():
+        for name, value in evaluate(drawn).items():
             resampled[name].append(value)
     found = []
     for name, value in values.items():
@@ -74,40 +62,37 @@ def importances(
     return sorted(found, key=lambda importance: -importance.value)
 
 
-def _distribution(values: Sequence[Value]) -> BaseDistribution:
-    if not numeric(values):
-        return CategoricalDistribution(sorted({str(value) for value in values}))
-    numbers = [value for value in values if not isinstance(value, str)]
-    low, high, log = min(numbers), max(numbers), is_wide(values)
-    if all(isinstance(number, int) for number in numbers):
-        return IntDistribution(int(low), int(high), log=log)
-    return FloatDistribution(low, high, log=log)
+def _ped_anova(
+    configurations: Sequence[dict[str, Value]], accuracies: Sequence[float]
+) -> Callable[[npt.NDArray[np.int64]], dict[str, float]]:
+    """Return a function from positions of trials to the importances that these trials give."""
+    import optuna  # here, as a report where nothing can be compared needs none
 
+    def distribution(values: Sequence[Value]) -> optuna.distributions.BaseDistribution:
+        if not numeric(values):
+            return optuna.distributions.CategoricalDistribution(sorted(set(map(str, values))))
+        numbers = [value for value in values if not isinstance(value, str)]
+        low, high, log = min(numbers), max(numbers), is_wide(values)
+        if all(isinstance(number, int) for number in numbers):
+            return optuna.distributions.IntDistribution(int(low), int(high), log=log)
+        return optuna.distributions.FloatDistribution(low, high, log=log)
 
-def _evaluate(
-    configurations: Sequence[dict[str, Value]],
-    accuracies: Sequence[float],
-    distributions: dict[str, BaseDistribution],
-) -> dict[str, float]:
-    """Return Optuna's answer for these trials; the same ones give the same answer."""
-    study = optuna.create_study(direction="maximize", storage=None)
-    study.add_trials(
-        [
-            optuna.trial.create_trial(
-                params={
-                    name: str(configuration[name])
-                    if isinstance(distributions[name], CategoricalDistribution)
-                    else configuration[name]
-                    for name in configuration
-                },
-                distributions=distributions,
-                value=accuracy,
-            )
-            for configuration, accuracy in zip(configurations, accuracies, strict=True)
-        ]
-    )
+    distributions = {
+        name: distribution([configuration[name] for configuration in configurations])
+        for name in configurations[0]
+    }
+    trials = [
+        optuna.trial.create_trial(params=configuration, distributions=distributions, value=accuracy)
+        for configuration, accuracy in zip(configurations, accuracies, strict=True)
+    ]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         evaluator = optuna.importance.PedAnovaImportanceEvaluator(target_quantile=BEST)
-    found = optuna.importance.get_param_importances(study, evaluator=evaluator)
-    return {name: float(found[name]) for name in distributions}
+
+    def evaluate(positions: npt.NDArray[np.int64]) -> dict[str, float]:
+        study = optuna.create_study(direction="maximize", storage=None)
+        study.add_trials([trials[position] for position in positions])
+        found = optuna.importance.get_param_importances(study, evaluator=evaluator)
+        return {name: float(found[name]) for name in distributions}
+
+    return evaluate
