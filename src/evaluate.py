@@ -29,7 +29,7 @@ from src.inference.predictions import read_probabilities, worst_mistakes
 from src.reporting.figures import draw_confusion, draw_mistakes, reading_figures
 from src.results.folder import ResultsFolder
 from src.results.provenance import provenance
-from src.results.records import TestRecord
+from src.results.records import MisreadImage, TestMetrics, TestRecord
 from src.results.test_log import record_test
 from src.training.checkpoint import SavedModel, load_model
 from src.training.device import Device, choose_compute
@@ -99,36 +99,36 @@ def _run(options: EvaluateOptions) -> int:
         ),
     )
     mistakes = worst_mistakes(images, probabilities, model.class_names)
-    metrics = {
-        "dataset": dataset,
-        "test_accuracy": matrix.accuracy,
-        "n_test": matrix.images,
-        "ci95": [low, high],
-        "macro_accuracy": matrix.macro_accuracy,
-        "per_class": [asdict(metrics) for metrics in matrix.per_class()],
-        "most_confused": [asdict(confusion) for confusion in matrix.most_confused()],
-        "confusion_matrix": matrix.counts.tolist(),
-        "mistakes": [
-            {
-                "image": image,
-                "true": mistake.true,
-                "predicted": mistake.predicted,
-                "probability": mistake.probability,
-            }
+    metrics = TestMetrics(
+        dataset=dataset,
+        test_accuracy=matrix.accuracy,
+        n_test=matrix.images,
+        ci95=(low, high),
+        macro_accuracy=matrix.macro_accuracy,
+        per_class=tuple(matrix.per_class()),
+        most_confused=tuple(matrix.most_confused()),
+        confusion_matrix=tuple(map(tuple, matrix.counts.tolist())),
+        mistakes=tuple(
+            MisreadImage(
+                image=image,
+                true=mistake.true,
+                predicted=mistake.predicted,
+                probability=mistake.probability,
+            )
             for image, mistake in mistakes.items()
-        ],
-        "test_images_sha256": images.sha256(),
-        "caution": caution,
-        "checkpoint": short_path(path),
-        "checkpoint_sha256": sha256,
-        "test_split_opened": opened.times,
-        "val_accuracy": model.val_accuracy,
-        "provenance": provenance(compute, recorded_command()),
-    }
+        ),
+        test_images_sha256=images.sha256(),
+        caution=caution,
+        checkpoint=short_path(path),
+        checkpoint_sha256=sha256,
+        test_split_opened=opened.times,
+        val_accuracy=model.val_accuracy,
+        provenance=provenance(compute, recorded_command()),
+    )
     suffix = "" if dataset == own else f"-on-{dataset}"
     metrics_file = folder / f"metrics{suffix}.json"
     figure_file = folder / f"confusion-matrix{suffix}.png"
-    write_json(metrics_file, metrics)
+    write_json(metrics_file, asdict(metrics))
     title = f"{dataset}: {matrix.accuracy:.2%} of {matrix.images:,} test images read correctly"
     draw_confusion(figure_file, title, matrix)
     mistakes_file = folder / f"mistakes{suffix}.png"
@@ -142,7 +142,7 @@ def _run(options: EvaluateOptions) -> int:
         pictures = reading_figures(matrix, list(mistakes.values()))
         write_pictures(options.log_dir, own, name, "test", pictures)
     if options.json:
-        print(json.dumps(metrics))
+        print(json.dumps(asdict(metrics)))
         return 0
     console = open_console()
     say(

@@ -7,7 +7,7 @@ its pictures to figures/. Seconds.
 """
 
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 from src import cli
@@ -57,7 +57,7 @@ def _run(options: ReportOptions) -> int:
 def _winner(folder: ResultsFolder) -> Winner:
     model = load_model(folder.best_model)
     return Winner(
-        hyperparameters=asdict(model.hyperparameters),
+        hyperparameters=model.hyperparameters,
         history=model.history,
         best_epoch=model.best_epoch,
         val_accuracy=model.val_accuracy,

@@ -68,7 +68,7 @@ def _run(options: TrainOptions) -> int:
         )
     model = model_of(fitted, hp, data, origin)
     save_model(folder / "model.ckpt", model)
-    write_json(folder / "model.json", describe_model(model))
+    write_json(folder / "model.json", describe_model(model).to_document())
     draw_model(folder / "model.png", model)
     ending = (
         (fitted.interrupted and fitted.interrupted.reason)

@@ -25,10 +25,12 @@ from src.training.spec import Job
 from src.workers.launch import Launcher
 from src.workers.messages import Ended, Failed, Message, Reported
 
-Script = Callable[[Job], Sequence[float] | Failed]
-"""A trial → its validation accuracy after each epoch, NaN where it diverges; or how it fails."""
+Script = Callable[[Job], Sequence[float] | Failed | None]
+"""A trial → its validation accuracy after each epoch, NaN where it diverges; or how it fails; or
+None: its worker falls silent."""
 
 IMAGES, CLASSES = 20, 10
+NEVER = Interruption()
 
 
 class FakeWorkers:
@@ -95,6 +97,9 @@ class FakeWorkers:
             return []
         worker, job, history = self._turns.pop(0)
         curve = self._script(job)
+        if curve is None:
+            self._turns.append((worker, job, history))
+            return []
         if isinstance(curve, Failed):
             self._idle.append(worker)
             return [(worker, curve)]
@@ -129,7 +134,9 @@ def _fitted(job: Job, history: list[Epoch], interrupted: Interrupted | None) -> 
 
 
 @contextmanager
-def open_session(store: Store, folder: ResultsFolder, workers: FakeWorkers) -> Iterator[Session]:
+def open_session(
+    store: Store, folder: ResultsFolder, workers: FakeWorkers, interruption: Interruption = NEVER
+) -> Iterator[Session]:
     """Open a session on 100 real images that these workers train."""
     make_writable(folder.path, "--results_dir")
     data = load_training_data(DataSpec(dataset="mnist_5k", limit=100), Path("nowhere"))
@@ -140,6 +147,6 @@ def open_session(store: Store, folder: ResultsFolder, workers: FakeWorkers) -> I
             store=store,
             folder=folder,
             logs=Logs(folder.path.parent / "logs", "none"),
-            interruption=Interruption(),
+            interruption=interruption,
             console=Console(quiet=True),
         )

@@ -14,7 +14,7 @@ from src.core.metrics import ConfusionMatrix
 from src.data.catalog import CLASS_NAMES, Dataset, DataSpec
 from src.reporting.publish import describe_model
 from src.results.folder import ResultsFolder
-from src.results.records import TrialRecord
+from src.results.records import BestSummary, Run, SearchSummary, TrialRecord
 from src.results.tables import write_epochs, write_trials
 from src.search.hyperband import is_promoted, make_plan
 from src.training.checkpoint import SavedModel, save_model
@@ -37,7 +37,7 @@ def simulate_search(
     folder = ResultsFolder(results_dir, dataset)
     folder.path.mkdir(parents=True)
     validation = images // 5
-    trials: list[tuple[TrialRecord, list[Epoch]]] = []
+    trials: list[TrialRecord] = []
     for batch_size in batch_sizes:
         on_rungs: dict[tuple[int, int], list[float]] = {}
         for slot in range(plan.trials):
@@ -85,20 +85,21 @@ def simulate_search(
                 bracket=bracket.s,
                 seconds=7.5 * len(history),
                 reason=reason,
+                history=tuple(history),
             )
-            trials.append((record, history))
+            trials.append(record)
     write_epochs(folder.curves_csv, trials)
-    write_trials(folder.all_csv, [record for record, _ in trials])
-    finished = [trial for trial in trials if trial[0].state == "COMPLETE"]
-    best_trial, history = max(finished, key=lambda trial: trial[0].val_accuracy or 0)
+    write_trials(folder.all_csv, trials)
+    finished = [trial for trial in trials if trial.state == "COMPLETE"]
+    best_trial = max(finished, key=lambda trial: trial.val_accuracy or 0)
     names = CLASS_NAMES[cast(Dataset, dataset)]
     model = SavedModel(
         hyperparameters=best_trial.hyperparameters,
         data_spec=DataSpec(dataset=cast(Dataset, dataset)),
         class_names=names,
         weights=dict(make_task(best_trial.hyperparameters, len(names)).state_dict()),
-        history=tuple(history),
-        best_epoch=1 + int(np.argmax([epoch.val_accuracy for epoch in history])),
+        history=best_trial.history,
+        best_epoch=1 + int(np.argmax([epoch.val_accuracy for epoch in best_trial.history])),
         val_accuracy=best_trial.val_accuracy or 0.0,
         validation_confusion=simulate_confusion(
             len(names), validation, best_trial.val_accuracy or 0.0
@@ -118,8 +119,8 @@ def simulate_search(
         },
     )
     save_model(folder.best_model, model)
-    search = {
-        "settings": {
+    search = SearchSummary(
+        settings={
             **asdict(model.data_spec),
             "max_epochs": max_epochs,
             "reduction_factor": reduction_factor,
@@ -128,17 +129,23 @@ def simulate_search(
             "patience": 3,
             "precision": "bf16",
         },
-        "runs": [
-            {
-                "host": "simulated",
-                "started": "2026-01-02T03:04:05.000+00:00",
-                "ended": "2026-01-02T05:14:05.000+00:00",
-                "how": "finished",
-            }
-        ],
-        "provenance": model.provenance,
-    }
-    write_json(folder.best_json, describe_model(model) | {"search": search})
+        trials={"COMPLETE": len(finished), "PRUNED": len(trials) - len(finished), "FAIL": 0},
+        epochs=sum(trial.epochs for trial in trials),
+        seconds=sum(trial.seconds or 0 for trial in trials),
+        batch_sizes=batch_sizes,
+        provenance=model.provenance,
+        interrupted=False,
+        runs=(
+            Run(
+                host="simulated",
+                started="2026-01-02T03:04:05.000+00:00",
+                ended="2026-01-02T05:14:05.000+00:00",
+                how="finished",
+            ),
+        ),
+    )
+    summary = BestSummary(**vars(describe_model(model)), search=search)
+    write_json(folder.best_json, summary.to_document())
     return folder
 
 
@@ -203,8 +210,10 @@ def metrics_of(folder: ResultsFolder, checkpoint: str = "best-model.ckpt") -> di
         "most_confused": [asdict(one) for one in matrix.most_confused()],
         "confusion_matrix": matrix.counts.tolist(),
         "mistakes": [{"image": 3, "true": "1", "predicted": "7", "probability": 0.99}],
+        "test_images_sha256": "0" * 64,
         "caution": None,
         "checkpoint": checkpoint,
+        "test_split_opened": 1,
         "checkpoint_sha256": hashlib.sha256(folder.best_model.read_bytes()).hexdigest(),
         "val_accuracy": best["val_accuracy"],
         "provenance": best["provenance"],

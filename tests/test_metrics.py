@@ -61,14 +61,6 @@ def test_interval_is_wilsons_as_newcombe_tabulates_it(
     assert wilson_interval(successes, trials) == pytest.approx((low, high), abs=5e-5)
 
 
-def test_spread_of_a_mean_follows_students_table() -> None:
-    found = spread([0.91, 0.92, 0.93, 0.94, 0.95])
-    t = 2.776  # two-sided 95 %, 4 degrees of freedom
-    half = t * np.sqrt(0.001 / 4) / np.sqrt(5)
-    assert (found.mean, found.std) == pytest.approx((0.93, np.sqrt(0.001 / 4)))
-    assert (found.low, found.high) == pytest.approx((0.93 - half, 0.93 + half), abs=1e-5)
-
-
 def test_equal_measurements_have_an_interval_without_width() -> None:
     assert spread([0.5, 0.5, 0.5]) == Spread(0.5, 0.0, 0.5, 0.5)
 

@@ -1,12 +1,83 @@
+import dataclasses
+import json
 import os
 import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from src.core.decode import pick
 from src.core.files import replacing, write_json
+from src.results.records import (
+    BestSummary,
+    Decision,
+    PublishedDecision,
+    TestMetrics,
+    TestRecord,
+    TrialOutcome,
+)
+from src.results.tables import read_epochs, read_trials, write_epochs, write_trials
+from tests.conftest import REPOSITORY
+
+SHIPPED = sorted(note.parent for note in (REPOSITORY / "results").glob("*/SHIPPED.md"))
+
+shipped = pytest.mark.parametrize("folder", SHIPPED, ids=lambda folder: folder.name)
+
+
+@shipped
+def test_tables_are_written_again_as_they_were_read(folder: Path, tmp_path: Path) -> None:
+    curves = read_epochs(folder / "curves.csv")
+    trials = [
+        dataclasses.replace(trial, history=curves[trial.batch_size, trial.trial])
+        for trial in read_trials(folder / "all.csv")
+    ]
+    write_trials(tmp_path / "all.csv", trials)
+    write_epochs(tmp_path / "curves.csv", trials)
+    for name in ("all.csv", "curves.csv"):
+        assert (tmp_path / name).read_bytes() == (folder / name).read_bytes()
+
+
+@shipped
+def test_documents_are_written_again_as_they_were_read(folder: Path, tmp_path: Path) -> None:
+    def read(name: str) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads((folder / name).read_text())
+        return found
+
+    again = {
+        "best.json": BestSummary.from_document(read("best.json")).to_document(),
+        "finalists.json": dataclasses.asdict(pick(PublishedDecision, read("finalists.json"))),
+        "metrics.json": dataclasses.asdict(pick(TestMetrics, read("metrics.json"))),
+    }
+    for name, document in again.items():
+        write_json(tmp_path / name, document)
+        assert (tmp_path / name).read_text() == (folder / name).read_text()
+    (line,) = (folder / "test-log.jsonl").read_text().splitlines()
+    assert json.dumps(dataclasses.asdict(pick(TestRecord, json.loads(line)))) == line
+
+
+@shipped
+def test_attributes_in_a_journal_are_written_again_as_they_were_read(folder: Path) -> None:
+    lines = map(json.loads, (folder / "study.journal").read_text().splitlines())
+    attributes = [line.get("user_attr", {}) for line in lines]
+    outcomes = [one["outcome"] for one in attributes if "outcome" in one]
+    decisions = [one["decision"] for one in attributes if "decision" in one]
+    assert len(outcomes) > 34
+    for outcome in outcomes:
+        assert TrialOutcome.from_attribute(outcome).to_attribute() == outcome
+    decided = decisions[-1]  # those before, of earlier finals, it has replaced
+    assert json.loads(json.dumps(dataclasses.asdict(pick(Decision, decided)))) == decided
+
+
+def test_outcome_of_an_error_is_its_reason_alone() -> None:
+    attribute = {"reason": "RuntimeError: no memory"}
+    assert TrialOutcome.from_attribute(attribute).to_attribute() == attribute
+    diverged: dict[str, Any] = {
+        "reason": "diverged", "val_accuracy": None, "history": [], "device": "cpu", "seconds": 0.5,
+    }  # fmt: skip
+    assert TrialOutcome.from_attribute(diverged).to_attribute() == diverged
 
 
 def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path: Path) -> None:

@@ -1,12 +1,17 @@
 """What a search's trials tell: who came how far, at what cost, and what can be compared."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Literal
 
-from src.reporting.findings import Trial, Value
-from src.results.records import LOST
+from src.results.records import LOST, TrialRecord
 from src.search.hyperband import Plan
+from src.training.hyperparameters import Hyperparameters
+
+Value = int | float | str
+
+HYPERPARAMETERS = tuple(field.name for field in fields(Hyperparameters))
+"""Names of all hyperparameters, in the order in which they are shown."""
 
 Kind = Literal["lost", "finished", "early", "diverged", "failed"]
 
@@ -23,7 +28,7 @@ class Ending:
     """Epochs of the rung that stopped it; 0 if none did."""
 
 
-def ending_of(trial: Trial, plan: Plan) -> Ending:
+def ending_of(trial: TrialRecord, plan: Plan) -> Ending:
     """Tell how a trial ended."""
     if trial.state == "FAIL":
         return Ending("failed")
@@ -32,7 +37,7 @@ def ending_of(trial: Trial, plan: Plan) -> Ending:
     return Ending("finished" if trial.epochs >= plan.max_epochs else "early")
 
 
-def endings(trials: Sequence[Trial], plan: Plan) -> list[Ending]:
+def endings(trials: Sequence[TrialRecord], plan: Plan) -> list[Ending]:
     """Return the endings that occur, in the order of how far trials got."""
     order: tuple[Kind, ...] = ("failed", "diverged", "lost", "early", "finished")
     found = {ending_of(trial, plan) for trial in trials}
@@ -58,7 +63,7 @@ class RungUse:
     """Epochs that they trained between the rung before and this one."""
 
 
-def rung_uses(trials: Sequence[Trial], plan: Plan) -> list[RungUse]:
+def rung_uses(trials: Sequence[TrialRecord], plan: Plan) -> list[RungUse]:
     """Count trials and epochs by bracket and rung, the most aggressive bracket first."""
     uses = []
     for bracket in plan.brackets:
@@ -83,30 +88,30 @@ def rung_uses(trials: Sequence[Trial], plan: Plan) -> list[RungUse]:
     return uses
 
 
-def accuracy_of(trial: Trial) -> float:
+def accuracy_of(trial: TrialRecord) -> float:
     """Return the accuracy of a trial's best epoch, 0 before the first."""
     return trial.val_accuracy or 0.0
 
 
-def ranking(trials: Sequence[Trial]) -> list[Trial]:
+def ranking(trials: Sequence[TrialRecord]) -> list[TrialRecord]:
     """Return the trials that trained to their end, the best first."""
     finished = [trial for trial in trials if trial.state == "COMPLETE"]
     return sorted(finished, key=lambda trial: -accuracy_of(trial))
 
 
-def best_by_batch_size(trials: Sequence[Trial]) -> dict[int, Trial]:
+def best_by_batch_size(trials: Sequence[TrialRecord]) -> dict[int, TrialRecord]:
     """Return the best finished trial of each batch size, the smallest first."""
-    best: dict[int, Trial] = {}
+    best: dict[int, TrialRecord] = {}
     for trial in ranking(trials):
         best.setdefault(trial.batch_size, trial)
     return dict(sorted(best.items()))
 
 
-def accuracy_within(trial: Trial, epochs: int) -> float | None:
+def accuracy_within(trial: TrialRecord, epochs: int) -> float | None:
     """Return the best validation accuracy of the first epochs; None if the trial had fewer."""
-    if len(trial.curve) < epochs:
+    if len(trial.history) < epochs:
         return None
-    return max(epoch.val_accuracy for epoch in trial.curve[:epochs])
+    return max(epoch.val_accuracy for epoch in trial.history[:epochs])
 
 
 def common_budget(plan: Plan) -> int:
@@ -114,10 +119,15 @@ def common_budget(plan: Plan) -> int:
     return min(bracket.rungs[0].epochs for bracket in plan.brackets)
 
 
-def varying(trials: Sequence[Trial]) -> list[str]:
+def value_of(trial: TrialRecord, name: str) -> Value:
+    """Return a trial's hyperparameter; true and false in words."""
+    value: Value = getattr(trial.hyperparameters, name)
+    return ("yes" if value else "no") if isinstance(value, bool) else value
+
+
+def varying(trials: Sequence[TrialRecord]) -> list[str]:
     """Return the hyperparameters that are not the same in all trials."""
-    names = trials[0].hyperparameters
-    return [name for name in names if len({t.hyperparameters[name] for t in trials}) > 1]
+    return [name for name in HYPERPARAMETERS if len({value_of(t, name) for t in trials}) > 1]
 
 
 def numeric(values: Sequence[Value]) -> bool:

@@ -18,8 +18,7 @@ from optuna.distributions import (
     IntDistribution,
 )
 
-from src.reporting.analysis import is_wide, numeric
-from src.reporting.findings import Value
+from src.reporting.analysis import Value, is_wide, numeric
 
 BEST = 0.25
 """The best of all trials that are compared with all: this share of them."""

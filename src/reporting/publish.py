@@ -1,14 +1,13 @@
 """A search's studies and checkpoints → the files that people read."""
 
-import csv
 import shutil
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Mapping
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 
 import optuna
 
+from src.core.decode import pick
 from src.core.errors import UserError
 from src.core.files import replacing, write_json
 from src.core.metrics import ConfusionMatrix
@@ -16,8 +15,18 @@ from src.data.split import TrainingData
 from src.inference.predictions import read_probabilities, worst_mistakes
 from src.reporting.figures import draw_best, draw_rungs, reading_figures
 from src.results.folder import ResultsFolder
-from src.results.records import TrialRecord
-from src.results.tables import write_epochs, write_trials
+from src.results.records import (
+    BestSummary,
+    Decision,
+    FinalsSummary,
+    ModelSummary,
+    PublishedDecision,
+    Run,
+    SearchSummary,
+    TrainedOn,
+    TrialRecord,
+)
+from src.results.tables import STATES, read_trials, write_epochs, write_trials
 from src.search.hyperband import Plan
 from src.search.store import Store
 from src.search.studies import (
@@ -41,8 +50,8 @@ def publish_study(
     folder: ResultsFolder, store: Store, batch_size: int, study: optuna.Study, plan: Plan
 ) -> None:
     """Write one batch size's CSV and pictures."""
-    trials = ended_trials(study)
-    write_trials(folder.study_csv(batch_size), [record for record, _ in trials])
+    trials = _ended(study)
+    write_trials(folder.study_csv(batch_size), trials)
     draw_rungs(
         folder.rungs_figure(batch_size),
         f"{folder.path.name}, batch size {batch_size}: {len(trials)} trials",
@@ -67,48 +76,85 @@ def publish_search(
         The best model: that of the finals' winner, or while there were none that of the best
         trial; None while no trial has finished.
     """
-    decision = load_decision(store.storage, folder.path.name)  # models are kept before they count
-    trials = [trial for study in studies.values() for trial in ended_trials(study)]
-    records = [record for record, _ in trials]
+    decision = _load_decision(folder, store)  # models are kept before they count
+    trials = [trial for study in studies.values() for trial in _ended(study)]
     write_epochs(folder.curves_csv, trials)
-    write_trials(folder.all_csv, records)
+    write_trials(folder.all_csv, trials)
     models = load_best_models(folder, store, studies)
     if not models:
         return None
     batch_size, best = max(models.items(), key=lambda item: item[1].val_accuracy)
     source = folder.study_model(batch_size)
     search_provenance = best.provenance
-    described: dict[str, object] = {}
+    finals = None
     if decision is not None:
-        winner = decision["finalists"][0]
         source, best = _load_decided(folder, decision)
-        described["finals"] = {
-            name: winner[name]
-            for name in ("batch_size", "trial", "search_val_accuracy", "mean", "std", "ci95")
-        } | {"seed": decision["winner"]["seed"], "seeds": winner["seeds"]}
-        origin = {"data": describe_model(best)["data"], "provenance": best.provenance}
-        write_json(folder.finalists_json, decision | origin)
+        finals = _summarise_finals(decision)
+        published = PublishedDecision(
+            **vars(decision), data=_trained_on(best), provenance=best.provenance
+        )
+        write_json(folder.finalists_json, asdict(published))
     if source != folder.best_model:
         with replacing(folder.best_model) as temporary:
             shutil.copyfile(source, temporary)
     settings = study_spec(studies[batch_size]).to_settings() | {
         "iterations": iterations(studies.values())
     }
-    history = runs(studies.values())
+    history = tuple(pick(Run, run) for run in runs(studies.values()))
     # A run without an end was killed, unless others share the studies and it is still going on.
     fine = (FINISHED, None) if store.shared else (FINISHED,)
-    search = {
-        "settings": settings,
-        **_tally(records),
-        "provenance": search_provenance,
-        "interrupted": (
-            any(record.reason == ABANDONED for record in records)
-            or any(run["how"] not in fine for run in history)
+    states = [trial.state for trial in trials]
+    search = SearchSummary(
+        settings=settings,
+        trials={state: states.count(state) for state in STATES},
+        epochs=sum(trial.epochs for trial in trials),
+        seconds=round(sum(trial.seconds or 0.0 for trial in trials), 1),
+        batch_sizes=tuple(sorted({trial.batch_size for trial in trials})),
+        provenance=search_provenance,
+        interrupted=(
+            any(trial.reason == ABANDONED for trial in trials)
+            or any(run.how not in fine for run in history)
         ),
-        "runs": history,
-    }
-    write_json(folder.best_json, describe_model(best) | described | {"search": search})
+        runs=history,
+    )
+    summary = BestSummary(**vars(describe_model(best)), finals=finals, search=search)
+    write_json(folder.best_json, summary.to_document())
     return best
+
+
+def _ended(study: optuna.Study) -> list[TrialRecord]:
+    """Return the trials that have ended, with their learning curves."""
+    return [replace(record, history=tuple(history)) for record, history in ended_trials(study)]
+
+
+def _load_decision(folder: ResultsFolder, store: Store) -> Decision | None:
+    """Load the outcome of the finals; None: there were none.
+
+    Raises:
+        UserError: it is damaged.
+    """
+    found = load_decision(store.storage, folder.path.name)
+    try:
+        return None if found is None else pick(Decision, found)
+    except TypeError as error:
+        raise UserError(
+            f"the finals recorded in {folder.journal} are damaged, or of another version "
+            f"({error}); restore it, or move {folder.path} away to begin a new search"
+        ) from error
+
+
+def _summarise_finals(decision: Decision) -> FinalsSummary:
+    winner = decision.finalists[0]
+    return FinalsSummary(
+        batch_size=winner.batch_size,
+        trial=winner.trial,
+        search_val_accuracy=winner.search_val_accuracy,
+        mean=winner.mean,
+        std=winner.std,
+        ci95=winner.ci95,
+        seed=decision.winner.seed,
+        seeds=winner.seeds,
+    )
 
 
 def check_published(folder: ResultsFolder, studies: Mapping[int, optuna.Study]) -> None:
@@ -117,18 +163,12 @@ def check_published(folder: ResultsFolder, studies: Mapping[int, optuna.Study]) 
     Raises:
         UserError: there are such, or they cannot be read.
     """
+    if not folder.all_csv.exists():
+        return
     done = ("COMPLETE", "PRUNED")
     found = [record for study in studies.values() for record, _ in ended_trials(study)]
     there = sum(record.state in done for record in found)
-    try:
-        with folder.all_csv.open(newline="") as file:
-            shown = sum(row["state"] in done for row in csv.DictReader(file))
-    except FileNotFoundError:
-        return
-    except (UnicodeDecodeError, csv.Error, KeyError) as error:
-        raise UserError(
-            f"{folder.all_csv} is damaged; delete it, and it is written anew"
-        ) from error
+    shown = sum(record.state in done for record in read_trials(folder.all_csv))
     if there < shown:
         raise UserError(
             f"the studies hold {there} finished trials ({folder.journal.name}, or the database of "
@@ -164,17 +204,17 @@ def check_models(folder: ResultsFolder, store: Store, studies: Mapping[int, optu
     Raises:
         UserError: one is missing or damaged.
     """
-    decision = load_decision(store.storage, folder.path.name)
+    decision = _load_decision(folder, store)
     load_best_models(folder, store, studies)
     if decision is not None:
         _load_decided(folder, decision)
 
 
-def _load_decided(folder: ResultsFolder, decision: dict[str, Any]) -> tuple[Path, SavedModel]:
+def _load_decided(folder: ResultsFolder, decision: Decision) -> tuple[Path, SavedModel]:
     """Load the model that finals decided for, even if a better seed has been trained since."""
-    batch_size, trial = (decision["finalists"][0][name] for name in ("batch_size", "trial"))
-    slot = f"{batch_size}-{trial}-{decision['winner']['seed']}"
-    path = folder.checkpoint(finalist_model(batch_size, trial))
+    winner = decision.finalists[0]
+    slot = f"{winner.batch_size}-{winner.trial}-{decision.winner.seed}"
+    path = folder.checkpoint(finalist_model(winner.batch_size, winner.trial))
     model = _load(folder, path, "the winner of the finals")
     if model.provenance.get(SLOT) != slot and folder.best_model.exists():
         before = _load(folder, folder.best_model, "the winner of the finals")
@@ -192,22 +232,24 @@ def _load(folder: ResultsFolder, path: Path, whose: str) -> SavedModel:
         ) from error
 
 
-def describe_model(model: SavedModel) -> dict[str, object]:
-    """Return what is worth knowing of a model, for a JSON file."""
-    return {
-        "dataset": model.data_spec.dataset,
-        SELECTED_ON: model.val_accuracy,
-        "selected_on": f"{SELECTED_ON} of the best epoch",
-        "best_epoch": model.best_epoch,
-        "epochs": len(model.history),
-        **asdict(model.hyperparameters),
-        "data": {
-            **asdict(model.data_spec),
-            "images": model.image_counts,
-            "split_hash": model.split_hash,
-        },
-        "provenance": model.provenance,
-    }
+def describe_model(model: SavedModel) -> ModelSummary:
+    """Summarise a model for a JSON file."""
+    return ModelSummary(
+        dataset=model.data_spec.dataset,
+        val_accuracy=model.val_accuracy,
+        selected_on=f"{SELECTED_ON} of the best epoch",
+        best_epoch=model.best_epoch,
+        epochs=len(model.history),
+        hyperparameters=model.hyperparameters,
+        data=_trained_on(model),
+        provenance=model.provenance,
+    )
+
+
+def _trained_on(model: SavedModel) -> TrainedOn:
+    return TrainedOn(
+        **vars(model.data_spec), images=model.image_counts, split_hash=model.split_hash
+    )
 
 
 def draw_model(path: Path, model: SavedModel) -> None:
@@ -235,13 +277,3 @@ def write_winner(log_dir: Path, model: SavedModel, data: TrainingData, device: D
     matrix = ConfusionMatrix(model.validation_confusion, model.class_names)
     pictures = reading_figures(matrix, list(mistakes.values()))
     write_pictures(log_dir, model.data_spec.dataset, WINNER, "validation", pictures)
-
-
-def _tally(records: Sequence[TrialRecord]) -> dict[str, object]:
-    states = [record.state for record in records]
-    return {
-        "trials": {state: states.count(state) for state in ("COMPLETE", "PRUNED", "FAIL")},
-        "epochs": sum(record.epochs for record in records),
-        "seconds": round(sum(record.seconds or 0.0 for record in records), 1),
-        "batch_sizes": sorted({record.hyperparameters.batch_size for record in records}),
-    }

@@ -1,10 +1,11 @@
-"""The log of every look at a test split."""
+"""Log every look at a test split: test-log.jsonl."""
 
 import errno
 import json
 import os
 from dataclasses import asdict
 
+from src.core.decode import parse_json, pick
 from src.core.errors import UserError
 from src.results.folder import ResultsFolder
 from src.results.records import Opened, TestRecord
@@ -23,7 +24,7 @@ def record_test(folder: ResultsFolder, record: TestRecord) -> Opened:
             return file.read()
 
         before = read()
-        _tested_models(folder, before)
+        _parse(folder, before)
         whole = not before or before.endswith(b"\n")
         line = b"\n" * (not whole) + json.dumps(asdict(record)).encode() + b"\n"
         try:
@@ -33,15 +34,23 @@ def record_test(folder: ResultsFolder, record: TestRecord) -> Opened:
         except OSError:
             file.truncate(len(before))  # half a line would be in the way of the next
             raise
-        hashes = _tested_models(folder, read())  # others' lines of meanwhile, too
-    return Opened(len(hashes), len(set(hashes)))
+        looks = _parse(folder, read())  # others' lines of meanwhile, too
+    return Opened(len(looks), len({look.checkpoint_sha256 for look in looks}))
 
 
-def _tested_models(folder: ResultsFolder, log: bytes) -> list[str]:
-    """Return the hashes of the models that a test log's lines are about."""
+def read_tests(folder: ResultsFolder) -> list[TestRecord]:
+    """Read the test log; without one, nobody has looked.
+
+    Raises:
+        UserError: the log is damaged.
+    """
+    return _parse(folder, folder.test_log.read_bytes()) if folder.test_log.exists() else []
+
+
+def _parse(folder: ResultsFolder, log: bytes) -> list[TestRecord]:
     try:
-        return [str(json.loads(line)["checkpoint_sha256"]) for line in log.splitlines() if line]
-    except (ValueError, LookupError, TypeError) as error:
+        return [pick(TestRecord, parse_json(line)) for line in log.splitlines() if line]
+    except (ValueError, TypeError, RecursionError) as error:
         raise UserError(
             f"{folder.test_log} is damaged: a line is no record of a test; mend or move it"
         ) from error

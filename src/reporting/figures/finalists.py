@@ -7,7 +7,7 @@ from matplotlib.ticker import MaxNLocator
 
 from src.reporting.figures.looks import legend_below, plain_accuracy_axis
 from src.reporting.figures.style import OKABE_ITO, WIDTH, styled
-from src.reporting.findings import Finalist
+from src.results.records import Finalist
 
 
 @styled()

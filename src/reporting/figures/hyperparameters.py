@@ -10,12 +10,14 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from src.reporting.analysis import (
+    Value,
     accuracy_of,
     best_by_batch_size,
     ending_of,
     is_wide,
     numeric,
     ranking,
+    value_of,
 )
 from src.reporting.figures.looks import (
     BEST,
@@ -31,7 +33,7 @@ from src.reporting.figures.looks import (
     words,
 )
 from src.reporting.figures.style import OKABE_ITO, WIDTH, styled
-from src.reporting.findings import Trial, Value
+from src.results.records import TrialRecord
 from src.search.hyperband import Plan
 
 _FEW_VALUES = 10
@@ -49,7 +51,9 @@ _IN_FRONT = 20
 
 @styled()
 def batch_sizes_figure(
-    trials: Sequence[Trial], intervals: dict[int, tuple[float, float]], published: dict[int, float]
+    trials: Sequence[TrialRecord],
+    intervals: dict[int, tuple[float, float]],
+    published: dict[int, float],
 ) -> Figure:
     """Draw the best accuracy at each batch size, with its interval, beside what was published."""
     figure = Figure(figsize=(WIDTH, 3.8), layout="constrained")
@@ -107,7 +111,7 @@ def _positions(values: Sequence[Value]) -> tuple[dict[Value, float], bool]:
 
 
 @styled()
-def slices_figure(trials: Sequence[Trial], names: Sequence[str], plan: Plan) -> Figure:
+def slices_figure(trials: Sequence[TrialRecord], names: Sequence[str], plan: Plan) -> Figure:
     """Draw accuracy against each hyperparameter that varies."""
     columns = min(3, len(names))
     rows = -(-len(names) // columns)
@@ -118,7 +122,7 @@ def slices_figure(trials: Sequence[Trial], names: Sequence[str], plan: Plan) -> 
     for axes in grid.flat[len(names) :]:
         axes.set_axis_off()
     for i, (axes, name) in enumerate(zip(grid.flat, names, strict=False)):
-        values = [trial.hyperparameters[name] for trial in known]
+        values = [value_of(trial, name) for trial in known]
         where, log = _positions(values)
         distinct = sorted(set(where.values()))
         apart = 0.0  # values that many trials share are spread a little
@@ -127,7 +131,7 @@ def slices_figure(trials: Sequence[Trial], names: Sequence[str], plan: Plan) -> 
         shift = np.random.default_rng(0).uniform(-apart / 2, apart / 2, len(known))
         for ending, look in looks.items():
             points = [
-                (where[trial.hyperparameters[name]] + shift[j], error_of(accuracy_of(trial)))
+                (where[value_of(trial, name)] + shift[j], error_of(accuracy_of(trial)))
                 for j, trial in enumerate(known)
                 if ending_of(trial, plan) == ending
             ]
@@ -146,14 +150,14 @@ def slices_figure(trials: Sequence[Trial], names: Sequence[str], plan: Plan) -> 
 
 
 @styled()
-def parallel_figure(trials: Sequence[Trial], names: Sequence[str], plan: Plan) -> Figure:
+def parallel_figure(trials: Sequence[TrialRecord], names: Sequence[str], plan: Plan) -> Figure:
     """Draw every trial as a line across the hyperparameters that vary, to its accuracy."""
     figure = Figure(figsize=(WIDTH, 4.4), layout="constrained")
     axes = figure.subplots()
     known = [trial for trial in trials if trial.val_accuracy is not None]
     heights: list[list[float]] = []
     for i, name in enumerate(names):
-        heights.append(_draw_axis(axes, i, [trial.hyperparameters[name] for trial in known]))
+        heights.append(_draw_axis(axes, i, [value_of(trial, name) for trial in known]))
     heights.append(_draw_accuracies(axes, len(names), [accuracy_of(trial) for trial in known]))
     lines = list(zip(*heights, strict=True))
     places = range(len(names) + 1)

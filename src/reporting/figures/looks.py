@@ -13,7 +13,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from src.reporting.analysis import Ending, endings
 from src.reporting.figures.style import OKABE_ITO
-from src.reporting.findings import Trial
+from src.results.records import TrialRecord
 from src.search.hyperband import Plan
 
 _MARKERS = "vs^DP<h>p8"
@@ -97,12 +97,12 @@ class Look:
         return self.colour if self.filled else "none"
 
 
-def looks_of(trials: Sequence[Trial], plan: Plan) -> dict[Ending, Look]:
+def looks_of(trials: Sequence[TrialRecord], plan: Plan) -> dict[Ending, Look]:
     """Return how trials look, by how they ended, in the order of how far they got."""
     return {ending: Look(ending, plan) for ending in endings(trials, plan)}
 
 
-def marker_size(trials: Sequence[Trial]) -> float:
+def marker_size(trials: Sequence[TrialRecord]) -> float:
     """Return the size of marks, in points, at which so many of them can be told apart."""
     return 6.0 if len(trials) <= 60 else 4.5 if len(trials) <= 300 else 3.2
 

@@ -23,12 +23,12 @@ from src.reporting.figures.looks import (
     rung_look,
 )
 from src.reporting.figures.style import WIDTH, styled
-from src.reporting.findings import Trial
+from src.results.records import TrialRecord
 from src.search.hyperband import Plan
 
 
 @styled()
-def history_figure(trials: Sequence[Trial], plan: Plan) -> Figure:
+def history_figure(trials: Sequence[TrialRecord], plan: Plan) -> Figure:
     """Draw every trial's accuracy in the order of numbers, and the best so far of each study."""
     figure = Figure(figsize=(WIDTH, 4.2), layout="constrained")
     axes = figure.subplots()
@@ -77,12 +77,12 @@ def history_figure(trials: Sequence[Trial], plan: Plan) -> Figure:
 
 
 @styled()
-def learning_figure(trials: Sequence[Trial], plan: Plan) -> Figure:
+def learning_figure(trials: Sequence[TrialRecord], plan: Plan) -> Figure:
     """Draw every trial's learning curve, coloured by the rung that stopped it.
 
     Where there are too many to follow, those of each rung have a panel of their own.
     """
-    known = [trial for trial in trials if trial.curve]
+    known = [trial for trial in trials if trial.history]
     looks = looks_of(known, plan)
     groups = [[ending] for ending in looks] if len(known) > FOLLOWED else [list(looks)]
     columns = min(3, len(groups))
@@ -100,7 +100,7 @@ def learning_figure(trials: Sequence[Trial], plan: Plan) -> Figure:
             look = looks[ending]
             members = [trial for trial in known if ending_of(trial, plan) == ending]
             _draw_learning(axes, members, look.colour, min(0.75, max(0.2, 20 / len(members))))
-            ends = [(t.curve[-1].epoch, error_of(t.curve[-1].val_accuracy)) for t in members]
+            ends = [(t.history[-1].epoch, error_of(t.history[-1].val_accuracy)) for t in members]
             look.scatter(axes, ends, size=marker_size(known))
             handles.append(look.handle(line=True))
         if ranked and ending_of(ranked[0], plan) in group:
@@ -125,7 +125,7 @@ def learning_figure(trials: Sequence[Trial], plan: Plan) -> Figure:
 
 def _draw_learning(
     axes: Axes,
-    trials: Sequence[Trial],
+    trials: Sequence[TrialRecord],
     colour: str,
     alpha: float,
     width: float = 1.2,
@@ -133,14 +133,14 @@ def _draw_learning(
 ) -> None:
     for trial in trials:
         axes.plot(
-            [epoch.epoch for epoch in trial.curve],
-            [error_of(epoch.val_accuracy) for epoch in trial.curve],
+            [epoch.epoch for epoch in trial.history],
+            [error_of(epoch.val_accuracy) for epoch in trial.history],
             line, color=colour, linewidth=width, alpha=alpha,
         )  # fmt: skip
 
 
 @styled()
-def budget_figure(uses: Sequence[RungUse], trials: Sequence[Trial], plan: Plan) -> Figure:
+def budget_figure(uses: Sequence[RungUse], trials: Sequence[TrialRecord], plan: Plan) -> Figure:
     """Draw, for each bracket, the epochs spent towards each rung, and where its trials ended."""
     figure = Figure(figsize=(WIDTH, 1.9 + 0.42 * len(plan.brackets)), layout="constrained")
     left, right = figure.subplots(1, 2, sharey=True)

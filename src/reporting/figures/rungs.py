@@ -10,25 +10,22 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from src.reporting.figures.style import OKABE_ITO, save, styled
 from src.results.records import TrialRecord
 from src.search.hyperband import Plan
-from src.training.history import Epoch
 
 
 @styled()
-def draw_rungs(
-    path: Path, title: str, trials: Sequence[tuple[TrialRecord, Sequence[Epoch]]], plan: Plan
-) -> None:
+def draw_rungs(path: Path, title: str, trials: Sequence[TrialRecord], plan: Plan) -> None:
     """Draw every trial's learning curve, and where which bracket's rungs ended it."""
     colours = {bracket.s: OKABE_ITO[i % len(OKABE_ITO)] for i, bracket in enumerate(plan.brackets)}
     figure = Figure(figsize=(10, 5.4), layout="constrained")
     axes = figure.subplots()
-    for record, history in trials:
-        if not history or record.state == "FAIL":
+    for trial in trials:
+        if not trial.history or trial.state == "FAIL":
             continue
-        finished = record.state == "COMPLETE"
-        colour = colours[record.bracket]
-        epochs = [epoch.epoch for epoch in history]
+        finished = trial.state == "COMPLETE"
+        colour = colours[trial.bracket]
+        epochs = [epoch.epoch for epoch in trial.history]
         # A logarithmic axis has no zero: a perfect epoch is drawn at the bottom.
-        errors = [max(1 - epoch.val_accuracy, 1e-4) for epoch in history]
+        errors = [max(1 - epoch.val_accuracy, 1e-4) for epoch in trial.history]
         axes.plot(epochs, errors, color=colour, linewidth=1.6, alpha=0.9 if finished else 0.45)
         axes.plot(
             epochs[-1:], errors[-1:], color=colour, marker="o" if finished else "x",

@@ -30,8 +30,6 @@ WIDTH = 8.8
 
 _STYLE: dict[Any, Any] = {"font.size": 10, "axes.spines.top": False, "axes.spines.right": False}
 
-_STYLE["text.parse_math"] = False  # a name from a table is no formula
-
 _FILE_DPI = 110
 
 _PAGE_DPI = 180

@@ -1,12 +1,11 @@
 """What a report says of models: the winner, the finalists, the test."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import asdict, dataclass
 
 from src.core.metrics import ConfusionMatrix
 from src.reporting import figures
-from src.reporting.findings import Finalists, Findings, Opening
+from src.reporting.findings import Findings
 from src.reporting.page.blocks import Block, Picture, Table, Text
 from src.reporting.page.words import (
     accuracy_text,
@@ -17,7 +16,9 @@ from src.reporting.page.words import (
     signed_text,
     validated,
 )
+from src.results.records import Decision, TestRecord
 from src.training.history import Epoch
+from src.training.hyperparameters import Hyperparameters
 
 _CLASSES_A_COLUMN = 24
 """Classes up to which their table stands in one column."""
@@ -27,7 +28,7 @@ _CLASSES_A_COLUMN = 24
 class Winner:
     """The best model, as its checkpoint tells it."""
 
-    hyperparameters: dict[str, Any]
+    hyperparameters: Hyperparameters
     history: Sequence[Epoch]
     best_epoch: int
     val_accuracy: float
@@ -42,7 +43,7 @@ def winner_blocks(winner: Winner | None) -> list[Block]:
     matrix = winner.matrix
     return [
         Text(
-            f"{configuration(winner.hyperparameters)}. Validation accuracy "
+            f"{configuration(asdict(winner.hyperparameters))}. Validation accuracy "
             f"{accuracy_text(winner.val_accuracy, matrix.images)} on {matrix.images:,} images, "
             f"with the weights of epoch {winner.best_epoch} of {len(winner.history)}."
         ),
@@ -99,16 +100,16 @@ def _readings(name: str, matrix: ConfusionMatrix, which: str) -> list[Block]:
     return blocks
 
 
-def finalists_blocks(finalists: Finalists | None) -> list[Block]:
+def finalists_blocks(finals: Decision | None) -> list[Block]:
     """Tell what the best configurations came to with other seeds."""
-    if finalists is None:
+    if finals is None:
         return [
             Text(
                 "The best configurations have not been trained again with other seeds, so the "
                 "accuracies above are each of a single run, the luckiest of many."
             )
         ]
-    rows = finalists.finalists
+    rows = finals.finalists
     fits = sum(len(one.seeds) for one in rows)
     epochs = sum(sum(one.epochs) for one in rows)
     names = [f"{one.rank}: trial {one.trial}, batch size {one.batch_size}" for one in rows]
@@ -127,7 +128,7 @@ def finalists_blocks(finalists: Finalists | None) -> list[Block]:
         ),
         Table(
             "Each configuration trained again with different seeds, for up to "
-            f"{plural(finalists.max_epochs, 'epoch')}: mean and standard deviation of the "
+            f"{plural(finals.max_epochs, 'epoch')}: mean and standard deviation of the "
             "validation accuracy, the 95 % interval of the mean (Student’s t), and its optimism: "
             "how much higher the figure was that the search had selected it for. One that has "
             "fewer seeds than were asked for comes after those that have all. "
@@ -148,7 +149,7 @@ def finalists_blocks(finalists: Finalists | None) -> list[Block]:
                     f"{one.search_val_accuracy:.5f}",
                     signed_text(one.optimism),
                     str(one.trial),
-                    configuration(one.hyperparameters),
+                    configuration(asdict(one.hyperparameters)),
                 ]
                 for one in rows
             ],
@@ -190,11 +191,11 @@ def test_blocks(findings: Findings) -> list[Block]:
             )
         )
     blocks += _readings("test", tested.matrix, "test")
-    if tested.mistakes is not None:
+    if findings.mistakes is not None:
         blocks.append(
             Picture(
                 "test-mistakes",
-                tested.mistakes,
+                findings.mistakes,
                 "Test images that the model misread with the highest probability.",
                 "The misread test images that the model was surest about, the surest first: what "
                 "each is, what it was read as, and the probability that the model gave that.",
@@ -205,7 +206,7 @@ def test_blocks(findings: Findings) -> list[Block]:
     return [*blocks, *_openings(findings.openings, findings.best_model_sha256)]
 
 
-def _openings(openings: Sequence[Opening], best_model_sha256: str | None) -> list[Block]:
+def _openings(openings: Sequence[TestRecord], best_model_sha256: str | None) -> list[Block]:
     if not openings:
         return []
     return [

@@ -3,16 +3,19 @@
 from src.core.intervals import wilson_interval
 from src.reporting import figures
 from src.reporting.analysis import (
+    HYPERPARAMETERS,
     Kind,
+    Value,
     accuracy_of,
     accuracy_within,
     best_by_batch_size,
     common_budget,
     ranking,
     rung_uses,
+    value_of,
     varying,
 )
-from src.reporting.findings import Findings, Trial, Value
+from src.reporting.findings import Findings
 from src.reporting.importance import BEST, LEAST, importances
 from src.reporting.page.blocks import Block, Table, Text
 from src.reporting.page.words import (
@@ -28,6 +31,7 @@ from src.reporting.page.words import (
     value_text,
 )
 from src.reporting.prior_work import PUBLISHED
+from src.results.records import TrialRecord
 from src.training.hyperparameters import RECIPE, Hyperparameters
 
 _RANKED = 10
@@ -49,7 +53,7 @@ def ranking_blocks(findings: Findings) -> list[Block]:
     ranked, images = ranking(findings.trials), validated(findings.search)
     if not ranked:
         return [Text("No trial has trained to its end yet.")]
-    names = list(ranked[0].hyperparameters)
+    names = HYPERPARAMETERS
     table = Table(
         f"The best {min(_RANKED, len(ranked))} of {plural(len(ranked), 'finished trial')}, by "
         "the validation accuracy of the best epoch. Where the 95 % intervals (Wilson) "
@@ -64,7 +68,7 @@ def ranking_blocks(findings: Findings) -> list[Block]:
                 str(rank),
                 accuracy_text(trial.val_accuracy, images),
                 _interval(trial, images),
-                *(value_text(trial.hyperparameters[name]) for name in names),
+                *(value_text(value_of(trial, name)) for name in names),
                 *(str(trial.epochs), str(trial.bracket), str(trial.trial)),
             ]
             for rank, trial in enumerate(ranked[:_RANKED], start=1)
@@ -73,11 +77,11 @@ def ranking_blocks(findings: Findings) -> list[Block]:
     return [table]
 
 
-def _wilson(trial: Trial, images: int) -> tuple[float, float]:
+def _wilson(trial: TrialRecord, images: int) -> tuple[float, float]:
     return wilson_interval(round(accuracy_of(trial) * images), images)
 
 
-def _interval(trial: Trial, images: int) -> str:
+def _interval(trial: TrialRecord, images: int) -> str:
     if not images:
         return "–"
     return " to ".join(accuracy_text(bound, images) for bound in _wilson(trial, images))
@@ -149,7 +153,7 @@ def _published_words(findings: Findings) -> str:
     differs = []
     if is_subset(findings.dataset, search):
         differs.append("with fewer images")
-    if search is not None and search.settings.get("validation") != "tail":
+    if search is not None and search.summary.settings.get("validation") != "tail":
         differs.append("on another split")
     if differs:
         text += f" This search trained and validated {' and '.join(differs)}: look at the two side "
@@ -164,8 +168,7 @@ def _beyond_plain(findings: Findings) -> str:
     names = []
     for name in RECIPE:
         plain = getattr(Hyperparameters, name)
-        found = {value_text(trial.hyperparameters.get(name, plain)) for trial in findings.trials}
-        if found != {value_text(plain)}:
+        if any(getattr(trial.hyperparameters, name) != plain for trial in findings.trials):
             names.append(figures.words(name))
     return " and ".join(names)
 
@@ -246,7 +249,7 @@ def rung_blocks(findings: Findings) -> list[Block]:
             rows,
         ),
     ]
-    if not any(trial.curve for trial in trials):
+    if not any(trial.history for trial in trials):
         return [*blocks, Text(_NO_CURVES)]
     blocks.append(
         picture(
@@ -266,7 +269,7 @@ def importance_blocks(findings: Findings) -> list[Block]:
     search = findings.search
     if search is None:
         return [Text(_NO_BEST)]
-    if not any(trial.curve for trial in findings.trials):
+    if not any(trial.history for trial in findings.trials):
         return [Text(_NO_CURVES)]
     budget = common_budget(search.plan)
     within = [(trial, accuracy_within(trial, budget)) for trial in findings.trials]
@@ -275,7 +278,7 @@ def importance_blocks(findings: Findings) -> list[Block]:
         return [Text(f"{plural(len(known), 'trial')} are too few to tell what mattered.")]
     names = varying([trial for trial, _ in known])
     configurations: list[dict[str, Value]] = [
-        {name: trial.hyperparameters[name] for name in names} for trial, _ in known
+        {name: value_of(trial, name) for name in names} for trial, _ in known
     ]
     if len({value for _, value in known}) == 1 or not names:
         return [Text("All trials are alike, so nothing can be told apart.")]
@@ -318,10 +321,10 @@ def slice_blocks(findings: Findings) -> list[Block]:
     names = varying(known) if known else []
     if not names:
         return [Text("All trials have the same configuration, so there is nothing to compare.")]
-    fixed = [name for name in trials[0].hyperparameters if name not in names]
+    fixed = [name for name in HYPERPARAMETERS if name not in names]
     same = "" if not fixed else (
         " The same in all trials, and left out: "
-        + configuration({name: trials[0].hyperparameters[name] for name in fixed}) + "."
+        + configuration({name: value_of(trials[0], name) for name in fixed}) + "."
     )  # fmt: skip
     listed = ", ".join(map(figures.words, names))
     return [
@@ -349,7 +352,7 @@ def provenance_blocks(findings: Findings) -> list[Block]:
     search = findings.search
     if search is None:
         return [Text(_NO_BEST)]
-    told = search.provenance
+    told = search.summary.provenance
     versions = told.get("versions")
     rows: list[list[object]] = [
         ["command", told.get("command")],
@@ -368,16 +371,16 @@ def provenance_blocks(findings: Findings) -> list[Block]:
     ]
     rows += [
         [figures.words(name), _setting(value)]
-        for name, value in search.settings.items()
+        for name, value in search.summary.settings.items()
         if name not in ("dataset", "precision")
     ]
     training = sum(trial.seconds or 0.0 for trial in findings.trials)
-    runs = [("search", run) for run in search.runs]
+    runs = [("search", run) for run in search.summary.runs]
     rows += [["training time, all trials added up", duration_text(training)]]
-    if (finalists := findings.finalists) is not None:
-        training = sum(sum(one.seconds) for one in finalists.finalists)
+    if (finals := findings.finals) is not None:
+        training = sum(sum(one.seconds) for one in finals.finalists)
         rows += [["training time of the finals", duration_text(training)]]
-        runs += [("finals", run) for run in finalists.runs]
+        runs += [("finals", run) for run in finals.runs]
     wall = sum(run.seconds or 0.0 for _, run in runs)
     rows += [["time of all runs", duration_text(wall)]]
     return [

@@ -36,7 +36,7 @@ def make_page(findings: Findings, winner: Winner | None) -> Page:
         Section("importance", "What mattered", importance_blocks(findings)),
         Section("slices", "Slices and parallel coordinates", slice_blocks(findings)),
         Section("winner", "The best model on validation images", winner_blocks(winner)),
-        Section("finalists", "Finalists, trained again", finalists_blocks(findings.finalists)),
+        Section("finalists", "Finalists, trained again", finalists_blocks(findings.finals)),
         Section("test", "Test images", test_blocks(findings)),
         Section("provenance", "Where this comes from", provenance_blocks(findings)),
     ]
@@ -59,8 +59,8 @@ def _facts(findings: Findings) -> Facts:
         ("trained to their end", f"{len(best):,}"),
         ("epochs trained", f"{sum(trial.epochs for trial in trials):,}"),
     ]
-    if findings.finalists is not None:
-        first = findings.finalists.finalists[0]
+    if findings.finals is not None:
+        first = findings.finals.finalists[0]
         facts.insert(
             1, (f"winner, mean of {len(first.seeds)} seeds", accuracy_text(first.mean, images))
         )
@@ -79,7 +79,7 @@ def _data(dataset: str, search: Search | None) -> str:
     rule = {
         "stratified": "drawn from each class",
         "tail": "the last fifth of each file",
-    }.get(str(search.settings.get("validation")), "")
+    }.get(str(search.summary.settings.get("validation")), "")
     text = f"{train:,} images train and {validation:,} validate ({rule}); each trial sees the same."
     if is_subset(dataset, search):
         text += (

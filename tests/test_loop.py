@@ -1,0 +1,208 @@
+"""The loop of a search, with workers that train nothing and a clock that is counted."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from optuna.trial import TrialState
+
+from src.core.errors import UserError
+from src.core.interrupt import Interrupted, Interruption
+from src.results.folder import ResultsFolder
+from src.search import space
+from src.search.fill import Outcome, fill
+from src.search.hyperband import make_plan
+from src.search.hyperband_study import open_hyperband_studies
+from src.search.journal import Journal
+from src.search.loop import FailureStreak, Timing
+from src.search.planned_study import PlannedStudy
+from src.search.session import Session
+from src.search.spec import SearchSpec
+from src.training.hyperparameters import RECIPE, Hyperparameters
+from src.training.spec import Job
+from src.workers.messages import Failed
+from tests.fake_workers import NEVER, FakeWorkers, Script, open_session
+
+PLAN = make_plan(9, 3)
+"""Brackets of 9, 5 and 3 trials."""
+
+
+@contextmanager
+def searching(
+    folder: Path,
+    script: Script,
+    workers: int = 1,
+    batch_sizes: Sequence[int] = (64,),
+    interruption: Interruption = NEVER,
+) -> Iterator[tuple[list[PlannedStudy], Session, FakeWorkers]]:
+    """Give a search in this folder whose trials follow a script."""
+    results, fake = ResultsFolder(folder, "mnist_5k"), FakeWorkers(workers, script)
+    with open_session(Journal(results), results, fake, interruption) as session:
+        spec = SearchSpec(
+            data=session.data.spec,
+            max_epochs=PLAN.max_epochs,
+            reduction_factor=PLAN.reduction_factor,
+            sampler="random",
+            patience=None,
+            precision="32",
+            recipe={name: [getattr(Hyperparameters, name)] for name in RECIPE},
+            search_space=space.describe(),
+            split_hash=session.data.split_hash,
+        )
+        yield open_hyperband_studies(spec, batch_sizes, PLAN, session), session, fake
+
+
+def run(studies: list[PlannedStudy], session: Session, fake: FakeWorkers) -> Outcome:
+    return fill("search", studies, session, timing=Timing(clock=fake.clock))
+
+
+def learns(job: Job) -> list[float]:
+    """Return a curve that rises to what follows from the trial's seed."""
+    best = 0.5 + (job.seed % 997) / 2000
+    return [round(best * (1 - 0.5**epoch), 6) for epoch in range(1, 10)]
+
+
+def states(study: PlannedStudy) -> list[TrialState]:
+    return [trial.state for trial in study.study.trials]
+
+
+@pytest.mark.parametrize("workers", [1, 2, 8])
+def test_every_place_is_filled_once_whatever_the_workers(tmp_path: Path, workers: int) -> None:
+    with searching(tmp_path, learns, workers, batch_sizes=(32, 64)) as (studies, session, fake):
+        outcome = run(studies, session, fake)
+        assert outcome.succeeded
+        assert outcome.conclude(session) == 0
+        assert outcome.places == outcome.open_before == 34
+        for study in studies:
+            assert sorted(trial.user_attrs["slot"] for trial in study.study.trials) == list(
+                range(17)
+            )
+        # What random sampling proposes and what training gives follow from the place alone.
+        found = {
+            (study.name, trial.user_attrs["slot"]): trial.params
+            for study in studies
+            for trial in study.study.trials
+        }
+    with searching(tmp_path / "other", learns, 1, batch_sizes=(32, 64)) as (studies, session, fake):
+        run(studies, session, fake)
+        for study in studies:
+            for trial in study.study.trials:
+                assert found[study.name, trial.user_attrs["slot"]] == trial.params
+
+
+def test_studies_are_handed_on_in_order_when_they_are_complete(tmp_path: Path) -> None:
+    with searching(tmp_path, learns, batch_sizes=(64, 32)) as (studies, session, fake):
+        complete: list[tuple[str, bool]] = []
+        fill(
+            "search",
+            studies,
+            session,
+            on_complete=lambda study: complete.append((study.name, study.is_complete)),
+            timing=Timing(clock=fake.clock),
+        )
+        assert complete == [("64", True), ("32", True)]
+
+
+def test_failed_trial_is_tried_again_in_its_place_with_its_configuration(tmp_path: Path) -> None:
+    fails = iter([True])
+
+    def script(job: Job) -> list[float] | Failed:
+        return Failed("ZeroDivisionError", "on purpose") if next(fails, False) else learns(job)
+
+    with searching(tmp_path, script) as ([study], session, fake):
+        assert run([study], session, fake).succeeded
+        (failed,) = [t for t in study.study.trials if t.state == TrialState.FAIL]
+        (again,) = [
+            trial
+            for trial in study.study.trials
+            if trial.user_attrs["slot"] == failed.user_attrs["slot"]
+            and trial.state != TrialState.FAIL
+        ]
+        assert again.params == failed.params
+        assert len(study.study.trials) == 18
+        assert [job.seed for job in fake.jobs].count(fake.jobs[0].seed) == 2
+
+
+def test_three_failures_in_a_row_with_one_cause_stop_the_search(tmp_path: Path) -> None:
+    with searching(tmp_path, lambda job: Failed("out of memory", "no more")) as (
+        [study],
+        session,
+        fake,
+    ):
+        outcome = run([study], session, fake)
+        assert not outcome.succeeded
+        with pytest.raises(UserError, match="3 trials in a row failed with the same cause"):
+            outcome.conclude(session)
+        assert states(study) == [TrialState.FAIL] * 3
+        assert session.folder.failure.read_text() == "no more"
+        # A pause after each failure, twice as long after the second.
+        assert fake.seconds >= Timing().pause * (1 + 2)
+
+
+def test_place_whose_trials_fail_three_times_is_left_empty_until_the_next_run(
+    tmp_path: Path,
+) -> None:
+    def script(job: Job) -> list[float] | Failed:
+        return Failed(f"cause {len(fake.jobs)}", "it is so") if job.seed == bad else learns(job)
+
+    bad = -1
+    with searching(tmp_path, script) as ([study], session, fake):
+        bad = study.job(started).seed if (started := study.start()) else -1
+        study.requeue_all()
+        outcome = run([study], session, fake)
+        assert outcome.given_up == 1
+        assert study.given_up == [0]
+        with pytest.raises(UserError, match="1 of 17 places of the plan are empty"):
+            outcome.conclude(session)
+        assert states(study).count(TrialState.FAIL) == 3
+    bad = -1
+    with searching(tmp_path, script) as ([study], session, fake):
+        assert run([study], session, fake).succeeded
+        assert len(fake.jobs) == 1
+
+
+def test_silent_worker_is_given_up(tmp_path: Path) -> None:
+    def script(job: Job) -> list[float] | None:
+        return None if len(fake.jobs) == 1 else learns(job)
+
+    with searching(tmp_path, script) as ([study], session, fake):
+        assert run([study], session, fake).succeeded
+        (failed,) = [t for t in study.study.trials if t.state == TrialState.FAIL]
+        assert failed.user_attrs["outcome"]["reason"] == "its worker was silent for 600 seconds"
+        assert fake.seconds > 600
+
+
+def test_interrupted_trials_wait_and_go_on(tmp_path: Path) -> None:
+    class After(Interruption):
+        def pending(self) -> Interrupted | None:
+            return Interrupted("time is up", 0) if fake.seconds > 5 else None
+
+    with searching(tmp_path, learns, workers=2, interruption=After()) as ([study], session, fake):
+        outcome = run([study], session, fake)
+        assert not outcome.succeeded
+        assert outcome.conclude(session) == 0
+        assert TrialState.WAITING in states(study)
+        assert TrialState.RUNNING not in states(study)
+        reported = [trial.intermediate_values for trial in study.study.trials]
+    with searching(tmp_path, learns, workers=2) as ([study], session, fake):
+        assert run([study], session, fake).succeeded
+        assert len(study.study.trials) == 17
+        for trial, before in zip(study.study.trials, reported, strict=False):
+            assert before.items() <= trial.intermediate_values.items()
+
+
+def test_failures_at_once_count_as_one() -> None:
+    now = 0.0
+    streak = FailureStreak(lambda: now)
+    for _ in range(16):  # a node with sixteen workers is lost
+        streak.add("its worker was lost", now)
+    assert streak.length == 1
+    now = 1.0
+    streak.add("its worker was lost", now)
+    assert streak.length == 2
+    streak.add("out of memory", now)
+    assert streak.length == 1
+    streak.end()
+    streak.add("out of memory", now)
+    assert streak.length == 1
