@@ -16,19 +16,20 @@ from src.core.console import live_progress, open_console, say
 from src.core.errors import UserError
 from src.core.files import free_name, make_writable, write_json
 from src.core.interrupt import Signals
-from src.data.split import load_training_data
 from src.options import TrainOptions
-from src.reporting.publish import describe_model, draw_model
-from src.results.provenance import provenance
 from src.search.display import print_data
-from src.training.checkpoint import model_of, save_model
 from src.training.device import choose_compute
-from src.training.fit import fit
-from src.training.progress import FitDisplay
-from src.training.tensorboard import Curves
 
 
 def _run(options: TrainOptions) -> int:
+    from src.data.split import load_training_data
+    from src.reporting.publish import describe_model, draw_model
+    from src.results.provenance import provenance
+    from src.training.checkpoint import model_of, save_model
+    from src.training.fit import fit
+    from src.training.progress import FitDisplay
+    from src.training.tensorboard import Curves
+
     hp = options.hyperparameters
     name = (
         f"{hp.conv1}-{hp.conv2}-{hp.dense_units}_dropout{hp.dropout_rate:g}"

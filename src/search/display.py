@@ -187,7 +187,7 @@ def print_best(session: Session, best: SavedModel, batch_sizes: Sequence[int]) -
     hp, folder = best.hyperparameters, session.folder
     whose = " (the winner's best seed)" if folder.finalists_json.exists() else ""
     report = f"python -m src.report --dataset {folder.path.name}"
-    if folder.path.parent != Path(RESULTS_DIR):
+    if folder.path.parent != Path(RESULTS_DIR).absolute():
         report += f" --results_dir {shlex.quote(str(folder.path.parent))}"
     say(
         session.console,
