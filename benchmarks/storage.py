@@ -33,9 +33,9 @@ from src.search.loop import SearchRun
 from src.search.planned_study import StartedTrial
 from src.search.store import Store
 from src.training.device import choose_compute
-from src.training.fit import Fitted
+from src.training.fitted import Fitted
 from src.training.history import Epoch
-from src.training.spec import Job
+from src.training.spec import FitSpec
 from src.workers.messages import Ended, Message, Reported
 
 SECONDS = 10.0
@@ -172,7 +172,7 @@ class _FakeWorkers(Interruption):
         self._seconds = seconds
         self._idle = set(range(number))
         self._due: list[tuple[float, int, Message]] = []
-        self._jobs: dict[int, tuple[Job, float, list[Epoch]]] = {}
+        self._fits: dict[int, tuple[FitSpec, float, list[Epoch]]] = {}
         self._begun: float | None = None
         self._returned: float | None = None
         self._stopping = False
@@ -187,27 +187,27 @@ class _FakeWorkers(Interruption):
             return Interrupted("measured", 0)
         return None
 
-    def submit(self, worker: int, job: Job) -> None:
+    def submit(self, worker: int, spec: FitSpec) -> None:
         self._idle.discard(worker)
-        self._jobs[worker] = (job, time.monotonic(), [])
+        self._fits[worker] = (spec, time.monotonic(), [])
         self._next(worker, stop=False)
 
     def answer(self, worker: int, *, stop: bool) -> None:
         self._next(worker, stop=stop)
 
     def _next(self, worker: int, *, stop: bool) -> None:
-        job, started, history = self._jobs[worker]
-        if stop or len(history) == job.max_epochs:
+        spec, started, history = self._fits[worker]
+        if stop or len(history) == spec.max_epochs:
             fitted = Fitted(
                 tuple(history), history[-1], {}, torch.eye(10), SECONDS, False, None, None
             )
             # All the time that an epoch did not take passes at the end.
             self._at(started + SECONDS, worker, Ended(fitted, pruned=stop))
             return
-        limit = (job.seed % 1000) / 1000
+        limit = (spec.seed % 1000) / 1000
         accuracy = round(limit * (1 - 0.5 ** (len(history) + 1)), 6)
         history.append(Epoch(len(history) + 1, 0.1, accuracy, 0.1, accuracy))
-        due = started + SECONDS * len(history) / (job.max_epochs + 1)
+        due = started + SECONDS * len(history) / (spec.max_epochs + 1)
         self._at(due, worker, Reported(len(history), accuracy))
 
     def _at(self, due: float, worker: int, message: Message) -> None:
@@ -216,7 +216,7 @@ class _FakeWorkers(Interruption):
     def interrupt(self, reason: Interrupted) -> None:
         self._due = []
         for worker in set(range(self._number)) - self._idle:
-            history = tuple(self._jobs[worker][2])
+            history = tuple(self._fits[worker][2])
             fitted = Fitted(history, None, None, None, 0.0, False, None, reason)
             self._at(0.0, worker, Ended(fitted, pruned=False))
 

@@ -17,7 +17,7 @@ import jsonargparse
 from src import cli
 from src.core.console import live_progress, open_console, say
 from src.core.errors import UserError
-from src.core.files import free_name, make_writable, write_json
+from src.core.files import free_name, make_writable, warn_unwritten, write_json
 from src.core.interrupt import Signals
 from src.data.split import load_training_data
 from src.options import TrainConfig
@@ -28,7 +28,8 @@ from src.training.checkpoint import model_of, save_model
 from src.training.device import choose_compute
 from src.training.fit import fit
 from src.training.progress import FitDisplay
-from src.training.tensorboard import Curves
+from src.training.spec import FitSpec
+from src.training.tensorboard import TensorBoardRun
 
 
 def make_parser() -> jsonargparse.ArgumentParser:
@@ -60,18 +61,18 @@ def _train(options: jsonargparse.Namespace) -> int:
     name = free_name(models, name)
     folder = models / name
     folder.mkdir()  # before training, so that nobody else takes it meanwhile
+    spec = FitSpec(
+        hyperparameters=hp,
+        max_epochs=config.max_epochs,
+        patience=None,
+        seed=config.seed,
+        tensorboard=TensorBoardRun(config.log_dir, f"{config.dataset}/train", name),
+    )
     with Signals() as interruption, live_progress(console) as progress:
-        fitted = fit(
-            hp,
-            data,
-            max_epochs=config.max_epochs,
-            patience=None,
-            seed=config.seed,
-            compute=compute,
-            interruption=interruption,
-            curves=Curves(config.log_dir, f"{config.dataset}/train", name),
-            callbacks=[FitDisplay(progress, config.max_epochs)],
-        )
+        display = FitDisplay(progress, config.max_epochs)
+        fitted = fit(spec, data, compute, interruption, [display])
+    for unwritten in fitted.unwritten:
+        warn_unwritten(unwritten)
     if fitted.best is None:
         folder.rmdir()
         if fitted.interrupted:

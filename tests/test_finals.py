@@ -25,6 +25,7 @@ from src.search.planned_study import MakeCheckpoint, Slot, Slots, StartedTrial
 from src.training.checkpoint import dump_model, load_model
 from src.training.device import PLAIN_CPU
 from src.training.fit import fit
+from src.training.spec import FitSpec
 from src.workers.messages import Ended
 from tests.conftest import Workplace, start_search
 
@@ -102,15 +103,9 @@ def test_a_finalists_fit_follows_from_the_seed_alone(searched: Workplace) -> Non
     model = load_model(searched.results / "mnist_5k" / name)
     data = load_training_data(DataSpec(dataset="mnist_5k", limit=200), "nowhere")
     best = max(row["val_accuracies"])
-    fitted = fit(
-        model.hyperparameters,
-        data,
-        max_epochs=9,
-        patience=3,
-        seed=derive_seed(0, FINALIST, row["val_accuracies"].index(best)),
-        compute=replace(PLAIN_CPU, precision="32"),
-        interruption=Interruption(),
-    )
+    seed = derive_seed(0, FINALIST, row["val_accuracies"].index(best))
+    spec = FitSpec(model.hyperparameters, max_epochs=9, patience=3, seed=seed)
+    fitted = fit(spec, data, replace(PLAIN_CPU, precision="32"), Interruption())
     assert fitted.best is not None
     assert fitted.best.val_accuracy == best
 

@@ -28,7 +28,6 @@ from src.search.studies import (
     finalist_model,
     open_finals,
     runs,
-    study_recipe,
     study_settings,
     trial_record,
 )
@@ -115,7 +114,6 @@ class Finals(Slots):
             compute=compute,
             log_dir=log_dir,
             shown=what_to_show(tensorboard, len(self._places)),
-            recipe=study_recipe(next(iter(studies.values()))),
         )
         self._settings = settings
         self._studies = studies

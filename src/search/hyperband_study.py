@@ -54,7 +54,6 @@ class Search(Slots):
             compute=compute,
             log_dir=config.log_dir,
             shown=what_to_show(config.tensorboard, len(config.batch_sizes) * plan.trials),
-            recipe=config.recipe_choices,
         )
         self.batch_size = batch_size
         self._config = config

@@ -20,15 +20,14 @@ from optuna.trial import FrozenTrial, TrialState
 from src.results.folder import ResultsFolder
 from src.results.records import LOST, TrialRecord
 from src.search.hyperband import Bracket
-from src.search.space import Choices
 from src.search.spec import CurvesLevel
 from src.search.store import Store
 from src.search.studies import OUTCOME, SLOT, log_name, trial_record
 from src.training.device import Compute
-from src.training.fit import Fitted
+from src.training.fitted import Fitted
 from src.training.hyperparameters import Hyperparameters
-from src.training.spec import Job
-from src.training.tensorboard import Curves, write_curves, write_result
+from src.training.spec import FitSpec
+from src.training.tensorboard import TensorBoardRun, write_run
 from src.workers.messages import Ended
 
 TRIES = 3
@@ -84,7 +83,6 @@ class Slots(abc.ABC):
         compute: device and precision.
         log_dir: folder for TensorBoard.
         shown: what TensorBoard gets.
-        recipe: what trials choose their recipe from.
     """
 
     def __init__(
@@ -100,7 +98,6 @@ class Slots(abc.ABC):
         compute: Compute,
         log_dir: str,
         shown: Shown,
-        recipe: Choices,
     ) -> None:
         self.study = study
         self.slots = slots
@@ -113,7 +110,6 @@ class Slots(abc.ABC):
         self._log_dir = log_dir
         self._log_name = log_name(study)
         self._shown = shown
-        self._same = frozenset(name for name, choices in recipe.items() if len(choices) == 1)
         self._storage = study._storage
         self._trials: dict[int, optuna.Trial] = {}
         self._reported: dict[int, int] = {}
@@ -216,14 +212,14 @@ class Slots(abc.ABC):
             label=self.label(slot, trial.number),
         )
 
-    def job(self, trial: StartedTrial) -> Job:
+    def job(self, trial: StartedTrial) -> FitSpec:
         """Return what a worker must do for a trial."""
-        return Job(
+        return FitSpec(
             hyperparameters=trial.hyperparameters,
             max_epochs=self._max_epochs,
             patience=self._patience,
             seed=self.seed(trial.slot),
-            curves=self._curves(trial) if self._shown == "all" else None,
+            tensorboard=self._tensorboard(trial) if self._shown == "all" else None,
             state=self._state(trial),
         )
 
@@ -271,12 +267,11 @@ class Slots(abc.ABC):
                     name = self.model_name(trial.slot)
                     self._store.keep_model(name, make_checkpoint(trial, fitted))
             record = self._tell(trial, state, outcome, value)
-        if self._shown in ("results", "best") and fitted.best is not None:
-            curves, accuracy = self._curves(trial), fitted.best.val_accuracy
-            if best:
-                write_curves(curves, trial.hyperparameters, fitted.history, accuracy)
-            elif self._shown == "results":
-                write_result(curves, trial.hyperparameters, accuracy, len(fitted.history))
+        if fitted.best is not None and (
+            self._shown == "results" or (self._shown == "best" and best)
+        ):
+            run, accuracy = self._tensorboard(trial), fitted.best.val_accuracy
+            write_run(run, trial.hyperparameters, fitted.history, accuracy, curves=best)
         self._state(trial).unlink(missing_ok=True)
         return record
 
@@ -344,8 +339,8 @@ class Slots(abc.ABC):
     def _state(self, trial: StartedTrial) -> Path:
         return self._folder.trial_state(self._name, trial.slot)
 
-    def _curves(self, trial: StartedTrial) -> Curves:
-        return Curves(self._log_dir, self._log_name, f"trial_{trial.number:04d}", self._same)
+    def _tensorboard(self, trial: StartedTrial) -> TensorBoardRun:
+        return TensorBoardRun(self._log_dir, self._log_name, f"trial_{trial.number:04d}")
 
     def _judge(self, ended: Ended) -> tuple[TrialState, str]:
         """Return how the trial ended, and why if it did not train all its epochs."""

@@ -9,6 +9,7 @@ from rich.console import Console
 
 from src.core.console import say
 from src.core.errors import UserError
+from src.core.files import optional
 from src.core.interrupt import Interrupted, Interruption
 from src.data.split import TrainingData
 from src.options import FinalsConfig, TuneConfig
@@ -25,7 +26,7 @@ from src.search.planned_study import Slots, StartedTrial
 from src.search.store import Store
 from src.search.studies import FINISHED, Run
 from src.training.checkpoint import dump_model, model_of
-from src.training.fit import Fitted
+from src.training.fitted import Fitted
 from src.workers.launch import Launcher, Workers
 from src.workers.messages import Failed
 
@@ -125,7 +126,8 @@ class Stage(Generic[_Study]):
             self._last_failure = run.last_failure
         if self._last_failure is not None:
             told = self._last_failure.details or self._last_failure.reason
-            self._folder.failure.write_text(told)
+            with optional("the last failure's traceback", self._folder.failure):
+                self._folder.failure.write_text(told)
         if this_run is not None:
             empty = "trials failed" if self._empty else FINISHED
             this_run.end(str(self._stopped) if self._stopped else empty)

@@ -17,7 +17,7 @@ from src.core.metrics import ConfusionMatrix
 from src.data.catalog import CLASS_NAMES, DataSpec
 from src.data.split import TrainingData
 from src.training.archive import read_archive
-from src.training.fit import Fitted
+from src.training.fitted import Fitted
 from src.training.history import Epoch
 from src.training.hyperparameters import Hyperparameters
 from src.training.task import CharacterTask, make_task, task_arguments

@@ -11,9 +11,11 @@ from src.core.interrupt import Interrupted, Interruption
 from src.data.split import TrainingData, load_training_data
 from src.search.database import has_password
 from src.training.device import Compute, Precision, choose_compute, choose_workers
-from src.training.spec import Job
+from src.training.fit import fit
+from src.training.spec import FitSpec
 from src.workers.local import LocalWorkers
 from src.workers.messages import Message
+from src.workers.worker import Fit
 
 if TYPE_CHECKING:
     from src.options import FinalsConfig, TuneConfig
@@ -28,7 +30,7 @@ class Workers(Protocol):
     def idle(self) -> list[int]:
         """Workers that have nothing to do, in a list of its own."""
 
-    def submit(self, worker: int, job: Job) -> None:
+    def submit(self, worker: int, spec: FitSpec) -> None:
         """Give an idle worker a trial to train."""
 
     def answer(self, worker: int, *, stop: bool) -> None:
@@ -61,13 +63,14 @@ def launching(
     precision: Precision,
     data: TrainingData,
     interruption: Interruption,
+    fit: Fit = fit,
 ) -> Iterator[Launcher]:
-    """Decide what is computed on, and by how many workers."""
+    """Decide what is computed on, and by how many workers, which train with `fit`."""
     if config.launcher == "local":
         compute = choose_compute(config.device, precision, threads=1)
         load = _loader(data, config.data_dir, compute)
         number = choose_workers(config.workers, compute)
-        yield Launcher(compute, number, lambda number: LocalWorkers(number, load, compute))
+        yield Launcher(compute, number, lambda number: LocalWorkers(number, load, compute, fit))
         return
     if config.storage is not None and has_password(config.storage.get_secret_value()):
         raise UserError(
@@ -79,7 +82,7 @@ def launching(
     with Cluster(config.gpus_per_worker) as cluster:
         compute = cluster.choose_compute(config.device, precision, interruption)
         number = cluster.choose_workers(config.workers, compute)
-        yield Launcher(compute, number, lambda number: cluster.workers(number, data, compute))
+        yield Launcher(compute, number, lambda number: cluster.workers(number, data, compute, fit))
 
 
 def _loader(data: TrainingData, data_dir: str, compute: Compute) -> Callable[[], TrainingData]:
