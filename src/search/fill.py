@@ -17,7 +17,7 @@ from src.search.planned_study import PlannedStudy, StartedTrial
 from src.search.session import Session
 from src.search.studies import FINISHED, RunRecorder
 from src.training.checkpoint import dump_model, model_of
-from src.training.fit import Fitted
+from src.training.fitted import Fitted
 from src.workers.messages import Failed
 
 _GO_ON = (
