@@ -27,6 +27,7 @@ from src.training.schedule import Schedule
 
 if TYPE_CHECKING:
     from src.search.session import Session
+    from src.workers.worker import Fit
 
 _Choice = TypeVar("_Choice")
 
@@ -126,8 +127,13 @@ def _choices(value: _Choice | tuple[_Choice, ...]) -> tuple[_Choice, ...]:
     return value if isinstance(value, tuple) else (value,)
 
 
-def run(options: TuneOptions) -> int:
-    """Print the plan, and search; return the exit code."""
+def run(options: TuneOptions, fit: "Fit | None" = None) -> int:
+    """Print the plan, and search; return the exit code.
+
+    Args:
+        options: what the user wants.
+        fit: trains a configuration; None: `src.training.fit`.
+    """
     console, plan = open_console(), options.make_plan()
     print_plan(console, plan, options.batch_sizes)
     if options.plan:
@@ -146,7 +152,7 @@ def run(options: TuneOptions) -> int:
     with Signals(options.seconds) as interruption, contextlib.ExitStack() as stack:
         data = load()
         launch_spec = options.launch_spec(options.precision)
-        launcher = stack.enter_context(launching(launch_spec, data, load, interruption))
+        launcher = stack.enter_context(launching(launch_spec, data, load, interruption, fit))
         storage = open_store(options.storage_url, options.heartbeat, folder, console)
         session = Session(
             data=data,

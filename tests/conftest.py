@@ -7,8 +7,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
-from unittest import mock
 
 import pytest
 import torch
@@ -22,7 +22,6 @@ from src.search.studies import load_studies
 from src.training.checkpoint import load_model, save_model
 from src.training.fit import fit
 from src.training.task import make_task
-from src.workers.launch import launching
 from src.workers.worker import Fit
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -80,8 +79,8 @@ class Workplace:
 
     def tune(self, *options: str, max_epochs: int = 3, fit: Fit = fit) -> int:
         """Search here; `fit` must be picklable where workers are spawned."""
-        with mock.patch.object(tune, "launching", functools.partial(launching, fit=fit)):
-            return tune.main(self.options(*options, max_epochs=max_epochs))
+        command = replace(tune.COMMAND, run=functools.partial(tune.run, fit=fit))
+        return command.main(self.options(*options, max_epochs=max_epochs))
 
     def trials(self) -> list[FrozenTrial]:
         """Every trial of every batch size, also while the search goes on."""

@@ -84,7 +84,7 @@ def launching(
         data: images, on the CPU.
         load: loads the same images once more, to a GPU; a worker there has its own copy.
         interruption: asked whether to stop waiting for a cluster.
-        fit: trains a configuration; None: as everywhere.
+        fit: trains a configuration; None: `src.training.fit`.
     """
     from src.training.fit import fit as usual
 
