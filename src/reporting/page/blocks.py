@@ -8,6 +8,9 @@ from pathlib import Path
 
 import jinja2
 
+_COLUMNS_ON_A_PHONE = 5
+"""Columns up to which a table fits a screen of 400 pixels."""
+
 
 @dataclass(frozen=True)
 class Text:
@@ -38,6 +41,11 @@ class Table:
     beside: int = 1
     """Parts that stand beside each other."""
     kind: str = "table"
+
+    @property
+    def wide(self) -> bool:
+        """Whether a narrow screen shows each row as lines of names and values."""
+        return len(self.columns) > _COLUMNS_ON_A_PHONE
 
     @property
     def parts(self) -> list[Sequence[Sequence[str]]]:

@@ -1,5 +1,7 @@
 """What a report says of the search: its trials, its rungs, what mattered, where it comes from."""
 
+from collections.abc import Sequence
+
 from src.core.intervals import wilson_interval
 from src.reporting import figures
 from src.reporting.analysis import (
@@ -53,7 +55,7 @@ def ranking_blocks(findings: Findings) -> list[Block]:
     ranked, images = ranking(findings.trials), validated(findings.search)
     if not ranked:
         return [Text("No trial has trained to its end yet.")]
-    names = HYPERPARAMETERS
+    names = varying(findings.trials)
     table = Table(
         f"The best {min(_RANKED, len(ranked))} of {plural(len(ranked), 'finished trial')}, by "
         "the validation accuracy of the best epoch. Where the 95 % intervals (Wilson) "
@@ -74,7 +76,13 @@ def ranking_blocks(findings: Findings) -> list[Block]:
             for rank, trial in enumerate(ranked[:_RANKED], start=1)
         ],
     )
-    return [table]
+    return [table, *_same_in_all(findings.trials, names)]
+
+
+def _same_in_all(trials: Sequence[TrialRecord], varied: Sequence[str]) -> list[Block]:
+    """Say once which hyperparameters all trials share."""
+    same = {name: value_of(trials[0], name) for name in HYPERPARAMETERS if name not in varied}
+    return [Text(f"The same in all trials: {configuration(same)}.")] if same else []
 
 
 def _wilson(trial: TrialRecord, images: int) -> tuple[float, float]:
@@ -84,7 +92,8 @@ def _wilson(trial: TrialRecord, images: int) -> tuple[float, float]:
 def _interval(trial: TrialRecord, images: int) -> str:
     if not images:
         return "–"
-    return " to ".join(accuracy_text(bound, images) for bound in _wilson(trial, images))
+    low, high = (accuracy_text(bound, images) for bound in _wilson(trial, images))
+    return f"{low}\N{NO-BREAK SPACE}to {high}"  # in a narrow column `to` does not stand alone
 
 
 def batch_size_blocks(findings: Findings) -> list[Block]:
@@ -321,11 +330,6 @@ def slice_blocks(findings: Findings) -> list[Block]:
     names = varying(known) if known else []
     if not names:
         return [Text("All trials have the same configuration, so there is nothing to compare.")]
-    fixed = [name for name in HYPERPARAMETERS if name not in names]
-    same = "" if not fixed else (
-        " The same in all trials, and left out: "
-        + configuration({name: value_of(trials[0], name) for name in fixed}) + "."
-    )  # fmt: skip
     listed = ", ".join(map(figures.words, names))
     return [
         picture(
@@ -334,7 +338,7 @@ def slice_blocks(findings: Findings) -> list[Block]:
             f"Validation accuracy against each of {listed}, a mark for each trial.",
             "Accuracy of the best epoch against each hyperparameter. Look at marks of one shade: "
             "paler trials had fewer epochs. Where there are many trials, those of one value are "
-            f"spread sideways a little.{same}",
+            "spread sideways a little.",
         ),
         picture(
             "parallel",
