@@ -32,7 +32,7 @@ from src.search.journal import open_journal
 from src.search.studies import load_studies
 from src.training.device import choose_compute, choose_workers
 from src.training.hyperparameters import Hyperparameters
-from src.training.spec import Job
+from src.training.spec import FitSpec
 from src.workers.local import LocalWorkers
 from src.workers.messages import Advanced, Ended, Reported
 
@@ -110,7 +110,7 @@ def _measure_throughput(options: argparse.Namespace) -> dict[str, Any]:
     number = options.workers or choose_workers("auto", compute)
     data = _read(options.images)
     images = len(data.train)
-    job = Job(
+    spec = FitSpec(
         hyperparameters=Hyperparameters(
             conv1=options.conv1,
             conv2=options.conv2,
@@ -122,15 +122,13 @@ def _measure_throughput(options: argparse.Namespace) -> dict[str, Any]:
         max_epochs=1_000_000,
         patience=None,
         seed=0,
-        curves=None,
-        state=None,
     )
     load = functools.partial(_to_device, data, compute.device)
     seen: dict[int, list[tuple[float, float]]] = {worker: [] for worker in range(number)}
     begun = None  # when all had trained for a while: from here on it counts
     with LocalWorkers(number, load, compute) as workers:
         for worker in range(number):
-            workers.submit(worker, job)
+            workers.submit(worker, spec)
         stopped = False
         while len(workers.idle) < number:
             for worker, message in workers.receive(1.0):

@@ -5,6 +5,7 @@ and the sampler that searches have by default; only the training is replaced, by
 """
 
 import argparse
+import functools
 import tempfile
 import time
 from collections.abc import Sequence
@@ -16,17 +17,20 @@ from unittest import mock
 import torch
 from lightning.pytorch import Callback
 
-import src.workers.worker
 from src import tune
+from src.core.interrupt import Interruption
+from src.data.split import TrainingData
 from src.results.folder import ResultsFolder
 from src.search.hyperband import make_plan
 from src.search.journal import open_journal
 from src.search.studies import load_studies
-from src.training.fit import Fitted
+from src.training.device import Compute
+from src.training.fitted import Fitted
 from src.training.history import Epoch
-from src.training.hyperparameters import Hyperparameters
+from src.training.spec import FitSpec
 from src.training.task import make_task
-from src.training.tensorboard import Curves, write_curves
+from src.training.tensorboard import write_run
+from src.workers.launch import launching
 from src.workers.worker import HyperbandCallback
 
 SECONDS = 1.0
@@ -37,8 +41,6 @@ IMAGES = 100
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
     """Run the search with two workers, which one process serves."""
-    if torch.cuda.is_available():  # workers would start afresh, without the replacement
-        return {"rows": [], "notes": ["not run beside a GPU: set CUDA_VISIBLE_DEVICES="]}
     iterations = 2 if options.quick else ITERATIONS
     return {
         "rows": [_search(2, iterations)],
@@ -53,9 +55,7 @@ def _search(workers: int, iterations: int) -> dict[str, Any]:
     trials = make_plan(MAX_EPOCHS, FACTOR, iterations).trials
     started = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
-        with mock.patch.object(
-            src.workers.worker, "fit", _sleep
-        ):  # which forked workers then have too
+        with mock.patch.object(tune, "launching", functools.partial(launching, fit=_sleep)):
             code = tune.main(
                 [
                     *("--dataset=mnist_5k", f"--limit={IMAGES}", f"--workers={workers}"),
@@ -84,33 +84,30 @@ def _search(workers: int, iterations: int) -> dict[str, Any]:
 
 
 def _sleep(
-    hyperparameters: Hyperparameters,
-    data: object,
-    *,
-    max_epochs: int,
-    seed: int,
-    curves: Curves | None,
+    spec: FitSpec,
+    data: TrainingData,
+    compute: Compute,
+    interruption: Interruption,
     callbacks: Sequence[Callback],
-    **_: object,
 ) -> Fitted:
     """Stand for `fit`: sleep, then report a made-up curve until the pruner stops it."""
     started = time.monotonic()
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(spec.seed)
     limit, rate = torch.rand(2, generator=generator).tolist()
-    weights = make_task(hyperparameters, classes=10).state_dict()
+    weights = make_task(spec.hyperparameters, classes=10).state_dict()
     (hyperband,) = (callback for callback in callbacks if isinstance(callback, HyperbandCallback))
     time.sleep(SECONDS - (time.monotonic() - started))
 
     trainer: Any = SimpleNamespace(callback_metrics={}, current_epoch=0, should_stop=False)
     history: list[Epoch] = []
-    while len(history) < max_epochs and not trainer.should_stop:
+    while len(history) < spec.max_epochs and not trainer.should_stop:
         accuracy = round(limit * (1 - (1 - rate) ** (len(history) + 1)), 6)
         trainer.current_epoch = len(history)
         trainer.callback_metrics["val_accuracy"] = torch.tensor(accuracy, dtype=torch.float64)
         history.append(Epoch(len(history) + 1, 0.1, accuracy, 0.1, accuracy))
         hyperband.on_validation_end(trainer, trainer)
-    if curves is not None:
-        write_curves(curves, hyperparameters, history, history[-1].val_accuracy)
+    if spec.tensorboard is not None:
+        write_run(spec.tensorboard, spec.hyperparameters, history, history[-1].val_accuracy)
     return Fitted(
         history=tuple(history),
         best=history[-1],

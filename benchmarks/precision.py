@@ -14,6 +14,7 @@ from src.data.split import TrainingData
 from src.training.device import choose_compute
 from src.training.fit import fit
 from src.training.hyperparameters import Hyperparameters
+from src.training.spec import FitSpec
 
 CONFIGURATION = Hyperparameters(
     conv1=64, conv2=64, dense_units=128, dropout_rate=0.3, learning_rate=1e-3, batch_size=64
@@ -33,13 +34,10 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
             compute = choose_compute("auto", precision)
             data = images.load(limit, options.data_dir)
             fitted = fit(
-                CONFIGURATION,
+                FitSpec(CONFIGURATION, epochs, patience=None, seed=seed),
                 data if compute.device.type == "cpu" else _resident(data, compute.device),
-                max_epochs=epochs,
-                patience=None,
-                seed=seed,
-                compute=compute,
-                interruption=Interruption(),
+                compute,
+                Interruption(),
             )
             assert fitted.best is not None
             accuracies[precision] = fitted.best.val_accuracy

@@ -9,9 +9,9 @@ from src.core.intervals import spread
 from src.data.catalog import DataSpec
 from src.data.split import TrainingData, load_training_data
 from src.training.device import Compute, choose_compute, choose_workers
-from src.training.fit import Fitted
+from src.training.fitted import Fitted
 from src.training.hyperparameters import Hyperparameters
-from src.training.spec import Job
+from src.training.spec import FitSpec
 from src.workers.local import LocalWorkers
 from src.workers.messages import Ended, Failed, Reported
 
@@ -45,21 +45,23 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     spec = DataSpec(dataset="mnist", validation="tail", limit=limit)
     compute = choose_compute("auto", "auto", threads=1)
     data = load_training_data(spec, options.data_dir, compute.device)
-    jobs = {
-        (name, seed): Job(replace(PLAIN, **changes), epochs, None, seed, None, None)
+    specs = {
+        (name, seed): FitSpec(replace(PLAIN, **changes), epochs, None, seed)
         for seed in range(seeds)
         for name, changes in RECIPES.items()
     }
     accuracies: dict[str, list[float]] = {name: [] for name in RECIPES}
-    for (name, _), fitted in _train(jobs, data, compute).items():
+    for (name, _), fitted in _train(specs, data, compute).items():
         assert fitted.best is not None
         accuracies[name].append(fitted.best.val_accuracy)
     rows = [_row(name, accuracies[name], accuracies["plain"]) for name in RECIPES]
     return {"rows": rows, "configuration": asdict(PLAIN), "epochs": epochs, "images": data.counts}
 
 
-def _train(jobs: Mapping[_Key, Job], data: TrainingData, compute: Compute) -> dict[_Key, Fitted]:
-    waiting, done = dict(jobs), {}
+def _train(
+    specs: Mapping[_Key, FitSpec], data: TrainingData, compute: Compute
+) -> dict[_Key, Fitted]:
+    waiting, done = dict(specs), {}
     running: dict[int, _Key] = {}
     with LocalWorkers(choose_workers("auto", compute), lambda: data, compute) as workers:
         while waiting or running:
@@ -76,7 +78,7 @@ def _train(jobs: Mapping[_Key, Job], data: TrainingData, compute: Compute) -> di
                     key = running.pop(worker)
                     done[key] = message.fitted
                     print(*key, message.fitted.best, f"{message.fitted.seconds:.0f} s", flush=True)
-    return {key: done[key] for key in jobs}
+    return {key: done[key] for key in specs}
 
 
 def _row(name: str, accuracies: list[float], plain: list[float]) -> dict[str, Any]:

@@ -34,9 +34,9 @@ from src.search.planned_study import StartedTrial
 from src.search.session import Session
 from src.search.store import Store
 from src.training.device import choose_compute
-from src.training.fit import Fitted
+from src.training.fitted import Fitted
 from src.training.history import Epoch
-from src.training.spec import Job
+from src.training.spec import FitSpec
 from src.tune import TuneOptions
 from src.workers.launch import Launcher
 from src.workers.messages import Ended, Message, Reported
@@ -182,7 +182,7 @@ class _FakeWorkers(Interruption):
         self._seconds = seconds
         self._idle = set(range(number))
         self._due: list[tuple[float, int, Message]] = []
-        self._jobs: dict[int, tuple[Job, float, list[Epoch]]] = {}
+        self._jobs: dict[int, tuple[FitSpec, float, list[Epoch]]] = {}
         self._begun: float | None = None
         self._returned: float | None = None
         self._stopping = False
@@ -197,7 +197,7 @@ class _FakeWorkers(Interruption):
             return Interrupted("measured", 0)
         return None
 
-    def submit(self, worker: int, job: Job) -> None:
+    def submit(self, worker: int, job: FitSpec) -> None:
         self._idle.discard(worker)
         self._jobs[worker] = (job, time.monotonic(), [])
         self._next(worker, stop=False)

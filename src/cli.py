@@ -108,13 +108,13 @@ class Command(Generic[_Options]):
         parser.add_class_arguments(self.options, as_group=False, skip={*by_hand})
         kinds, texts = get_type_hints(self.options), _field_docstrings(self.options)
         for name in self.flags:
-            parser.add_argument(f"--{name}", action="store_true", help=texts[name])
+            parser.add_argument(f"--{name}", action="store_true", help=texts.get(name))
         if self.positional:
             kind, several = kinds[self.positional], dict[str, Any]()
             if get_origin(kind) is tuple:
                 needed = self._fields[self.positional].default is MISSING
                 kind, several = get_args(kind)[0], {"nargs": "+" if needed else "*"}
-            help_text = texts[self.positional]
+            help_text = texts.get(self.positional)
             parser.add_argument(self.positional, type=kind, help=help_text, **several)
         return parser
 
@@ -162,10 +162,10 @@ class Command(Generic[_Options]):
         return {field.name: field for field in fields(self.options)}  # type: ignore[arg-type]  # a dataclass, which TypeVar cannot say
 
 
-def _field_docstrings(options: type) -> dict[str, str]:
+def _field_docstrings(options: type) -> dict[str, str | None]:
     """Return the docstrings of a dataclass's fields, inherited ones included."""
     return {
-        field.arg_name: field.description or ""
+        field.arg_name: field.description
         for kind in reversed(options.__mro__)
         if is_dataclass(kind)
         for field in docstring_parser.parse_from_object(kind).params

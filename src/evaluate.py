@@ -13,32 +13,24 @@ import sys
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-
-from rich.table import Table
+from typing import TYPE_CHECKING
 
 from src import cli
 from src.core.command import recorded_command
-from src.core.console import open_console, say
+from src.core.console import open_console, plural, print_figures, say
 from src.core.errors import UserError
 from src.core.files import make_writable, short_path, write_json
-from src.core.intervals import wilson_interval
-from src.core.metrics import ConfusionMatrix, count_confusion
 from src.data.catalog import CLASS_NAMES, Dataset
-from src.data.files import Images, load_images
-from src.inference.predictions import read_probabilities, worst_mistakes
-from src.reporting.figures import draw_confusion, draw_mistakes, reading_figures
 from src.results.folder import ResultsFolder
-from src.results.provenance import provenance
-from src.results.records import MisreadImage, TestMetrics, TestRecord
-from src.results.test_log import record_test
-from src.training.checkpoint import SavedModel, load_model
 from src.training.device import Device, choose_compute
-from src.training.tensorboard import WINNER, write_pictures
+
+if TYPE_CHECKING:
+    from src.training.checkpoint import SavedModel
 
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateOptions:
-    """A saved model, tested."""
+    """Options of `evaluate`."""
 
     checkpoint: Path
     """The model, such as best-model.ckpt."""
@@ -61,6 +53,15 @@ class EvaluateOptions:
 
 
 def _run(options: EvaluateOptions) -> int:
+    from src.core.intervals import wilson_interval
+    from src.core.metrics import ConfusionMatrix, count_confusion
+    from src.data.files import Images, load_images
+    from src.inference.predictions import read_probabilities, worst_mistakes
+    from src.reporting.figures import draw_confusion, draw_mistakes, reading_figures
+    from src.results.provenance import provenance
+    from src.results.records import MisreadImage, TestMetrics, TestRecord
+    from src.results.test_log import record_test
+
     path = options.checkpoint
     compute = choose_compute(options.device, "32")
     model, sha256 = _load(path)
@@ -137,6 +138,8 @@ def _run(options: EvaluateOptions) -> int:
     else:
         mistakes_file.unlink(missing_ok=True)  # of a model that made some
     if options.log_dir is not None:
+        from src.training.tensorboard import WINNER, write_pictures
+
         is_best = dataset == own and path.resolve() == log.best_model.resolve()
         name = WINNER if is_best else f"{path.stem}{suffix}"
         pictures = reading_figures(matrix, list(mistakes.values()))
@@ -155,10 +158,23 @@ def _run(options: EvaluateOptions) -> int:
     say(
         console,
         f"The test split of {dataset} has now been opened {_times(opened.times)}, for "
-        f"{opened.models} model{'' if opened.models == 1 else 's'} ({log.test_log}).",
+        f"{plural(opened.models, 'model')} ({log.test_log}).",
     )
-    console.print(_class_table(matrix))
-    console.print(_confusion_table(matrix))
+    print_figures(
+        console,
+        ["class", "precision", "recall", "F1", "images"],
+        [
+            [c.name, f"{c.precision:.4f}", f"{c.recall:.4f}", f"{c.f1:.4f}", f"{c.support:,}"]
+            for c in matrix.per_class()
+        ],
+        title="Classes",
+    )
+    print_figures(
+        console,
+        ["is", "read as", "images", "share of class"],
+        [[c.true, c.predicted, str(c.count), f"{c.share:.2%}"] for c in matrix.most_confused()],
+        title="Most confused",
+    )
     written = [metrics_file, figure_file, *([mistakes_file] if mistakes else [])]
     say(console, f"Written: {', '.join(map(str, written))}")
     return 0
@@ -168,12 +184,13 @@ def _times(number: int) -> str:
     return {1: "once", 2: "twice"}.get(number, f"{number:,} times")
 
 
-def _load(path: Path) -> tuple[SavedModel, str]:
+def _load(path: Path) -> "tuple[SavedModel, str]":
     """Return a model and the SHA-256 of the file that it was read from.
 
     Raises:
         UserError: it is no such file, or another one was put in its place meanwhile.
     """
+    from src.training.checkpoint import load_model
 
     def state() -> tuple[int, int, int]:
         status = path.stat()
@@ -189,7 +206,7 @@ def _load(path: Path) -> tuple[SavedModel, str]:
 
 def _results_dir(checkpoint: Path, dataset: str) -> Path:
     """Return the folder of results that a checkpoint is in, or the usual one."""
-    for folder in (*checkpoint.parents, *checkpoint.absolute().parents):
+    for folder in checkpoint.parents:
         if folder.name == dataset:
             return folder.parent
     return Path("results")
@@ -216,26 +233,6 @@ def _caution(trained_on: str, tested_on: str) -> str | None:
             "both sets are of EMNIST's images, so the model may have been trained on some of these"
         )
     return None
-
-
-def _class_table(matrix: ConfusionMatrix) -> Table:
-    table = Table(title="Classes", title_justify="left")
-    for column in ("class", "precision", "recall", "F1", "images"):
-        table.add_column(column, justify="right")
-    for m in matrix.per_class():
-        table.add_row(
-            m.name, f"{m.precision:.4f}", f"{m.recall:.4f}", f"{m.f1:.4f}", f"{m.support:,}"
-        )
-    return table
-
-
-def _confusion_table(matrix: ConfusionMatrix) -> Table:
-    table = Table(title="Most confused", title_justify="left")
-    for column in ("is", "read as", "images", "share of class"):
-        table.add_column(column, justify="right")
-    for c in matrix.most_confused():
-        table.add_row(c.true, c.predicted, str(c.count), f"{c.share:.2%}")
-    return table
 
 
 COMMAND = cli.Command(

@@ -41,7 +41,12 @@ def run(options: FinalsOptions) -> int:
     from src.core.console import open_console
     from src.core.files import make_writable
     from src.data.split import load_training_data
-    from src.reporting.publish import check_models, check_published, publish_search, write_winner
+    from src.reporting.publish import (
+        check_models,
+        publish_search,
+        refuse_to_lose_trials,
+        write_winner,
+    )
     from src.results.folder import ResultsFolder
     from src.results.shipped import are_shipped
     from src.search.display import print_best, print_data
@@ -71,8 +76,6 @@ def run(options: FinalsOptions) -> int:
         finalists = choose_finalists(studies, options.finalists)
         if not finalists:
             raise UserError(f"the search in {folder.path} has no finished trial yet; go on with it")
-        check_published(folder, studies)
-        check_models(folder, store, studies)
         spec = study_spec(next(iter(studies.values())))
         load = functools.partial(load_training_data, spec.data, options.data_dir)
         data = load()
@@ -92,9 +95,11 @@ def run(options: FinalsOptions) -> int:
             interruption=interruption,
             console=console,
         )
+        refuse_to_lose_trials(studies, session)
+        check_models(studies, session)
         print_data(console, data, launcher.compute, launcher.worker_count)
         outcome = run_finals(finalists, studies, options.seeds, session)
-        best = publish_search(folder, store, studies)
+        best = publish_search(studies, session)
         if best is not None and outcome.succeeded:
             if options.tensorboard != "none" and outcome.open_before:
                 write_winner(options.log_dir, best, data, options.own_device)

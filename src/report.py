@@ -1,4 +1,4 @@
-"""Tell a search as one page: what was found, what it cost, what mattered, where it comes from.
+"""Write a search's report: one page with its best models, its cost and what mattered.
 
     python -m src.report --dataset mnist
 
@@ -13,28 +13,38 @@ from pathlib import Path
 from src import cli
 from src.core.console import open_console, say
 from src.core.files import make_writable, replacing
-from src.core.metrics import ConfusionMatrix
 from src.data.catalog import Dataset
-from src.reporting.findings import read_findings
-from src.reporting.page import PICTURES, Winner, make_page, render
 from src.results.folder import ResultsFolder
-from src.training.checkpoint import load_model
 
 
 @dataclass(frozen=True, kw_only=True)
 class ReportOptions:
-    """A search, told."""
+    """Options of `report`."""
 
     dataset: Dataset
-    """Data set whose search is told."""
+    """Data set of the search to report on."""
     results_dir: Path = Path("results")
     """Folder for results: one folder in it for each data set."""
 
 
 def _run(options: ReportOptions) -> int:
+    from src.core.metrics import ConfusionMatrix
+    from src.reporting.findings import read_findings
+    from src.reporting.page import PICTURES, Winner, make_page, render
+    from src.training.checkpoint import load_description
+
     folder = ResultsFolder(options.results_dir, options.dataset)
     findings = read_findings(folder)
-    winner = _winner(folder) if folder.best_model.exists() else None
+    winner = None
+    if folder.best_model.exists():
+        model = load_description(folder.best_model)
+        winner = Winner(
+            hyperparameters=model.hyperparameters,
+            history=model.history,
+            best_epoch=model.best_epoch,
+            val_accuracy=model.val_accuracy,
+            matrix=ConfusionMatrix(model.validation_confusion, model.class_names),
+        )
     make_writable(folder.figures, "--results_dir")
     page = make_page(findings, winner)
     pictures = {folder.figures / f"{picture.name}.png": picture for picture in page.pictures()}
@@ -52,17 +62,6 @@ def _run(options: ReportOptions) -> int:
         f"{len(pictures)} pictures to {folder.figures}",
     )
     return 0
-
-
-def _winner(folder: ResultsFolder) -> Winner:
-    model = load_model(folder.best_model)
-    return Winner(
-        hyperparameters=model.hyperparameters,
-        history=model.history,
-        best_epoch=model.best_epoch,
-        val_accuracy=model.val_accuracy,
-        matrix=ConfusionMatrix(model.validation_confusion, model.class_names),
-    )
 
 
 COMMAND = cli.Command("src.report", __doc__, ReportOptions, _run)

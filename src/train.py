@@ -14,21 +14,23 @@ from src import cli
 from src.core.command import recorded_command
 from src.core.console import live_progress, open_console, say
 from src.core.errors import UserError
-from src.core.files import free_name, make_writable, write_json
+from src.core.files import free_name, make_writable, warn_unwritten, write_json
 from src.core.interrupt import Signals
-from src.data.split import load_training_data
 from src.options import TrainOptions
-from src.reporting.publish import describe_model, draw_model
-from src.results.provenance import provenance
 from src.search.display import print_data
-from src.training.checkpoint import model_of, save_model
 from src.training.device import choose_compute
-from src.training.fit import fit
-from src.training.progress import FitDisplay
-from src.training.tensorboard import Curves
 
 
 def _run(options: TrainOptions) -> int:
+    from src.data.split import load_training_data
+    from src.reporting.publish import describe_model, draw_model
+    from src.results.provenance import provenance
+    from src.training.checkpoint import model_of, save_model
+    from src.training.fit import fit
+    from src.training.progress import FitDisplay
+    from src.training.spec import FitSpec
+    from src.training.tensorboard import TensorBoardRun
+
     hp = options.hyperparameters
     name = (
         f"{hp.conv1}-{hp.conv2}-{hp.dense_units}_dropout{hp.dropout_rate:g}"
@@ -46,18 +48,18 @@ def _run(options: TrainOptions) -> int:
     name = free_name(models, name)
     folder = models / name
     folder.mkdir()  # before training, so that nobody else takes it meanwhile
+    spec = FitSpec(
+        hyperparameters=hp,
+        max_epochs=options.max_epochs,
+        patience=None,
+        seed=options.seed,
+        tensorboard=TensorBoardRun(options.log_dir, f"{options.dataset}/train", name),
+    )
     with Signals() as interruption, live_progress(console) as progress:
-        fitted = fit(
-            hp,
-            data,
-            max_epochs=options.max_epochs,
-            patience=None,
-            seed=options.seed,
-            compute=compute,
-            interruption=interruption,
-            curves=Curves(options.log_dir, f"{options.dataset}/train", name),
-            callbacks=[FitDisplay(progress, options.max_epochs)],
-        )
+        display = FitDisplay(progress, options.max_epochs)
+        fitted = fit(spec, data, compute, interruption, [display])
+    for unwritten in fitted.unwritten:
+        warn_unwritten(unwritten)
     if fitted.best is None:
         folder.rmdir()
         if fitted.interrupted:

@@ -164,9 +164,9 @@ def _search(options: TuneOptions, plan: Plan, session: "Session") -> int:
     """Run what is left of the search at each batch size, and publish what came out."""
     from src.reporting.publish import (
         check_models,
-        check_published,
         publish_search,
         publish_study,
+        refuse_to_lose_trials,
         write_winner,
     )
     from src.search.fill import fill, open_places
@@ -175,17 +175,17 @@ def _search(options: TuneOptions, plan: Plan, session: "Session") -> int:
     from src.search.planned_study import PlannedStudy
     from src.search.studies import check_spec, ended_trials, load_studies
 
-    store, folder = session.store, session.folder
+    store = session.store
     spec = options.search_spec(session)
     with store.exclusive():  # or two that start at once could begin with different specs
         check_spec(spec, session)
         studies = load_studies(store.storage, options.dataset)
-        check_published(folder, studies)
-        check_models(folder, store, studies)  # better known missing now than after hours
+        refuse_to_lose_trials(studies, session)
+        check_models(studies, session)  # better known missing now than after hours
         searches = open_hyperband_studies(spec, options.batch_sizes, plan, session)
 
     def publish(search: PlannedStudy) -> None:
-        publish_study(folder, store, int(search.name), search.study, plan)
+        publish_study(search, plan, session)
 
     worker_count = min(session.launcher.worker_count, open_places(searches))
     print_data(session.console, session.data, session.launcher.compute, worker_count)
@@ -193,17 +193,17 @@ def _search(options: TuneOptions, plan: Plan, session: "Session") -> int:
         if search.is_complete:
             search.drop_states()
             publish(search)
-    done = [record for search in searches for record, _ in ended_trials(search.study)]
+    done = [record for search in searches for record in ended_trials(search.study)]
     outcome = last = fill("search", searches, session, done=done, on_complete=publish)
     studies = load_studies(store.storage, options.dataset)
     print_ranking(
-        session.console, [record for study in studies.values() for record, _ in ended_trials(study)]
+        session.console, [record for study in studies.values() for record in ended_trials(study)]
     )
     finalists = choose_finalists(studies, options.finalists)
-    best = publish_search(folder, store, studies)
+    best = publish_search(studies, session)
     if finalists and outcome.succeeded:
         last = run_finals(finalists, studies, options.seeds, session)
-        best = publish_search(folder, store, studies)
+        best = publish_search(studies, session)
 
     trained = outcome.open_before + (last is not outcome and last.open_before)
     if not trained:

@@ -1,5 +1,6 @@
 import csv
 import dataclasses
+import functools
 import os
 import signal
 import subprocess
@@ -7,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from unittest import mock
 
 import pytest
 import torch
@@ -18,7 +20,10 @@ from src.results.folder import ResultsFolder
 from src.search.journal import open_journal
 from src.search.studies import load_studies
 from src.training.checkpoint import load_model, save_model
+from src.training.fit import fit
 from src.training.task import make_task
+from src.workers.launch import launching
+from src.workers.worker import Fit
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 REAL_DATA = REPOSITORY / "data"
@@ -73,8 +78,10 @@ class Workplace:
             *options,
         ]
 
-    def tune(self, *options: str, max_epochs: int = 3) -> int:
-        return tune.main(self.options(*options, max_epochs=max_epochs))
+    def tune(self, *options: str, max_epochs: int = 3, fit: Fit = fit) -> int:
+        """Search here; `fit` must be picklable where workers are spawned."""
+        with mock.patch.object(tune, "launching", functools.partial(launching, fit=fit)):
+            return tune.main(self.options(*options, max_epochs=max_epochs))
 
     def trials(self) -> list[FrozenTrial]:
         """Every trial of every batch size, also while the search goes on."""

@@ -18,14 +18,14 @@ from src.search.logs import Logs
 from src.search.session import Session
 from src.search.store import Store
 from src.training.device import PLAIN_CPU
-from src.training.fit import Fitted
+from src.training.fitted import Fitted
 from src.training.history import Epoch
 from src.training.network import TwoConvNet
-from src.training.spec import Job
+from src.training.spec import FitSpec
 from src.workers.launch import Launcher
 from src.workers.messages import Ended, Failed, Message, Reported
 
-Script = Callable[[Job], Sequence[float] | Failed | None]
+Script = Callable[[FitSpec], Sequence[float] | Failed | None]
 """A trial → its validation accuracy after each epoch, NaN where it diverges; or how it fails; or
 None: its worker falls silent."""
 
@@ -44,13 +44,13 @@ class FakeWorkers:
     def __init__(self, count: int, script: Script) -> None:
         self.seconds = 0.0
         """A clock: it moves when somebody listens."""
-        self.jobs: list[Job] = []
+        self.jobs: list[FitSpec] = []
         """All that were given, in order."""
         self._idle = list(range(count))
         self._script = script
-        self._turns: list[tuple[int, Job, list[Epoch]]] = []
-        self._asked: dict[int, tuple[Job, list[Epoch]]] = {}
-        self._stopped: dict[int, tuple[Job, list[Epoch], Interrupted | None]] = {}
+        self._turns: list[tuple[int, FitSpec, list[Epoch]]] = []
+        self._asked: dict[int, tuple[FitSpec, list[Epoch]]] = {}
+        self._stopped: dict[int, tuple[FitSpec, list[Epoch], Interrupted | None]] = {}
 
     def __enter__(self) -> "FakeWorkers":
         return self
@@ -65,7 +65,7 @@ class FakeWorkers:
     def idle(self) -> list[int]:
         return sorted(self._idle)
 
-    def submit(self, worker: int, job: Job) -> None:
+    def submit(self, worker: int, job: FitSpec) -> None:
         self._idle.remove(worker)
         self.jobs.append(job)
         self._turns.append((worker, job, []))
@@ -117,7 +117,7 @@ class FakeWorkers:
         return [(worker, Reported(len(history), best))]
 
 
-def _fitted(job: Job, history: list[Epoch], interrupted: Interrupted | None) -> Fitted:
+def _fitted(job: FitSpec, history: list[Epoch], interrupted: Interrupted | None) -> Fitted:
     best = max(history, key=lambda epoch: epoch.val_accuracy, default=None)
     confusion = torch.zeros(CLASSES, CLASSES, dtype=torch.int64)
     confusion[0, 0] = IMAGES

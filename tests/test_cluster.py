@@ -18,7 +18,7 @@ from src.data.catalog import DataSpec
 from src.data.split import load_training_data
 from src.training.device import PLAIN_CPU
 from src.training.hyperparameters import Hyperparameters
-from src.training.spec import Job
+from src.training.spec import FitSpec
 from src.workers.launch import Workers
 from src.workers.messages import Advanced, Ended, Failed, Message, Reported
 from tests.conftest import REPOSITORY, Rows, Workplace, wait_until
@@ -31,15 +31,13 @@ with contextlib.suppress(ImportError):
 needs_ray = pytest.mark.skipif("ray" not in globals(), reason="Ray is not installed (an extra)")
 needs_linux = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 
-JOB = Job(
+SPEC = FitSpec(
     hyperparameters=Hyperparameters(
         conv1=8, conv2=8, dense_units=32, dropout_rate=0.3, learning_rate=3e-3, batch_size=32
     ),
     max_epochs=2,
     patience=None,
     seed=5,
-    curves=None,
-    state=None,
 )
 
 
@@ -194,7 +192,7 @@ def test_workers_share_a_gpu_and_who_finds_no_room_waits_for_it(
             wait_until(two_are_ready)
             wait_until(lambda: ray.available_resources().get("GPU", 0) == 0)
             first, second = workers.idle
-            workers.submit(first, JOB)
+            workers.submit(first, SPEC)
             (worker, message), *_ = next_messages(workers)
             assert worker == first
             assert isinstance(message, Reported)
@@ -205,7 +203,7 @@ def test_workers_share_a_gpu_and_who_finds_no_room_waits_for_it(
             (_, message), *_ = next_messages(workers)
             assert isinstance(message, Ended)
             assert message.pruned
-            workers.submit(first, JOB)
+            workers.submit(first, SPEC)
             next_messages(workers)
             os.kill(raylet(node), signal.SIGKILL)
             (_, message), *_ = next_messages(workers)

@@ -21,7 +21,7 @@ from src.search.hyperband import make_plan
 from src.search.hyperband_study import Search
 from src.search.planned_study import StartedTrial
 from src.training.device import PLAIN_CPU
-from src.training.fit import Fitted
+from src.training.fitted import Fitted
 from src.training.history import Epoch
 from src.tune import TuneOptions
 from src.workers.messages import Ended

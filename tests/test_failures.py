@@ -1,5 +1,6 @@
 """What becomes of a search whose trials fail."""
 
+import functools
 import os
 import re
 import resource
@@ -7,20 +8,33 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from lightning.pytorch import Callback
 
 import src.search.loop
-import src.workers.worker
+from src.core.interrupt import Interruption
+from src.data.catalog import DataSpec
+from src.data.split import TrainingData, load_training_data
 from src.search.loop import FailureStreak
-from src.training.fit import Fitted, fit
+from src.training.device import PLAIN_CPU, Compute
+from src.training.fit import fit
+from src.training.fitted import Fitted
 from src.training.hyperparameters import Hyperparameters
-from src.workers.worker import _describe
+from src.training.spec import FitSpec
+from src.workers.local import LocalWorkers
+from src.workers.messages import Failed, Message, SearchProcess
+from src.workers.worker import work
 from tests.conftest import REPOSITORY, Workplace, children
+
+SMALL = Hyperparameters(
+    conv1=8, conv2=8, dense_units=32, dropout_rate=0.3, learning_rate=3e-3, batch_size=32
+)
 
 
 @pytest.fixture(autouse=True)
@@ -28,20 +42,82 @@ def short_pause(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(src.search.loop, "_PAUSE", 0.1)
 
 
-# Only forked workers see what a test replaces, and where there is a GPU they are fresh ones.
-needs_fork = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
 linux = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 
 
-def failing(when: Callable[[Hyperparameters], bool], error: Exception) -> Callable[..., Fitted]:
-    """Return a fit that raises for some configurations."""
+@dataclass(frozen=True)
+class FailingFit:
+    """Trains, or fails: always, for configurations with one `conv1`, or the first time."""
 
-    def fit_or_fail(hyperparameters: Hyperparameters, *arguments: Any, **options: Any) -> Fitted:
-        if when(hyperparameters):
-            raise error
-        return fit(hyperparameters, *arguments, **options)
+    error: Exception | None
+    """Raised; None: the worker hangs."""
+    conv1: int | None = None
+    """Only configurations with this one fail."""
+    failed: Path | None = None
+    """Is made by the first failure, and prevents others."""
 
-    return fit_or_fail
+    def __call__(
+        self,
+        spec: FitSpec,
+        data: TrainingData,
+        compute: Compute,
+        interruption: Interruption,
+        callbacks: Sequence[Callback],
+    ) -> Fitted:
+        if self._is_to_fail(spec.hyperparameters):
+            if self.error is not None:
+                raise self.error
+            os.kill(os.getpid(), signal.SIGSTOP)
+        return fit(spec, data, compute, interruption, callbacks)
+
+    def _is_to_fail(self, hyperparameters: Hyperparameters) -> bool:
+        if self.failed is not None:
+            try:
+                self.failed.touch(exist_ok=False)
+            except FileExistsError:
+                return False
+        return self.conv1 in (None, hyperparameters.conv1)
+
+
+class Script(SearchProcess):
+    """A search that has one configuration trained and keeps what the worker says."""
+
+    def __init__(self, spec: FitSpec) -> None:
+        super().__init__()
+        self.said: list[Message] = []
+        self._to_say = [spec, None]
+
+    def send(self, message: Message) -> None:
+        self.said.append(message)
+
+    def receive(self) -> Any:
+        return self._to_say.pop(0)
+
+    def has_spoken(self) -> bool:
+        return False
+
+
+def failure(error: Exception) -> Failed:
+    """Return what a worker says of a fit that raises the error."""
+    script = Script(FitSpec(SMALL, max_epochs=1, patience=None, seed=0))
+    load = functools.partial(load_training_data, DataSpec(dataset="mnist_5k", limit=50), "nowhere")
+    work(script, load, PLAIN_CPU, FailingFit(error))
+    (failed,) = script.said
+    assert isinstance(failed, Failed)
+    return failed
+
+
+@pytest.mark.parametrize("start_method", ["fork", "spawn"])
+def test_worker_trains_with_the_function_it_is_given(start_method: str, tmp_path: Path) -> None:
+    failing = FailingFit(ZeroDivisionError("on purpose"), failed=tmp_path / "failed")
+    load = functools.partial(load_training_data, DataSpec(dataset="mnist_5k", limit=50), "nowhere")
+    if start_method == "fork" and torch.cuda.is_available():
+        pytest.skip("a process that has seen a GPU is not forked")
+    with LocalWorkers(1, load, PLAIN_CPU, failing, start_method) as workers:
+        workers.submit(0, FitSpec(SMALL, max_epochs=1, patience=None, seed=0))
+        ((_, failed),) = workers.receive(120)
+    assert isinstance(failed, Failed)
+    assert failed.reason == "ZeroDivisionError: on purpose"
 
 
 def configurations(workplace: Workplace, state: str) -> list[tuple[str, ...]]:
@@ -50,21 +126,11 @@ def configurations(workplace: Workplace, state: str) -> list[tuple[str, ...]]:
     return [tuple(row[name] for name in names) for row in rows]
 
 
-@needs_fork
 def test_trial_that_fails_once_is_tried_again_in_its_place(
-    workplace: Workplace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    workplace: Workplace, tmp_path: Path
 ) -> None:
-    def first_time(_: Hyperparameters) -> bool:
-        try:
-            (tmp_path / "failed").touch(exist_ok=False)
-        except FileExistsError:
-            return False
-        return True
-
-    monkeypatch.setattr(
-        src.workers.worker, "fit", failing(first_time, ZeroDivisionError("on purpose"))
-    )
-    assert workplace.tune("--workers=1") == 0
+    failing = FailingFit(ZeroDivisionError("on purpose"), failed=tmp_path / "failed")
+    assert workplace.tune("--workers=1", fit=failing) == 0
     rows = workplace.rows()
     assert [row["state"] for row in rows].count("FAIL") == 1
     assert len(rows) == 6
@@ -73,12 +139,12 @@ def test_trial_that_fails_once_is_tried_again_in_its_place(
     done = configurations(workplace, "COMPLETE") + configurations(workplace, "PRUNED")
     assert failed in done
     report = (workplace.results / "mnist_5k/last-failure.txt").read_text()
-    assert "in fit_or_fail" in report  # the traceback
+    assert "Traceback" in report
+    assert "raise self.error" in report
 
 
-@needs_fork
 def test_trial_that_always_fails_leaves_its_place_empty_until_the_next_run(
-    workplace: Workplace, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    workplace: Workplace, capsys: pytest.CaptureFixture[str]
 ) -> None:
     error = RuntimeError("CUDA error: out of memory")
     options = ("--workers=1", "--sampler=random", "--iterations=2")
@@ -88,15 +154,13 @@ def test_trial_that_always_fails_leaves_its_place_empty_until_the_next_run(
     assert len(workplace.rows()) == 10
 
     other = Workplace(workplace.folder / "other")
-    monkeypatch.setattr(src.workers.worker, "fit", failing(lambda hp: hp.conv1 == big, error))
-    assert other.tune(*options) == 2
+    assert other.tune(*options, fit=FailingFit(error, conv1=big)) == 2
     err = capsys.readouterr().err
     assert err.count("\n") == 1
     assert "places of the plan are empty" in err or "trials in a row failed" in err
     assert "out of memory: CUDA error: out of memory" in err
     failed = configurations(other, "FAIL")
     assert all(failed.count(one) <= 3 for one in failed)
-    monkeypatch.undo()
     assert other.tune(*options) == 0
     numbers = ("val_accuracy", "conv1", "conv2", "dense_units", "learning_rate", "bracket")
     assert sorted(
@@ -104,36 +168,26 @@ def test_trial_that_always_fails_leaves_its_place_empty_until_the_next_run(
     ) == sorted([row[name] for name in numbers] for row in workplace.rows())
 
 
-@needs_fork
 def test_failures_in_a_row_with_one_cause_stop_the_search(
-    workplace: Workplace, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    workplace: Workplace, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(src.workers.worker, "fit", failing(lambda _: True, MemoryError("no more")))
-    assert workplace.tune("--workers=1") == 2
+    assert workplace.tune("--workers=1", fit=FailingFit(MemoryError("no more"))) == 2
     err = capsys.readouterr().err
     assert err.count("\n") == 1
     assert "3 trials in a row failed with the same cause" in err
     assert "out of memory: no more" in err
     assert "last-failure.txt" in err
     assert [row["state"] for row in workplace.rows()] == ["FAIL"] * 3
-    monkeypatch.undo()
     assert workplace.tune("--workers=1") == 0
     assert len([row for row in workplace.rows() if row["state"] != "FAIL"]) == 5
 
 
-@needs_fork
+@linux
 def test_worker_that_hangs_is_given_up(
     workplace: Workplace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def first_time(_: Hyperparameters) -> bool:
-        if not (tmp_path / "hung").exists():
-            (tmp_path / "hung").touch()
-            os.kill(os.getpid(), signal.SIGSTOP)
-        return False
-
-    monkeypatch.setattr(src.workers.worker, "fit", failing(first_time, ZeroDivisionError()))
     monkeypatch.setattr(src.search.loop, "_SILENCE", 3.0)
-    assert workplace.tune("--workers=1") == 0
+    assert workplace.tune("--workers=1", fit=FailingFit(None, failed=tmp_path / "hung")) == 0
     rows = workplace.rows()
     assert [row["reason"] for row in rows if row["state"] == "FAIL"] == [
         "its worker was silent for 3 seconds"
@@ -155,7 +209,7 @@ def test_worker_that_hangs_is_given_up(
 def test_failures_that_one_thing_explains_have_one_cause(
     error: Exception, cause: str, reason: str
 ) -> None:
-    failed = _describe(error)
+    failed = failure(error)
     assert failed.cause == cause
     assert reason in failed.reason
     assert "\n" not in failed.reason
@@ -164,7 +218,7 @@ def test_failures_that_one_thing_explains_have_one_cause(
 def test_memory_that_the_allocator_does_not_get_is_out_of_memory() -> None:
     with pytest.raises(RuntimeError) as caught:
         torch.empty(2**55)
-    assert _describe(caught.value).cause == "out of memory"
+    assert failure(caught.value).cause == "out of memory"
 
 
 def test_failures_at_once_count_as_one() -> None:

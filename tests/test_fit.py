@@ -14,9 +14,11 @@ from src.data.files import Images
 from src.data.split import TrainingData, load_training_data
 from src.training.device import PLAIN_CPU as CPU
 from src.training.device import Compute, autocast, choose_compute
-from src.training.fit import Fitted, fit
+from src.training.fit import fit
+from src.training.fitted import Fitted
 from src.training.hyperparameters import Hyperparameters
 from src.training.network import TwoConvNet, to_inputs
+from src.training.spec import FitSpec
 from src.training.task import make_task
 
 SMALL = Hyperparameters(
@@ -49,16 +51,8 @@ def run(
     compute: Compute = CPU,
     callbacks: Sequence[Callback] = (),
 ) -> Fitted:
-    return fit(
-        hyperparameters,
-        data,
-        max_epochs=max_epochs,
-        patience=patience,
-        seed=seed,
-        compute=compute,
-        interruption=Interruption(),
-        callbacks=callbacks,
-    )
+    spec = FitSpec(hyperparameters, max_epochs, patience, seed)
+    return fit(spec, data, compute, Interruption(), callbacks)
 
 
 def test_same_seed_gives_the_same_numbers_and_another_seed_others(data: TrainingData) -> None:

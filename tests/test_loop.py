@@ -20,7 +20,7 @@ from src.search.planned_study import PlannedStudy
 from src.search.session import Session
 from src.search.spec import SearchSpec
 from src.training.hyperparameters import RECIPE, Hyperparameters
-from src.training.spec import Job
+from src.training.spec import FitSpec
 from src.workers.messages import Failed
 from tests.fake_workers import NEVER, FakeWorkers, Script, open_session
 
@@ -57,7 +57,7 @@ def run(studies: list[PlannedStudy], session: Session, fake: FakeWorkers) -> Out
     return fill("search", studies, session, timing=Timing(clock=fake.clock))
 
 
-def learns(job: Job) -> list[float]:
+def learns(job: FitSpec) -> list[float]:
     """Return a curve that rises to what follows from the trial's seed."""
     best = 0.5 + (job.seed % 997) / 2000
     return [round(best * (1 - 0.5**epoch), 6) for epoch in range(1, 10)]
@@ -107,7 +107,7 @@ def test_studies_are_handed_on_in_order_when_they_are_complete(tmp_path: Path) -
 def test_failed_trial_is_tried_again_in_its_place_with_its_configuration(tmp_path: Path) -> None:
     fails = iter([True])
 
-    def script(job: Job) -> list[float] | Failed:
+    def script(job: FitSpec) -> list[float] | Failed:
         return Failed("ZeroDivisionError", "on purpose") if next(fails, False) else learns(job)
 
     with searching(tmp_path, script) as ([study], session, fake):
@@ -143,7 +143,7 @@ def test_three_failures_in_a_row_with_one_cause_stop_the_search(tmp_path: Path) 
 def test_place_whose_trials_fail_three_times_is_left_empty_until_the_next_run(
     tmp_path: Path,
 ) -> None:
-    def script(job: Job) -> list[float] | Failed:
+    def script(job: FitSpec) -> list[float] | Failed:
         return Failed(f"cause {len(fake.jobs)}", "it is so") if job.seed == bad else learns(job)
 
     bad = -1
@@ -163,7 +163,7 @@ def test_place_whose_trials_fail_three_times_is_left_empty_until_the_next_run(
 
 
 def test_silent_worker_is_given_up(tmp_path: Path) -> None:
-    def script(job: Job) -> list[float] | None:
+    def script(job: FitSpec) -> list[float] | None:
         return None if len(fake.jobs) == 1 else learns(job)
 
     with searching(tmp_path, script) as ([study], session, fake):

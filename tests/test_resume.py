@@ -13,8 +13,10 @@ from src.core.interrupt import Interrupted, Interruption
 from src.data.catalog import DataSpec
 from src.data.split import TrainingData, load_training_data
 from src.training.device import PLAIN_CPU, Compute
-from src.training.fit import Fitted, fit
+from src.training.fit import fit
+from src.training.fitted import Fitted
 from src.training.hyperparameters import Hyperparameters
+from src.training.spec import FitSpec
 
 CONFIGURATION = Hyperparameters(
     conv1=8, conv2=8, dense_units=32, dropout_rate=0.3, learning_rate=3e-3, batch_size=32
@@ -48,16 +50,8 @@ def run(monkeypatch: pytest.MonkeyPatch) -> Iterator[Run]:
         patience: int | None = 2,
         compute: Compute = PLAIN_CPU,
     ) -> Fitted:
-        return fit(
-            configuration,
-            data,
-            max_epochs=max_epochs,
-            patience=patience,
-            seed=5,
-            compute=compute,
-            interruption=interruption or Interruption(),
-            state=state,
-        )
+        spec = FitSpec(configuration, max_epochs, patience, seed=5, state=state)
+        return fit(spec, data, compute, interruption or Interruption())
 
     monkeypatch.setattr(src.training.resume, "_SHARE", 0)  # keep every epoch, however short it is
     before = torch.get_num_threads()

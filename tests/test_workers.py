@@ -3,6 +3,7 @@ import os
 import signal
 import sys
 import time
+from dataclasses import replace
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -16,24 +17,22 @@ from src.core.interrupt import Interrupted, Interruption
 from src.data.catalog import DataSpec
 from src.data.split import TrainingData, load_training_data
 from src.training.device import PLAIN_CPU
-from src.training.fit import Fitted, fit
+from src.training.fit import fit
+from src.training.fitted import Fitted
 from src.training.hyperparameters import Hyperparameters
-from src.training.spec import Job
+from src.training.spec import FitSpec
 from src.workers.local import LocalWorkers
 from src.workers.messages import Advanced, Ended, Failed, Message, Reported
 from tests.conftest import Rows, Workplace, children, start_search, wait_until
 
-SPEC = DataSpec(dataset="mnist_5k", limit=300)
-LOAD = functools.partial(load_training_data, SPEC, "nowhere")
-JOB = Job(
+LOAD = functools.partial(load_training_data, DataSpec(dataset="mnist_5k", limit=300), "nowhere")
+SPEC = FitSpec(
     hyperparameters=Hyperparameters(
         conv1=8, conv2=8, dense_units=32, dropout_rate=0.3, learning_rate=3e-3, batch_size=32
     ),
     max_epochs=3,
     patience=None,
     seed=5,
-    curves=None,
-    state=None,
 )
 
 
@@ -52,8 +51,8 @@ needs_fork = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GP
 
 
 def train(start_method: str | None) -> Fitted:
-    with LocalWorkers(1, LOAD, PLAIN_CPU, start_method) as workers:
-        workers.submit(0, JOB)
+    with LocalWorkers(1, LOAD, PLAIN_CPU, start_method=start_method) as workers:
+        workers.submit(0, SPEC)
         for epoch in (1, 2, 3):
             report = next_message(workers)
             assert isinstance(report, Reported)
@@ -71,15 +70,7 @@ def in_this_process() -> Fitted:
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        return fit(
-            JOB.hyperparameters,
-            LOAD(),
-            max_epochs=JOB.max_epochs,
-            patience=None,
-            seed=JOB.seed,
-            compute=PLAIN_CPU,
-            interruption=Interruption(),
-        )
+        return fit(SPEC, LOAD(), PLAIN_CPU, Interruption())
     finally:
         torch.set_num_threads(before)
 
@@ -98,7 +89,7 @@ def test_worker_gives_what_the_same_fit_gives_here(
 
 def test_trial_that_is_told_to_stop_does() -> None:
     with LocalWorkers(1, LOAD, PLAIN_CPU) as workers:
-        workers.submit(0, JOB)
+        workers.submit(0, SPEC)
         assert isinstance(next_message(workers), Reported)
         workers.answer(0, stop=True)
         ended = next_message(workers)
@@ -108,7 +99,7 @@ def test_trial_that_is_told_to_stop_does() -> None:
 
 
 def test_interrupted_worker_ends_in_the_middle_and_says_why() -> None:
-    long = Job(**{**JOB.__dict__, "max_epochs": 10_000})
+    long = replace(SPEC, max_epochs=10_000)
     with LocalWorkers(1, LOAD, PLAIN_CPU) as workers:
         workers.submit(0, long)
         assert isinstance(next_message(workers), Reported)
@@ -118,7 +109,7 @@ def test_interrupted_worker_ends_in_the_middle_and_says_why() -> None:
         assert isinstance(ended, Ended)
         assert ended.fitted.interrupted is not None
         assert ended.fitted.interrupted.reason == "enough"
-        workers.submit(0, JOB)  # another trial is another matter
+        workers.submit(0, SPEC)  # another trial is another matter
         report = next_message(workers)
         assert isinstance(report, Reported)
         assert report.epoch == 1
@@ -127,7 +118,7 @@ def test_interrupted_worker_ends_in_the_middle_and_says_why() -> None:
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_signals_leave_workers_alone(number: signal.Signals) -> None:
     with LocalWorkers(1, LOAD, PLAIN_CPU) as workers:
-        workers.submit(0, JOB)
+        workers.submit(0, SPEC)
         assert isinstance(next_message(workers), Reported)
         pid = workers._processes[0].pid
         assert pid is not None
@@ -159,14 +150,14 @@ def test_workers_that_cannot_all_be_started_leave_none() -> None:
 def test_images_that_cannot_be_loaded_fail_the_trial() -> None:
     missing = functools.partial(load_training_data, DataSpec(dataset="mnist"), "/nowhere/at/all")
     with LocalWorkers(1, missing, PLAIN_CPU) as workers:
-        workers.submit(0, JOB)
+        workers.submit(0, SPEC)
         message = next_message(workers)
         assert isinstance(message, Failed)
         assert "/nowhere/at/all" in message.reason
 
 
 def test_worker_whose_trial_failed_is_replaced_by_a_fresh_one() -> None:
-    impossible = Job(**{**JOB.__dict__, "max_epochs": "many"})
+    impossible = replace(SPEC, max_epochs="many")  # type: ignore[arg-type]
     with LocalWorkers(1, LOAD, PLAIN_CPU) as workers:
         before = workers._processes[0].pid
         workers.submit(0, impossible)
@@ -174,7 +165,7 @@ def test_worker_whose_trial_failed_is_replaced_by_a_fresh_one() -> None:
         assert isinstance(message, Failed)
         assert message.details.startswith("Traceback")
         assert workers._processes[0].pid != before
-        workers.submit(0, JOB)
+        workers.submit(0, SPEC)
         assert isinstance(next_message(workers), Reported)
 
 
@@ -186,14 +177,14 @@ def test_spawned_workers_say_nothing(capfd: pytest.CaptureFixture[str]) -> None:
 
 def test_worker_that_is_killed_is_a_failure_that_says_so_and_is_replaced() -> None:
     with LocalWorkers(2, LOAD, PLAIN_CPU) as workers:
-        workers.submit(1, JOB)
+        workers.submit(1, SPEC)
         assert isinstance(next_message(workers), Reported)
         workers._processes[1].kill()
         message = next_message(workers)
         assert isinstance(message, Failed)
         assert "killed by SIGKILL" in message.reason
         assert workers.idle == [0, 1]
-        workers.submit(1, JOB)
+        workers.submit(1, SPEC)
         assert isinstance(next_message(workers), Reported)
 
 
@@ -262,9 +253,9 @@ def test_data_is_loaded_once_a_worker(tmp_path: Path) -> None:
             file.write("x")
         return LOAD()
 
-    with LocalWorkers(1, load, PLAIN_CPU, "fork") as workers:
+    with LocalWorkers(1, load, PLAIN_CPU, start_method="fork") as workers:
         for _ in range(2):
-            workers.submit(0, JOB)
+            workers.submit(0, SPEC)
             assert isinstance(next_message(workers), Reported)
             workers.answer(0, stop=True)
             assert isinstance(next_message(workers), Ended)

@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all."""
+"""Files that are written whole or not at all, and files that work can go on without."""
 
 import contextlib
 import itertools
@@ -6,10 +6,12 @@ import json
 import os
 import re
 import secrets
+import sys
 import tempfile
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from src.core.errors import UserError
 
@@ -88,3 +90,45 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
     """Write a JSON object."""
     with replacing(path) as temporary:
         temporary.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n")
+
+
+@dataclass(frozen=True)
+class Unwritten:
+    """A file that could not be written, though nothing depends on it."""
+
+    what: str
+    """What such files hold, in the plural."""
+    path: Path
+    reason: str
+    """What the system says."""
+    folder: Path
+    """Of other files of the same kind in here nothing more is said."""
+
+    @classmethod
+    def because(cls, error: OSError, what: str, path: Path, folder: Path | None = None) -> Self:
+        """Take path and reason from an error, as far as it names them."""
+        path = Path(error.filename or path)
+        return cls(what, path, error.strerror or str(error), folder or path.parent)
+
+
+_mentioned: set[tuple[str, Path]] = set()
+
+
+def warn_unwritten(unwritten: Unwritten) -> None:
+    """Say on standard error, once for each folder, which file the work goes on without."""
+    key = (unwritten.what, unwritten.folder)
+    if key not in _mentioned:
+        _mentioned.add(key)
+        print(
+            f"warning: {unwritten.path}: {unwritten.reason}; going on without {unwritten.what}",
+            file=sys.stderr,
+        )
+
+
+@contextlib.contextmanager
+def optional(what: str, path: Path) -> Iterator[None]:
+    """Write a file that nothing depends on; where that fails, warn and go on."""
+    try:
+        yield
+    except OSError as error:
+        warn_unwritten(Unwritten.because(error, what, path, path.parent))

@@ -2,12 +2,11 @@
 
 import shutil
 from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 
 import optuna
 
-from src.core.decode import pick
 from src.core.errors import UserError
 from src.core.files import replacing, write_json
 from src.core.metrics import ConfusionMatrix
@@ -21,14 +20,13 @@ from src.results.records import (
     FinalsSummary,
     ModelSummary,
     PublishedDecision,
-    Run,
     SearchSummary,
     TrainedOn,
-    TrialRecord,
 )
 from src.results.tables import STATES, read_trials, write_epochs, write_trials
 from src.search.hyperband import Plan
-from src.search.store import Store
+from src.search.planned_study import PlannedStudy
+from src.search.session import Session
 from src.search.studies import (
     ABANDONED,
     FINISHED,
@@ -46,11 +44,9 @@ from src.training.history import SELECTED_ON
 from src.training.tensorboard import WINNER, write_pictures
 
 
-def publish_study(
-    folder: ResultsFolder, store: Store, batch_size: int, study: optuna.Study, plan: Plan
-) -> None:
+def publish_study(search: PlannedStudy, plan: Plan, session: Session) -> None:
     """Write one batch size's CSV and pictures."""
-    trials = _ended(study)
+    folder, batch_size, trials = session.folder, int(search.name), ended_trials(search.study)
     write_trials(folder.study_csv(batch_size), trials)
     draw_rungs(
         folder.rungs_figure(batch_size),
@@ -58,29 +54,23 @@ def publish_study(
         trials,
         plan,
     )
-    for model in load_best_models(folder, store, {batch_size: study}).values():
+    for model in load_best_models({batch_size: search.study}, session).values():
         draw_model(folder.study_figure(batch_size), model)
 
 
-def publish_search(
-    folder: ResultsFolder, store: Store, studies: Mapping[int, optuna.Study]
-) -> SavedModel | None:
+def publish_search(studies: Mapping[int, optuna.Study], session: Session) -> SavedModel | None:
     """Write all.csv, curves.csv, best.json and best-model.ckpt over all batch sizes.
-
-    Args:
-        folder: where.
-        store: where the studies and the best models are.
-        studies: by batch size.
 
     Returns:
         The best model: that of the finals' winner, or while there were none that of the best
         trial; None while no trial has finished.
     """
-    decision = _load_decision(folder, store)  # models are kept before they count
-    trials = [trial for study in studies.values() for trial in _ended(study)]
+    folder = session.folder
+    decision = load_decision(session)  # models are kept before they count
+    trials = [trial for study in studies.values() for trial in ended_trials(study)]
     write_epochs(folder.curves_csv, trials)
     write_trials(folder.all_csv, trials)
-    models = load_best_models(folder, store, studies)
+    models = load_best_models(studies, session)
     if not models:
         return None
     batch_size, best = max(models.items(), key=lambda item: item[1].val_accuracy)
@@ -100,9 +90,9 @@ def publish_search(
     settings = study_spec(studies[batch_size]).to_settings() | {
         "iterations": iterations(studies.values())
     }
-    history = tuple(pick(Run, run) for run in runs(studies.values()))
+    history = runs(studies.values())
     # A run without an end was killed, unless others share the studies and it is still going on.
-    fine = (FINISHED, None) if store.shared else (FINISHED,)
+    fine = (FINISHED, None) if session.store.shared else (FINISHED,)
     states = [trial.state for trial in trials]
     search = SearchSummary(
         settings=settings,
@@ -122,27 +112,6 @@ def publish_search(
     return best
 
 
-def _ended(study: optuna.Study) -> list[TrialRecord]:
-    """Return the trials that have ended, with their learning curves."""
-    return [replace(record, history=tuple(history)) for record, history in ended_trials(study)]
-
-
-def _load_decision(folder: ResultsFolder, store: Store) -> Decision | None:
-    """Load the outcome of the finals; None: there were none.
-
-    Raises:
-        UserError: it is damaged.
-    """
-    found = load_decision(store.storage, folder.path.name)
-    try:
-        return None if found is None else pick(Decision, found)
-    except TypeError as error:
-        raise UserError(
-            f"the finals recorded in {folder.journal} are damaged, or of another version "
-            f"({error}); restore it, or move {folder.path} away to begin a new search"
-        ) from error
-
-
 def _summarise_finals(decision: Decision) -> FinalsSummary:
     winner = decision.finalists[0]
     return FinalsSummary(
@@ -157,16 +126,17 @@ def _summarise_finals(decision: Decision) -> FinalsSummary:
     )
 
 
-def check_published(folder: ResultsFolder, studies: Mapping[int, optuna.Study]) -> None:
+def refuse_to_lose_trials(studies: Mapping[int, optuna.Study], session: Session) -> None:
     """Refuse to write over tables that show more than the studies hold.
 
     Raises:
         UserError: there are such, or they cannot be read.
     """
+    folder = session.folder
     if not folder.all_csv.exists():
         return
     done = ("COMPLETE", "PRUNED")
-    found = [record for study in studies.values() for record, _ in ended_trials(study)]
+    found = [record for study in studies.values() for record in ended_trials(study)]
     there = sum(record.state in done for record in found)
     shown = sum(record.state in done for record in read_trials(folder.all_csv))
     if there < shown:
@@ -178,7 +148,7 @@ def check_published(folder: ResultsFolder, studies: Mapping[int, optuna.Study]) 
 
 
 def load_best_models(
-    folder: ResultsFolder, store: Store, studies: Mapping[int, optuna.Study]
+    studies: Mapping[int, optuna.Study], session: Session
 ) -> dict[int, SavedModel]:
     """Load the best model of every study that has a finished trial.
 
@@ -188,9 +158,11 @@ def load_best_models(
     finished = [
         batch_size
         for batch_size, study in studies.items()
-        if any(record.state == "COMPLETE" for record, _ in ended_trials(study))
+        if any(record.state == "COMPLETE" for record in ended_trials(study))
     ]
-    store.fetch_models()  # after the trials are known: a model is kept before its trial ends
+    folder = session.folder
+    # After the trials are known: a model is kept before its trial ends.
+    session.store.fetch_models()
     models = {}
     for batch_size in finished:
         path = folder.study_model(batch_size)
@@ -198,16 +170,16 @@ def load_best_models(
     return models
 
 
-def check_models(folder: ResultsFolder, store: Store, studies: Mapping[int, optuna.Study]) -> None:
+def check_models(studies: Mapping[int, optuna.Study], session: Session) -> None:
     """Make sure that every model is there that `publish_search` will need.
 
     Raises:
         UserError: one is missing or damaged.
     """
-    decision = _load_decision(folder, store)
-    load_best_models(folder, store, studies)
+    decision = load_decision(session)
+    load_best_models(studies, session)
     if decision is not None:
-        _load_decided(folder, decision)
+        _load_decided(session.folder, decision)
 
 
 def _load_decided(folder: ResultsFolder, decision: Decision) -> tuple[Path, SavedModel]:

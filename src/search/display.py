@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.progress import TaskID
@@ -14,7 +15,7 @@ from rich.table import Table
 
 from src.core.console import live_progress, plural, say
 from src.results.folder import RESULTS_DIR
-from src.results.records import TrialRecord
+from src.results.records import Decision, TrialRecord
 from src.search.hyperband import Plan
 
 if TYPE_CHECKING:  # the plan is printed before anything heavy is imported
@@ -159,23 +160,23 @@ def print_ranking(console: Console, records: Sequence[TrialRecord], most: int = 
     console.print(table)
 
 
-def print_finals(console: Console, decision: dict[str, Any]) -> None:
+def print_finals(console: Console, decision: Decision) -> None:
     """Print the finalists, the winner first."""
     table = Table()
     for column in ("mean ± std", "95 % interval", "seeds", "search said", "optimism"):
         table.add_column(column, justify="right", no_wrap=True)
     for column in ("batch size", "trial", "conv1-conv2-dense"):
         table.add_column(column, justify="right")
-    for row in decision["finalists"]:
-        hp, (low, high) = row["hyperparameters"], row["ci95"]
-        seeds = str(len(row["seeds"]))
-        if row["diverged"]:
-            seeds += f", {len(row['diverged'])} diverged"
+    for one in decision.finalists:
+        hp, seeds = one.hyperparameters, str(len(one.seeds))
+        if one.diverged:
+            seeds += f", {len(one.diverged)} diverged"
+        low, high = one.ci95 or (math.nan, math.nan)
         table.add_row(
-            f"{row['mean']:.5f} ± {row['std']:.5f}", f"{low:.5f} to {high:.5f}",
-            seeds, f"{row['search_val_accuracy']:.5f}", f"{row['optimism']:+.5f}",
-            str(row["batch_size"]), str(row["trial"]),
-            f"{hp['conv1']}-{hp['conv2']}-{hp['dense_units']}",
+            f"{one.mean:.5f} ± {one.std or 0.0:.5f}", f"{low:.5f} to {high:.5f}",
+            seeds, f"{one.search_val_accuracy:.5f}", f"{one.optimism:+.5f}",
+            str(one.batch_size), str(one.trial),
+            f"{hp.conv1}-{hp.conv2}-{hp.dense_units}",
         )  # fmt: skip
     say(console, "The finalists' validation accuracy, each trained again with several seeds:")
     console.print(table)
@@ -186,7 +187,7 @@ def print_best(session: Session, best: SavedModel, batch_sizes: Sequence[int]) -
     hp, folder = best.hyperparameters, session.folder
     whose = " (the winner's best seed)" if folder.finalists_json.exists() else ""
     report = f"python -m src.report --dataset {folder.path.name}"
-    if folder.path.parent != Path(RESULTS_DIR):
+    if folder.path.parent != Path(RESULTS_DIR).absolute():
         report += f" --results_dir {shlex.quote(str(folder.path.parent))}"
     say(
         session.console,

@@ -15,9 +15,9 @@ from src.search.display import SearchDisplay
 from src.search.loop import TIMING, SearchFailed, SearchLoop, Timing
 from src.search.planned_study import PlannedStudy, StartedTrial
 from src.search.session import Session
-from src.search.studies import FINISHED, Run
+from src.search.studies import FINISHED, RunRecorder
 from src.training.checkpoint import dump_model, model_of
-from src.training.fit import Fitted
+from src.training.fitted import Fitted
 from src.workers.messages import Failed
 
 _GO_ON = (
@@ -92,7 +92,7 @@ def fill(
         timing: how long the loop waits for what.
     """
     left, places = open_places(studies), sum(len(study.keys) for study in studies)
-    run = Run(study.study for study in studies) if left else None
+    run = RunRecorder(study.study for study in studies) if left else None
     # Of the code that trains, even if it is edited meanwhile.
     origin = provenance(session.launcher.compute, recorded_command())
 

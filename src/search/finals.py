@@ -5,8 +5,7 @@ shows what it gives on average; how far the search flattered it is its optimism.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import asdict, dataclass, replace
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
@@ -15,7 +14,7 @@ from src.core.console import say
 from src.core.errors import UserError
 from src.core.intervals import spread
 from src.core.seeding import FINALIST, derive_seed
-from src.results.records import TrialRecord
+from src.results.records import DecidedModel, Decision, Finalist, TrialRecord
 from src.search.display import print_finals
 from src.search.fill import Outcome, fill, open_places
 from src.search.planned_study import Key, Place, Places, PlannedStudy
@@ -34,7 +33,7 @@ from src.training.hyperparameters import Hyperparameters
 
 
 @dataclass(frozen=True)
-class Finalist:
+class Candidate:
     """A configuration that the search has found."""
 
     batch_size: int
@@ -50,25 +49,25 @@ class Finalist:
         return f"{self.batch_size}-{self.trial}"
 
 
-def choose_finalists(studies: Mapping[int, optuna.Study], count: int) -> list[Finalist]:
+def choose_finalists(studies: Mapping[int, optuna.Study], count: int) -> list[Candidate]:
     """Return the finished trials of the highest validation accuracy over all batch sizes."""
-    finished = sorted(_candidates(studies), key=lambda finalist: -finalist.search_val_accuracy)
+    finished = sorted(_candidates(studies), key=lambda candidate: -candidate.search_val_accuracy)
     return finished[:count]
 
 
-def _candidates(studies: Mapping[int, optuna.Study]) -> list[Finalist]:
+def _candidates(studies: Mapping[int, optuna.Study]) -> list[Candidate]:
     """Return all finished trials."""
     return [
-        Finalist(batch_size, record.trial, record.hyperparameters, record.val_accuracy)
+        Candidate(batch_size, record.trial, record.hyperparameters, record.val_accuracy)
         for batch_size, study in studies.items()
-        for record, _ in ended_trials(study)
+        for record in ended_trials(study)
         if record.state == "COMPLETE" and record.val_accuracy is not None
     ]
 
 
 def open_finals(
     studies: Mapping[int, optuna.Study],
-    finalists: Sequence[Finalist],
+    finalists: Sequence[Candidate],
     seeds: int,
     session: Session,
 ) -> PlannedStudy:
@@ -95,7 +94,7 @@ class _FinalPlaces(Places):
     """
 
     def __init__(
-        self, studies: Mapping[int, optuna.Study], finalists: Sequence[Finalist], seeds: int
+        self, studies: Mapping[int, optuna.Study], finalists: Sequence[Candidate], seeds: int
     ) -> None:
         self.keys = [f"{finalist.name}-{seed}" for seed in range(seeds) for finalist in finalists]
         self._studies = studies
@@ -120,7 +119,7 @@ class _FinalPlaces(Places):
 
 def decide_finals(
     finals: optuna.Study, studies: Mapping[int, optuna.Study], seeds: int
-) -> dict[str, Any]:
+) -> Decision:
     """Compare the finalists, of earlier finals too; record what comes out, and return it.
 
     A mean of fewer seeds is more often high by luck: a finalist that has fewer than are asked for
@@ -134,40 +133,43 @@ def decide_finals(
     Raises:
         UserError: no finalist has learnt with two seeds.
     """
-    known = {finalist.name: finalist for finalist in _candidates(studies)}
+    known = {candidate.name: candidate for candidate in _candidates(studies)}
     fits: dict[str, dict[int, TrialRecord]] = {}
     for name, seed, trial in _by_finalist(finals, TrialState.COMPLETE):
         fits.setdefault(name, {})[seed] = trial_record(trial, known[name].hyperparameters)
     diverged: dict[str, list[int]] = {}
     for name, seed, _ in _by_finalist(finals, TrialState.PRUNED):
         diverged.setdefault(name, []).append(seed)
-    rows = [
-        _row(known[name], dict(sorted(found.items())), sorted(diverged.get(name, ())))
+    compared = [
+        _compare(known[name], dict(sorted(found.items())), sorted(diverged.get(name, ())))
         for name, found in fits.items()
         if len(found) > 1
     ]
-    if not rows:
+    if not compared:
         raise UserError(
             "no finalist has learnt with two seeds, as the others diverged; more `--finalists` or "
             "`--seeds` may find one that does"
         )
-    rows.sort(
-        key=lambda row: (
-            *(bool(row["diverged"]), len(row["seeds"]) < seeds),
-            *(-row["mean"], -row["search_val_accuracy"], row["batch_size"], row["trial"]),
+    compared.sort(
+        key=lambda one: (
+            *(bool(one.diverged), len(one.seeds) < seeds),
+            *(-one.mean, -one.search_val_accuracy, one.batch_size, one.trial),
         )
     )
-    winner = dict(zip(rows[0]["seeds"], rows[0]["val_accuracies"], strict=True))
+    first = compared[0]
+    _, winning_seed = max(
+        zip(first.val_accuracies, first.seeds, strict=True), key=lambda fit: (fit[0], -fit[1])
+    )
     spec = study_spec(next(iter(studies.values())))
-    decision = {
-        "dataset": spec.data.dataset,
-        "max_epochs": spec.max_epochs,
-        "patience": spec.patience,
-        "finalists": [{"rank": rank, **row} for rank, row in enumerate(rows, start=1)],
-        "winner": {"rank": 1, "seed": max(winner, key=winner.__getitem__)},
-        "runs": runs([finals]),
-    }
-    finals.set_user_attr(DECISION, decision)
+    decision = Decision(
+        dataset=spec.data.dataset,
+        max_epochs=spec.max_epochs,
+        patience=spec.patience,
+        finalists=tuple(replace(one, rank=rank) for rank, one in enumerate(compared, start=1)),
+        winner=DecidedModel(rank=1, seed=winning_seed),
+        runs=runs([finals]),
+    )
+    finals.set_user_attr(DECISION, asdict(decision))
     return decision
 
 
@@ -180,31 +182,32 @@ def _by_finalist(finals: optuna.Study, state: TrialState) -> list[tuple[str, int
     return found
 
 
-def _row(
-    finalist: Finalist, fits: dict[int, TrialRecord], diverged: Sequence[int]
-) -> dict[str, Any]:
-    """Describe a finalist by what its seeds gave, and name those with which it diverged."""
+def _compare(
+    candidate: Candidate, fits: Mapping[int, TrialRecord], diverged: Sequence[int]
+) -> Finalist:
+    """Sum up what a finalist's seeds gave; its rank is decided later."""
     values = [fit.val_accuracy for fit in fits.values() if fit.val_accuracy is not None]
     found = spread(values)
-    return {
-        "batch_size": finalist.batch_size,
-        "trial": finalist.trial,
-        "hyperparameters": asdict(finalist.hyperparameters),
-        "search_val_accuracy": finalist.search_val_accuracy,
-        "seeds": list(fits),
-        "diverged": list(diverged),
-        "val_accuracies": values,
-        "epochs": [fit.epochs for fit in fits.values()],
-        "seconds": [fit.seconds for fit in fits.values()],
-        "mean": round(found.mean, 6),
-        "std": round(found.std, 6),
-        "ci95": [round(found.low, 6), round(found.high, 6)],
-        "optimism": round(finalist.search_val_accuracy - found.mean, 6),
-    }
+    return Finalist(
+        rank=0,
+        batch_size=candidate.batch_size,
+        trial=candidate.trial,
+        hyperparameters=candidate.hyperparameters,
+        search_val_accuracy=candidate.search_val_accuracy,
+        seeds=tuple(fits),
+        diverged=tuple(diverged),
+        val_accuracies=tuple(values),
+        epochs=tuple(fit.epochs for fit in fits.values()),
+        seconds=tuple(fit.seconds or 0.0 for fit in fits.values()),
+        mean=round(found.mean, 6),
+        std=round(found.std, 6),
+        ci95=(round(found.low, 6), round(found.high, 6)),
+        optimism=round(candidate.search_val_accuracy - found.mean, 6),
+    )
 
 
 def run_finals(
-    finalists: Sequence[Finalist],
+    finalists: Sequence[Candidate],
     studies: Mapping[int, optuna.Study],
     seeds: int,
     session: Session,

@@ -10,25 +10,24 @@ import contextlib
 import functools
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import optuna
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from src.results.records import LOST, TrialRecord
+from src.results.records import LOST, TrialOutcome, TrialRecord
 from src.search import space
 from src.search.logs import Shown
 from src.search.pruner import BRACKET_ATTRIBUTE
 from src.search.session import Session
 from src.search.spec import SearchSpec
 from src.search.studies import OUTCOME, SLOT, log_name, trial_record
-from src.training.fit import Fitted
+from src.training.fitted import Fitted
 from src.training.hyperparameters import Hyperparameters
-from src.training.spec import Job
-from src.training.tensorboard import Curves, write_curves, write_result
+from src.training.spec import FitSpec
+from src.training.tensorboard import TensorBoardRun, write_run
 from src.workers.messages import Ended
 
 TRIES = 3
@@ -185,14 +184,14 @@ class PlannedStudy:
             max_epochs=self._spec.max_epochs,
         )
 
-    def job(self, trial: StartedTrial) -> Job:
+    def job(self, trial: StartedTrial) -> FitSpec:
         """Return what a worker must do for a trial."""
-        return Job(
+        return FitSpec(
             hyperparameters=trial.hyperparameters,
             max_epochs=self._spec.max_epochs,
             patience=self._spec.patience,
             seed=trial.place.seed,
-            curves=self._curves(trial) if self._shown == "all" else None,
+            tensorboard=self._tensorboard(trial) if self._shown == "all" else None,
             state=self._state(trial),
         )
 
@@ -220,13 +219,13 @@ class PlannedStudy:
             self._requeue(trial.number)
             return None
         state, reason = self._judge(ended)
-        outcome = {
-            "reason": reason,
-            "val_accuracy": fitted.best and fitted.best.val_accuracy,
-            "history": [list(asdict(epoch).values()) for epoch in fitted.history],
-            "device": self._session.launcher.compute.name,
-            "seconds": fitted.seconds,
-        }
+        outcome = TrialOutcome(
+            reason=reason,
+            val_accuracy=None if fitted.best is None else fitted.best.val_accuracy,
+            history=fitted.history,
+            device=self._session.launcher.compute.name,
+            seconds=fitted.seconds,
+        )
         with self._store.exclusive():
             if not self._is_ours(trial):
                 return None
@@ -238,12 +237,10 @@ class PlannedStudy:
                 if best:  # kept before the trial counts, lest it ever be missing
                     self._store.keep_model(trial.place.model, make_checkpoint(trial, fitted))
             record = self._record_outcome(trial, state, outcome, value)
-        if self._shown in ("results", "best") and fitted.best is not None:
-            curves, accuracy = self._curves(trial), fitted.best.val_accuracy
-            if best:
-                write_curves(curves, trial.hyperparameters, fitted.history, accuracy)
-            elif self._shown == "results":
-                write_result(curves, trial.hyperparameters, accuracy, len(fitted.history))
+        shown = self._shown == "results" or (self._shown == "best" and best)
+        if shown and fitted.best is not None:
+            run, accuracy = self._tensorboard(trial), fitted.best.val_accuracy
+            write_run(run, trial.hyperparameters, fitted.history, accuracy, curves=best)
         self._state(trial).unlink(missing_ok=True)
         return record
 
@@ -256,7 +253,9 @@ class PlannedStudy:
         with self._store.exclusive():
             if not self._is_ours(trial):
                 return None
-            return self._record_outcome(trial, TrialState.FAIL, {"reason": reason[:300]}, None)
+            return self._record_outcome(
+                trial, TrialState.FAIL, TrialOutcome(reason=reason[:300]), None
+            )
 
     def requeue_all(self) -> None:
         """Let the running trials wait to be gone on with, as far as the storage can be reached."""
@@ -277,10 +276,10 @@ class PlannedStudy:
         return False
 
     def _record_outcome(
-        self, trial: StartedTrial, state: TrialState, outcome: dict[str, Any], value: float | None
+        self, trial: StartedTrial, state: TrialState, outcome: TrialOutcome, value: float | None
     ) -> TrialRecord:
         running = self._trials[trial.number]
-        running.set_user_attr(OUTCOME, outcome)
+        running.set_user_attr(OUTCOME, outcome.to_attribute())
         frozen = self.study.tell(running, value, state=state)
         del self._trials[trial.number]
         return trial_record(frozen, trial.hyperparameters)
@@ -327,8 +326,9 @@ class PlannedStudy:
     def _state(self, trial: StartedTrial) -> Path:
         return self._session.folder.trial_state(self.name, trial.place.key)
 
-    def _curves(self, trial: StartedTrial) -> Curves:
-        return Curves(self._session.logs.folder, self._log_name, f"trial_{trial.number:04d}")
+    def _tensorboard(self, trial: StartedTrial) -> TensorBoardRun:
+        folder = self._session.logs.folder
+        return TensorBoardRun(folder, self._log_name, f"trial_{trial.number:04d}")
 
     def _judge(self, ended: Ended) -> tuple[TrialState, str]:
         """Return how the trial ended, and why if it did not train all its epochs."""

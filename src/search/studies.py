@@ -4,24 +4,24 @@ import re
 import secrets
 import socket
 from collections.abc import Iterable
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
-from typing import Any
 
 import optuna
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial
 
+from src.core.decode import pick
 from src.core.errors import UserError
 from src.core.files import free_name
 from src.core.seeding import SAMPLER, derive_seed
-from src.results.records import TrialRecord
+from src.results.records import Decision, Run, TrialOutcome, TrialRecord
 from src.search import space
 from src.search.hyperband import Plan
 from src.search.pruner import BRACKET_ATTRIBUTE, PlannedHyperbandPruner
 from src.search.samplers import PlaceSampler
 from src.search.session import Session
 from src.search.spec import SearchSpec
-from src.training.history import Epoch
 from src.training.hyperparameters import Hyperparameters
 
 SLOT = "slot"
@@ -161,14 +161,24 @@ def open_finals_study(session: Session) -> optuna.Study:
     return study
 
 
-def load_decision(storage: BaseStorage, dataset: str) -> dict[str, Any] | None:
-    """Return what the finals of a data set have decided, if there were any."""
-    name = _finals_name(dataset)
+def load_decision(session: Session) -> Decision | None:
+    """Return the outcome of the finals; None: there were none.
+
+    Raises:
+        UserError: it is damaged.
+    """
+    storage, name = session.store.storage, _finals_name(session.data.spec.dataset)
     if name not in optuna.get_all_study_names(storage):
         return None
-    attributes = optuna.load_study(study_name=name, storage=storage).user_attrs
-    decision: dict[str, Any] | None = attributes.get(DECISION)
-    return decision
+    found = optuna.load_study(study_name=name, storage=storage).user_attrs.get(DECISION)
+    try:
+        return None if found is None else pick(Decision, found)
+    except TypeError as error:
+        folder = session.folder
+        raise UserError(
+            f"the finals recorded in {folder.journal} are damaged, or of another version "
+            f"({error}); restore it, or move {folder.path} away to begin a new search"
+        ) from error
 
 
 def finalist_model(batch_size: int, trial: int) -> str:
@@ -180,8 +190,8 @@ def _finals_name(dataset: str) -> str:
     return f"{dataset}-finals"
 
 
-class Run:
-    """One run of a search, as its studies remember it.
+class RunRecorder:
+    """Records one run of a search with its studies.
 
     Args:
         studies: those that it works on.
@@ -190,46 +200,43 @@ class Run:
     def __init__(self, studies: Iterable[optuna.Study]) -> None:
         self._studies = list(studies)
         self._name = _RUN + secrets.token_hex(8)
-        self._entry = {"host": socket.gethostname(), "started": _now(), "ended": None, "how": None}
+        self._run = Run(host=socket.gethostname(), started=_now(), ended=None, how=None)
         self._record()
 
     def end(self, how: str) -> None:
         """Record how it ended; a run that was killed has no end."""
-        self._entry |= {"ended": _now(), "how": how}
+        self._run = replace(self._run, ended=_now(), how=how)
         self._record()
 
     def _record(self) -> None:
         for study in self._studies:
-            study.set_user_attr(self._name, self._entry)
+            study.set_user_attr(self._name, asdict(self._run))
 
 
-def runs(studies: Iterable[optuna.Study]) -> list[dict[str, Any]]:
+def runs(studies: Iterable[optuna.Study]) -> tuple[Run, ...]:
     """Return all runs of a search in the order in which they began."""
     found = {
-        name: told
+        name: pick(Run, value)
         for study in studies
-        for name, told in study.user_attrs.items()
+        for name, value in study.user_attrs.items()
         if name.startswith(_RUN)
     }
-    return sorted(found.values(), key=lambda told: str(told["started"]))
+    return tuple(sorted(found.values(), key=lambda run: run.started))
 
 
 def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="milliseconds")
 
 
-def ended_trials(study: optuna.Study) -> list[tuple[TrialRecord, list[Epoch]]]:
-    """Return the record and the curves of every trial that has ended, in order of number.
+def ended_trials(study: optuna.Study) -> list[TrialRecord]:
+    """Return the record of every trial that has ended, in order of number.
 
     A trial whose machine vanished before it had a configuration is left out.
     """
     batch_size, recipe = _batch_size(study), study_spec(study).recipe
     searched = space.distributions(recipe).keys()
     return [
-        (
-            trial_record(trial, space.restore(trial.params, batch_size, recipe)),
-            [Epoch(*row) for row in trial.user_attrs.get(OUTCOME, {}).get("history", [])],
-        )
+        trial_record(trial, space.restore(trial.params, batch_size, recipe))
         for trial in study.get_trials(deepcopy=False)
         if trial.state.is_finished() and trial.params.keys() == searched
     ]
@@ -237,17 +244,19 @@ def ended_trials(study: optuna.Study) -> list[tuple[TrialRecord, list[Epoch]]]:
 
 def trial_record(trial: FrozenTrial, hyperparameters: Hyperparameters) -> TrialRecord:
     """Return the record of a trial that has ended."""
-    outcome = trial.user_attrs.get(OUTCOME, {"reason": ABANDONED})
-    seconds = outcome.get("seconds")
+    outcome = TrialOutcome.from_attribute(trial.user_attrs.get(OUTCOME, {"reason": ABANDONED}))
+    seconds = outcome.seconds
     if seconds is None and trial.duration is not None:
         seconds = trial.duration.total_seconds()
+    history = outcome.history
     return TrialRecord(
-        val_accuracy=outcome.get("val_accuracy"),
+        val_accuracy=outcome.val_accuracy,
         hyperparameters=hyperparameters,
-        epochs=len(outcome.get("history", trial.intermediate_values)),
+        epochs=len(trial.intermediate_values if history is None else history),
         trial=trial.number,
         state=trial.state.name,
         bracket=trial.user_attrs[BRACKET_ATTRIBUTE],
         seconds=None if seconds is None else round(seconds, 3),
-        reason=outcome["reason"],
+        reason=outcome.reason,
+        history=history or (),
     )

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from src.data.split import TrainingData
-    from src.training.fit import Fitted
+    from src.training.fitted import Fitted
     from src.training.network import TwoConvNet
 
 _KEY = "hcr_lightning"

@@ -1,25 +1,26 @@
-"""What one fit leaves: its curves and the weights of its best epoch."""
+"""Record one fit: the figures of its epochs and the weights of the best one."""
 
 import math
 from dataclasses import asdict
 from typing import Any
 
 import lightning.pytorch as pl
-from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
 
 from src.training.history import Epoch
 from src.training.task import CharacterTask
-from src.training.tensorboard import log_epoch
+from src.training.tensorboard import RunWriter
 
 
 class Recorder(pl.Callback):
     """Keeps every epoch's figures and the best epoch's weights; stops a fit that diverges.
 
-    The figures also go to the Trainer's logger, with the epoch as their step.
+    Args:
+        writer: gets the figures, too.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, writer: RunWriter) -> None:
+        self._writer = writer
         self.history: list[Epoch] = []
         self.best: Epoch | None = None
         """The epoch of the highest validation accuracy, the earliest of equals."""
@@ -38,8 +39,7 @@ class Recorder(pl.Callback):
         }
         epoch = Epoch(epoch=trainer.current_epoch + 1, **figures)
         self.history.append(epoch)
-        if isinstance(trainer.logger, TensorBoardLogger):
-            log_epoch(trainer.logger, epoch)
+        self._writer.add_epoch(epoch)
         for name, loss in (("training", epoch.train_loss), ("validation", epoch.val_loss)):
             if not math.isfinite(loss):
                 self.diverged = f"diverged: {name} loss is {loss} in epoch {epoch.epoch}"
@@ -61,7 +61,7 @@ class Recorder(pl.Callback):
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on."""
+        """Take back what an interrupted fit had recorded."""
         self.history = [Epoch(**epoch) for epoch in state_dict["history"]]
         self.best = self.history[state_dict["best"] - 1]
         self.weights = state_dict["weights"]

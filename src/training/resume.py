@@ -1,6 +1,5 @@
-"""A fit's state after its last finished epoch, in a file, for the same fit to go on from."""
+"""Keep a fit's state between epochs in a file, for the same fit to go on from."""
 
-import contextlib
 import io
 import time
 import zipfile
@@ -10,6 +9,8 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.plugins import TorchCheckpointIO
+
+from src.core.files import Unwritten
 
 _SHARE = 20
 """The state is written when the fit has gone on for this many times what writing it takes, so that
@@ -34,6 +35,8 @@ class FitState(pl.Callback):
         self._started = time.perf_counter()
         self._seconds_before = 0.0
         self._next_writing = 0.0
+        self.unwritten: Unwritten | None = None
+        """The state, if it could not be written the last time that was tried."""
 
     @property
     def seconds(self) -> float:
@@ -58,8 +61,12 @@ class FitState(pl.Callback):
         started = time.perf_counter()
         if last or started < self._next_writing:
             return
-        with contextlib.suppress(OSError):  # a full disk costs no more than the state
+        try:
             trainer.save_checkpoint(self._path)
+        except OSError as error:  # a full disk costs no more than the state
+            self.unwritten = Unwritten.because(error, "states to go on from", self._path)
+        else:
+            self.unwritten = None
         ended = time.perf_counter()
         self._next_writing = ended + _SHARE * (ended - started)
 
@@ -68,7 +75,7 @@ class FitState(pl.Callback):
         return {"fit": self._fit, "seconds": self.seconds}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on counting."""
+        """Count on from the seconds before the interruption."""
         self._seconds_before = state_dict["seconds"]
 
 

@@ -1,15 +1,15 @@
-"""What a fit is given: all that its result follows from, beside the images."""
+"""What a fit is asked for: all that its result follows from, beside the images."""
 
 from dataclasses import dataclass
 from pathlib import Path
 
 from src.training.hyperparameters import Hyperparameters
-from src.training.tensorboard import Curves
+from src.training.tensorboard import TensorBoardRun
 
 
 @dataclass(frozen=True)
-class Job:
-    """A trial to train."""
+class FitSpec:
+    """One configuration to train."""
 
     hyperparameters: Hyperparameters
     max_epochs: int
@@ -17,8 +17,9 @@ class Job:
     patience: int | None
     """Epochs without a better validation accuracy before stopping; None: never."""
     seed: int
-    """All that is random follows from it."""
-    curves: Curves | None
-    """Where to write the curves while it trains, if they are wanted."""
-    state: Path | None
-    """Where its state is kept, and found if it was interrupted."""
+    """Initial weights, shuffling, dropout and distortions follow from it alone."""
+    tensorboard: TensorBoardRun | None = None
+    """Shows the curves while it trains and, at the end, the configuration with its result."""
+    state: Path | None = None
+    """File that keeps the fit's state between epochs; a fit that finds its own goes on from it,
+    and on CPU ends with the numbers of a fit that was not interrupted."""

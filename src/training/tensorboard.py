@@ -1,93 +1,200 @@
-"""What TensorBoard gets: curves and configurations of fits, pictures of the best model."""
+"""What TensorBoard shows: a run for each fit, and pictures of how the best model reads.
 
+A fit's run has its curves against the epochs and a row of HPARAMS; it has either or both.
+"""
+
+import contextlib
+import io
+import itertools
+import os
+import socket
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, BinaryIO
 
-from lightning.pytorch.loggers import TensorBoardLogger
-from matplotlib.figure import Figure
-from torch.utils.tensorboard import SummaryWriter
+from tensorboard.compat.proto.event_pb2 import Event
+from tensorboard.compat.proto.summary_pb2 import Summary
+from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
+from tensorboard.summary.writer.record_writer import RecordWriter
+from torch.utils.tensorboard.summary import hparams as hparams_summaries
 
+from src.core.files import Unwritten, warn_unwritten
 from src.training.history import SELECTED_ON, Epoch
-from src.training.hyperparameters import Hyperparameters
+from src.training.hyperparameters import RECIPE, Hyperparameters
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 WINNER = "winner"
 """The run of a data set's best model."""
 
+_DPI = 110
+
+_RGBA = 4
+"""A picture's colour space, as TensorBoard numbers them."""
+
+_numbers = itertools.count()
+
 
 @dataclass(frozen=True)
-class Curves:
-    """Where one fit's curves go: <log_dir>/<study>/<fit>."""
+class TensorBoardRun:
+    """Where one fit's run is: <log_dir>/<study>/<fit>."""
 
     log_dir: Path
     study: str
     fit: str
-    same: frozenset[str] = frozenset()
-    """Hyperparameters that all fits have in common: TensorBoard shows the first few columns."""
 
-    def open(self) -> TensorBoardLogger:
-        """Return a logger that writes there, and makes the folder when it first does."""
-        return TensorBoardLogger(
-            self.log_dir, name=self.study, version=self.fit, default_hp_metric=False
-        )
+    @property
+    def folder(self) -> Path:
+        """The folder that TensorBoard takes for the run."""
+        return Path(self.log_dir, self.study, self.fit)
 
 
-def log_epoch(logger: TensorBoardLogger, epoch: Epoch) -> None:
-    """Write an epoch's figures, with the epoch as their step."""
-    logger.log_metrics(
-        {
+class RunWriter:
+    """Writes one run; a context manager.
+
+    No result depends on it: when its file cannot be written, it writes no more. It needs no thread,
+    unlike PyTorch's `SummaryWriter`, which waits for ever where there is no memory to start one,
+    and prints a traceback when the disk is full.
+
+    Args:
+        run: where; None: nothing is written.
+        suffix: of the file's name.
+    """
+
+    def __init__(self, run: TensorBoardRun | None, suffix: str = "") -> None:
+        self.unwritten: Unwritten | None = None
+        """The file that could not be written, if that is so."""
+        self._run = run
+        self._suffix = suffix
+        self._file: BinaryIO | None = None
+
+    def __enter__(self) -> "RunWriter":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._close()
+
+    def add_epoch(self, epoch: Epoch) -> None:
+        """Write an epoch's figures, with the epoch as their step."""
+        figures = {
             "loss/train": epoch.train_loss,
             "loss/validation": epoch.val_loss,
             "accuracy/train": epoch.train_accuracy,
             "accuracy/validation": epoch.val_accuracy,
-        },
-        step=epoch.epoch,
-    )
+        }
+        self._write(_scalars(figures), step=epoch.epoch)
+
+    def add_result(
+        self, hyperparameters: Hyperparameters, val_accuracy: float, epochs: int
+    ) -> None:
+        """Write a configuration and its result, as a row of HPARAMS.
+
+        Trials that a rung stopped cannot be compared with those that trained on: with the epochs,
+        those of one rung can be filtered out.
+        """
+        result = {SELECTED_ON: val_accuracy, "epochs": epochs}
+        experiment, start, end = hparams_summaries(asdict(hyperparameters), result)
+        for summary in (_recipe_last(experiment), start, end, _scalars(result)):
+            self._write(summary)
+
+    def add_picture(self, tag: str, figure: "Figure") -> None:
+        """Write a picture."""
+        png = io.BytesIO()
+        figure.savefig(png, dpi=_DPI, format="png")
+        width, height = (round(inches * _DPI) for inches in figure.get_size_inches())
+        image = Summary.Image(
+            width=width, height=height, colorspace=_RGBA, encoded_image_string=png.getvalue()
+        )
+        self._write(Summary(value=[Summary.Value(tag=tag, image=image)]))
+
+    def _write(self, summary: Summary, step: int = 0) -> None:
+        if self._run is None or self.unwritten is not None:
+            return
+        try:
+            if self._file is None:
+                self._open(self._run.folder)
+            self._append(Event(wall_time=time.time(), step=step, summary=summary))
+        except OSError as error:
+            path = Path(self._file.name) if self._file else self._run.folder
+            log_dir = Path(self._run.log_dir)
+            self.unwritten = Unwritten.because(error, "what TensorBoard shows", path, log_dir)
+            self._close()
+
+    def _open(self, folder: Path) -> None:
+        """Begin a file under a name that TensorBoard looks for and that nobody else has."""
+        folder.mkdir(parents=True, exist_ok=True)
+        unique = f"{int(time.time()):010d}.{socket.gethostname()}.{os.getpid()}.{next(_numbers)}"
+        self._file = (folder / f"events.out.tfevents.{unique}{self._suffix}").open("wb")
+        self._append(Event(wall_time=time.time(), file_version="brain.Event:2"))
+
+    def _append(self, event: Event) -> None:
+        assert self._file is not None
+        RecordWriter(self._file).write(event.SerializeToString())
+        self._file.flush()
+
+    def _close(self) -> None:
+        if self._file is not None:
+            with contextlib.suppress(OSError):  # the same that was met in writing
+                self._file.close()
+            self._file = None
 
 
-def log_result(
-    logger: TensorBoardLogger,
-    hyperparameters: Hyperparameters,
-    val_accuracy: float,
-    epochs: int,
-    same: frozenset[str],
-) -> None:
-    """Write a configuration and its result to TensorBoard's HPARAMS.
+def _scalars(values: Mapping[str, float]) -> Summary:
+    return Summary(value=[Summary.Value(tag=tag, simple_value=v) for tag, v in values.items()])
 
-    Trials that a rung stopped cannot be compared with those that trained on: with the epochs, those
-    of one rung can be filtered out. What is the `same` in all is left out.
+
+def _recipe_last(experiment: Summary) -> Summary:
+    """Put the recipe's columns last, as TensorBoard ticks the first few.
+
+    It takes the columns of all runs from the first run it finds, so each run must name them all;
+    those that "differ" come first.
     """
-    shown = {k: v for k, v in asdict(hyperparameters).items() if k not in same}
-    logger.log_hyperparams(shown, {SELECTED_ON: val_accuracy, "epochs": epochs})
+    plugin = experiment.value[0].metadata.plugin_data
+    content = HParamsPluginData.FromString(plugin.content)
+    for column in content.experiment.hparam_infos:
+        column.differs = column.name not in RECIPE
+    plugin.content = content.SerializeToString()
+    return experiment
 
 
-def write_curves(
-    curves: Curves,
+def write_run(
+    run: TensorBoardRun,
     hyperparameters: Hyperparameters,
     history: Sequence[Epoch],
     val_accuracy: float,
+    *,
+    curves: bool = True,
 ) -> None:
-    """Write at once what a fit would have written while it ran."""
-    logger = curves.open()
-    for epoch in history:
-        log_epoch(logger, epoch)
-    log_result(logger, hyperparameters, val_accuracy, len(history), curves.same)
-    logger.finalize("success")
+    """Write at once what a fit would have written while it ran, if it can be written.
 
-
-def write_result(
-    curves: Curves, hyperparameters: Hyperparameters, val_accuracy: float, epochs: int
-) -> None:
-    """Write a fit's row of HPARAMS alone."""
-    logger = curves.open()
-    log_result(logger, hyperparameters, val_accuracy, epochs, curves.same)
-    logger.finalize("success")
+    Args:
+        run: where.
+        hyperparameters: the configuration.
+        history: the fit's epochs.
+        val_accuracy: its result.
+        curves: whether the epochs are shown, too, or the row of HPARAMS alone.
+    """
+    with RunWriter(run) as writer:
+        for epoch in history if curves else ():
+            writer.add_epoch(epoch)
+        writer.add_result(hyperparameters, val_accuracy, len(history))
+    if writer.unwritten:
+        warn_unwritten(writer.unwritten)
 
 
 def write_pictures(
-    log_dir: str | Path, dataset: str, name: str, which: str, pictures: Mapping[str, Figure]
+    log_dir: str | Path, dataset: str, name: str, which: str, pictures: Mapping[str, "Figure"]
 ) -> None:
-    """Write pictures of how a model reads to the run <log_dir>/<dataset>/<name>.
+    """Write pictures of how a model reads to the run <log_dir>/<dataset>/<name>, if it can be.
 
     Args:
         log_dir: the folder for TensorBoard.
@@ -97,11 +204,12 @@ def write_pictures(
         pictures: by name. Those of earlier models go: a new model's validation pictures replace
             all, those of its test join them.
     """
-    run = Path(log_dir) / dataset / name
+    run = TensorBoardRun(Path(log_dir), dataset, name)
     suffix = f".{which}"
-    for old in run.glob(f"events.out.tfevents.*{'' if which == 'validation' else suffix}"):
+    for old in run.folder.glob(f"events.out.tfevents.*{'' if which == 'validation' else suffix}"):
         old.unlink()
-    with SummaryWriter(str(run), filename_suffix=suffix) as writer:
+    with RunWriter(run, suffix) as writer:
         for title, figure in pictures.items():
-            figure.set_dpi(110)
-            writer.add_figure(f"{which}/{title}", figure)
+            writer.add_picture(f"{which}/{title}", figure)
+    if writer.unwritten:
+        warn_unwritten(writer.unwritten)

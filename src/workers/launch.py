@@ -15,8 +15,9 @@ if TYPE_CHECKING:  # an option's type is here, and --help needs no torch
     import torch
 
     from src.data.split import TrainingData
-    from src.training.spec import Job
+    from src.training.spec import FitSpec
     from src.workers.messages import Message
+    from src.workers.worker import Fit
 
 LauncherName = Literal["local", "ray"]
 
@@ -28,7 +29,7 @@ class Workers(Protocol):
     def idle(self) -> list[int]:
         """Workers that have nothing to do, in a list of its own."""
 
-    def submit(self, worker: int, job: Job) -> None:
+    def submit(self, worker: int, spec: FitSpec) -> None:
         """Give an idle worker a trial to train."""
 
     def answer(self, worker: int, *, stop: bool) -> None:
@@ -74,6 +75,7 @@ def launching(
     data: TrainingData,
     load: Callable[[torch.device], TrainingData],
     interruption: Interruption,
+    fit: Fit | None = None,
 ) -> Iterator[Launcher]:
     """Decide what is computed on, and by how many workers.
 
@@ -82,7 +84,11 @@ def launching(
         data: images, on the CPU.
         load: loads the same images once more, to a GPU; a worker there has its own copy.
         interruption: asked whether to stop waiting for a cluster.
+        fit: trains a configuration; None: as everywhere.
     """
+    from src.training.fit import fit as usual
+
+    fit = fit or usual
     if spec.launcher == "local":
         from src.workers.local import LocalWorkers
 
@@ -91,14 +97,14 @@ def launching(
         if compute.device.type == "cpu":
             own = functools.partial(_same, data)
         count = choose_workers(spec.workers, compute)
-        yield Launcher(compute, count, lambda count: LocalWorkers(count, own, compute))
+        yield Launcher(compute, count, lambda count: LocalWorkers(count, own, compute, fit))
         return
     from src.workers.ray_cluster import Cluster  # an extra, which others do without
 
     with Cluster(spec.gpus_per_worker) as cluster:
         compute = cluster.choose_compute(spec.device, spec.precision, interruption)
         count = cluster.choose_workers(spec.workers, compute)
-        yield Launcher(compute, count, lambda count: cluster.workers(count, data, compute))
+        yield Launcher(compute, count, lambda count: cluster.workers(count, data, compute, fit))
 
 
 def _same(data: TrainingData) -> TrainingData:

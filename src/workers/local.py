@@ -23,13 +23,15 @@ from typing import Any
 
 import torch
 
+from src.core.files import warn_unwritten
 from src.core.interrupt import Interrupted
 from src.core.quiet import silence_libraries
 from src.data.split import TrainingData
 from src.training.device import Compute
-from src.training.spec import Job
+from src.training.fit import fit
+from src.training.spec import FitSpec
 from src.workers.messages import Ended, Failed, Message, SearchGone, SearchProcess
-from src.workers.worker import work
+from src.workers.worker import Fit, work
 
 _PATIENCE = 1.0
 """Seconds between two looks at whether the process of the search still lives."""
@@ -46,6 +48,7 @@ class LocalWorkers:
         load: gives the images, on the device of `compute`; called once in every worker, for its
             first trial.
         compute: device and precision.
+        fit: trains a configuration; must be picklable where processes are spawned.
         start_method: how processes start, as `multiprocessing` names it; None: what suits the
             machine. Forked ones share the images' memory and start at once; where there is a GPU,
             they must be fresh ones.
@@ -56,6 +59,7 @@ class LocalWorkers:
         number: int,
         load: Callable[[], TrainingData],
         compute: Compute,
+        fit: Fit = fit,
         start_method: str | None = None,
     ) -> None:
         if start_method is None:
@@ -66,6 +70,7 @@ class LocalWorkers:
         self._number = number
         self._load = load
         self._compute = compute
+        self._fit = fit
         self._processes: list[BaseProcess] = []
         self._connections: list[Connection] = []
         self._busy: set[int] = set()
@@ -84,7 +89,9 @@ class LocalWorkers:
     def _start_one(self) -> tuple[Connection, BaseProcess]:
         ours, theirs = self._context.Pipe()
         process = self._context.Process(
-            target=_work, args=(theirs, os.getpid(), self._load, self._compute), daemon=True
+            target=_work,
+            args=(theirs, os.getpid(), self._load, self._compute, self._fit),
+            daemon=True,
         )
         with warnings.catch_warnings(), _signals_held():
             # Python >= 3.12 warns of forking beside threads: NumPy's and the display's, which wait
@@ -119,10 +126,10 @@ class LocalWorkers:
         """Workers that have nothing to do."""
         return [worker for worker in range(self._number) if worker not in self._busy]
 
-    def submit(self, worker: int, job: Job) -> None:
+    def submit(self, worker: int, spec: FitSpec) -> None:
         """Give an idle worker a trial to train."""
         self._busy.add(worker)
-        self._send(worker, job)
+        self._send(worker, spec)
 
     def answer(self, worker: int, *, stop: bool) -> None:
         """Tell a worker that has `Reported` whether its trial is to stop."""
@@ -142,6 +149,8 @@ class LocalWorkers:
             message = self._next_message(worker)
             if isinstance(message, Ended):
                 self._busy.discard(worker)
+                for unwritten in message.fitted.unwritten:
+                    warn_unwritten(unwritten)
             elif isinstance(message, Failed):
                 self.replace(worker)
             messages.append((worker, message))
@@ -203,7 +212,11 @@ def _receive(connection: Connection) -> Any:
 
 
 def _work(
-    connection: Connection, parent: int, load: Callable[[], TrainingData], compute: Compute
+    connection: Connection,
+    parent: int,
+    load: Callable[[], TrainingData],
+    compute: Compute,
+    fit: Fit,
 ) -> None:
     """Work for the process at the other end, as long as it lives."""
     if not hasattr(signal, "pthread_sigmask"):
@@ -213,7 +226,7 @@ def _work(
     silence_libraries()
     gc.freeze()  # what is imported will not be looked at after every trial
     with contextlib.suppress(SearchGone):
-        work(_Parent(connection, parent), functools.cache(load), compute)
+        work(_Parent(connection, parent), functools.cache(load), compute, fit)
     gc.unfreeze()
 
 

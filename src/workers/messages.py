@@ -1,16 +1,16 @@
-"""What a worker and the process of the search say to each other."""
+"""Messages between a worker and the process of the search."""
 
 import abc
 from dataclasses import dataclass
 from typing import Any
 
 from src.core.interrupt import Interrupted
-from src.training.fit import Fitted
+from src.training.fitted import Fitted
 
 
 @dataclass(frozen=True)
 class Advanced:
-    """A trial goes on."""
+    """Progress of a trial."""
 
     epochs: float
     """Epochs trained so far, with the part of the current one."""
@@ -18,7 +18,7 @@ class Advanced:
 
 @dataclass(frozen=True)
 class Reported:
-    """A trial has ended an epoch, and waits for the answer: whether to stop."""
+    """The figures of a trial's epoch; the worker waits for the verdict, whether to stop."""
 
     epoch: int
     """Counted from 1."""
@@ -28,7 +28,7 @@ class Reported:
 
 @dataclass(frozen=True)
 class Ended:
-    """A trial's fit is over, one way or another."""
+    """The result of a trial's fit."""
 
     fitted: Fitted
     pruned: bool
@@ -40,9 +40,9 @@ class Failed:
     """A trial broke off with an error, or with its worker; another worker takes its place."""
 
     cause: str
-    """What kind of failure: the same for those that one thing explains."""
+    """Kind of failure: equal for failures that one thing explains."""
     reason: str
-    """In one line."""
+    """What went wrong, in one line."""
     details: str = ""
     """The error's traceback, if there is one."""
 
@@ -58,7 +58,7 @@ class SearchProcess(abc.ABC):
 
     @abc.abstractmethod
     def send(self, message: Message) -> None:
-        """Say something of the job.
+        """Send a message about the trial.
 
         Raises:
             SearchGone: there is nobody to hear it.
@@ -66,7 +66,7 @@ class SearchProcess(abc.ABC):
 
     @abc.abstractmethod
     def receive(self) -> Any:
-        """Wait for what the search says next: a `Job`, an answer, `Interrupted`; None: go home.
+        """Wait for what the search says next: a `FitSpec`, an answer, `Interrupted`; None: go home.
 
         Raises:
             SearchGone: nothing will come any more.
@@ -88,13 +88,13 @@ class SearchProcess(abc.ABC):
         return answer
 
     def interrupted(self) -> Interrupted | None:
-        """Return why to end the job, if it was asked for."""
+        """Return why the trial is to end, if the search has asked for that."""
         if self.has_spoken() and self._interrupted is None:
             self._interrupted = self.receive()
         return self._interrupted
 
     def forget_interruption(self) -> None:
-        """Begin another job, for which nothing has been asked yet."""
+        """Begin another trial, which nobody has interrupted yet."""
         self._interrupted = None
 
 

@@ -32,15 +32,18 @@ from typing import Any, Literal
 import torch
 
 from src.core.errors import UserError
+from src.core.files import warn_unwritten
 from src.core.interrupt import Interrupted, Interruption
 from src.core.quiet import silence_libraries
 from src.data.files import Images
 from src.data.split import TrainingData
 from src.training.device import Compute, Device, Precision, choose_compute
-from src.training.spec import Job
-from src.training.tensorboard import write_curves
+from src.training.fit import fit
+from src.training.fitted import Fitted
+from src.training.spec import FitSpec
+from src.training.tensorboard import write_run
 from src.workers.messages import Ended, Failed, Message, SearchProcess
-from src.workers.worker import work
+from src.workers.worker import Fit, work
 
 # Ray reads it when it is imported: drop what it would print into the display of a node's end.
 os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", "^")
@@ -143,15 +146,18 @@ class Cluster:
         """Decide what `auto` means: as many as the nodes that are there hold."""
         return self._room(compute.device.type) if workers == "auto" else workers
 
-    def workers(self, number: int, data: TrainingData, compute: Compute) -> "RayWorkers":
+    def workers(
+        self, number: int, data: TrainingData, compute: Compute, fit: Fit = fit
+    ) -> "RayWorkers":
         """Return workers, to be started.
 
         Args:
             number: how many.
             data: images, on CPU.
             compute: device and precision.
+            fit: trains a configuration.
         """
-        return RayWorkers(number, data, compute, self._share(compute.device.type))
+        return RayWorkers(number, data, compute, self._share(compute.device.type), fit)
 
     def _share(self, device: str) -> dict[str, float]:
         """Return what Ray is asked for a worker."""
@@ -202,14 +208,21 @@ class RayWorkers:
         data: images, on CPU; each node gets them once.
         compute: device and precision.
         share: what each takes of its node, as Ray's options.
+        fit: trains a configuration.
     """
 
     def __init__(
-        self, number: int, data: TrainingData, compute: Compute, share: dict[str, float]
+        self,
+        number: int,
+        data: TrainingData,
+        compute: Compute,
+        share: dict[str, float],
+        fit: Fit = fit,
     ) -> None:
         self._number = number
         self._data = data
         self._compute = compute
+        self._fit = fit
         options: dict[str, Any] = {
             **share,
             "scheduling_strategy": "SPREAD",
@@ -221,7 +234,7 @@ class RayWorkers:
         self._hearing: list[Any] = []
         """What each worker says next, as Ray's reference."""
         self._ready: dict[int, _Ready] = {}
-        self._jobs: dict[int, Job] = {}
+        self._specs: dict[int, FitSpec] = {}
         self._lost_unready = [0] * number
 
     def __enter__(self) -> "RayWorkers":
@@ -245,14 +258,14 @@ class RayWorkers:
     @property
     def idle(self) -> list[int]:
         """Workers that have nothing to do."""
-        return sorted(self._ready.keys() - self._jobs.keys())
+        return sorted(self._ready.keys() - self._specs.keys())
 
-    def submit(self, worker: int, job: Job) -> None:
+    def submit(self, worker: int, spec: FitSpec) -> None:
         """Give an idle worker a trial to train."""
-        self._jobs[worker] = job
+        self._specs[worker] = spec
         # TensorBoard's folder is here: `receive` writes the curves when the trial ends.
-        state = job.state and job.state.absolute()
-        self._tell(worker, dataclasses.replace(job, curves=None, state=state))
+        state = spec.state and spec.state.absolute()
+        self._tell(worker, dataclasses.replace(spec, tensorboard=None, state=state))
 
     def answer(self, worker: int, *, stop: bool) -> None:
         """Tell a worker that has `Reported` whether its trial is to stop."""
@@ -260,7 +273,7 @@ class RayWorkers:
 
     def interrupt(self, reason: Interrupted) -> None:
         """Ask all workers to end their trials at once; each will still say `Ended`."""
-        for worker in self._jobs:
+        for worker in self._specs:
             self._tell(worker, reason)
 
     def receive(self, timeout: float) -> list[tuple[int, Message]]:
@@ -279,7 +292,7 @@ class RayWorkers:
         return []
 
     def _start(self, worker: int) -> None:
-        self._actors[worker] = self._new_actor.remote(self._images, self._compute)
+        self._actors[worker] = self._new_actor.remote(self._images, self._compute, self._fit)
         self._hearing[worker] = self._actors[worker].hear.remote()
 
     def _tell(self, worker: int, message: object) -> None:
@@ -297,9 +310,11 @@ class RayWorkers:
             self._lost_unready[worker] = 0
             return None
         if isinstance(message, Ended | Failed):
-            job = self._jobs.pop(worker)
+            spec = self._specs.pop(worker)
             if isinstance(message, Ended):
-                _write_curves(job, message)
+                _write_run(spec, message.fitted)
+                for unwritten in message.fitted.unwritten:
+                    warn_unwritten(unwritten)
             else:
                 self.replace(worker)
         return message
@@ -312,9 +327,9 @@ class RayWorkers:
             if self._lost_unready[worker] >= _TRIES:
                 reason = str(error).strip().splitlines()[-1]
                 raise UserError(f"workers do not start on the Ray cluster: {reason}") from error
-        had_job = worker in self._jobs
+        had_trial = worker in self._specs
         self.replace(worker)
-        if not had_job:
+        if not had_trial:
             return None
         cause = "its worker was lost"
         where = f" on {ready.node}" if ready else ""
@@ -323,15 +338,15 @@ class RayWorkers:
     def replace(self, worker: int) -> None:
         """Give up a worker, whatever it is doing, and start another in its stead."""
         self._ready.pop(worker, None)
-        self._jobs.pop(worker, None)
+        self._specs.pop(worker, None)
         ray.kill(self._actors[worker])  # it may only be out of reach
         self._start(worker)
 
 
-def _write_curves(job: Job, ended: Ended) -> None:
-    fitted = ended.fitted
-    if job.curves is not None and fitted.best is not None and fitted.interrupted is None:
-        write_curves(job.curves, job.hyperparameters, fitted.history, fitted.best.val_accuracy)
+def _write_run(spec: FitSpec, fitted: Fitted) -> None:
+    run, best = spec.tensorboard, fitted.best
+    if run is not None and best is not None and fitted.interrupted is None:
+        write_run(run, spec.hyperparameters, fitted.history, best.val_accuracy)
 
 
 # ---- images in Ray's store, which keeps arrays once a node and shows them to all that are there
@@ -359,7 +374,7 @@ def _to_data(arrays: dict[str, Any], device: torch.device) -> TrainingData:
 
 @dataclass(frozen=True)
 class _Ready:
-    """A worker has started, and can be given a job."""
+    """A worker has started, and can be given a trial."""
 
     node: str
     """Its node's address."""
@@ -368,26 +383,26 @@ class _Ready:
 class _Worker:
     """An actor: trains in a thread of its own, while the search hears it and tells it things."""
 
-    def __init__(self, images: dict[str, Any], compute: Compute) -> None:
+    def __init__(self, images: dict[str, Any], compute: Compute, fit: Fit) -> None:
         self._search = _Queues()
-        threading.Thread(target=self._work, args=(images, compute), daemon=True).start()
+        threading.Thread(target=self._work, args=(images, compute, fit), daemon=True).start()
 
-    def _work(self, images: dict[str, Any], compute: Compute) -> None:
+    def _work(self, images: dict[str, Any], compute: Compute, fit: Fit) -> None:
         try:
-            self._work_on(images, compute)
+            self._work_on(images, compute, fit)
         finally:
             # Whatever ends the thread ends the worker, when its last words are heard.
             time.sleep(_PATIENCE)
             os._exit(1)
 
-    def _work_on(self, images: dict[str, Any], compute: Compute) -> None:
+    def _work_on(self, images: dict[str, Any], compute: Compute, fit: Fit) -> None:
         if compute.device.type == "cpu":
             torch.set_num_threads(1)
         silence_libraries()
         gc.freeze()  # what is imported will not be looked at after every trial
         self._search.said.put(_Ready(ray.util.get_node_ip_address()))
         load = functools.partial(_to_data, images, compute.device)
-        work(self._search, functools.cache(load), compute)
+        work(self._search, functools.cache(load), compute, fit)
 
     @ray.method(concurrency_group="hear")
     def hear(self) -> Message | _Ready:
@@ -397,7 +412,7 @@ class _Worker:
     @ray.method(concurrency_group="tell")
     def tell(self, message: object) -> None:
         """Say something to the worker."""
-        if isinstance(message, Job) and message.state and not message.state.parents[1].is_dir():
+        if isinstance(message, FitSpec) and message.state and not message.state.parents[1].is_dir():
             # This node does not see the results folder: a fit keeps its state there or nowhere.
             message = dataclasses.replace(message, state=None)
         self._search.told.put(message)

@@ -1,14 +1,14 @@
-"""What a worker does, wherever it runs: trains one configuration at a time for a search.
+"""Train one configuration at a time for a search, whatever process the worker is.
 
-A worker knows a `Job`, and says what comes of it; it asks on after every epoch. The study is the
-affair of the search's process, which a worker sees as a `SearchProcess`.
+A worker gets a `FitSpec`, reports every epoch to the process of the search and waits for its
+verdict. Only that process knows the study; a worker sees it as a `SearchProcess`.
 """
 
 import dataclasses
 import gc
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import lightning.pytorch as pl
@@ -20,51 +20,49 @@ from src.core.interrupt import Interrupted, Interruption
 from src.data.split import TrainingData
 from src.training.device import Compute
 from src.training.fit import fit
+from src.training.fitted import Fitted
 from src.training.history import SELECTED_ON
-from src.training.spec import Job
+from src.training.spec import FitSpec
 from src.workers.messages import Advanced, Ended, Failed, Reported, SearchGone, SearchProcess
 
 _PROGRESS_INTERVAL = 0.2
 """Seconds between two messages about one fit's progress."""
 
+Fit = Callable[[FitSpec, TrainingData, Compute, Interruption, Sequence[pl.Callback]], Fitted]
+"""Trains one configuration, as `fit` does."""
 
-def work(search: SearchProcess, load: Callable[[], TrainingData], compute: Compute) -> None:
-    """Train what comes until nothing more does, or a job fails.
+
+def work(
+    search: SearchProcess, load: Callable[[], TrainingData], compute: Compute, fit: Fit = fit
+) -> None:
+    """Train one configuration after another until the search sends None, or a trial fails.
 
     After a failure the process is not to be trusted: oneDNN keeps what it could not make for want
     of memory, and a CUDA context does not outlive an error in a kernel.
     """
-    while (job := search.receive()) is not None:
-        if isinstance(job, Job):  # anything else came too late for the job before
-            outcome = train(job, load, compute, search)
+    while (spec := search.receive()) is not None:
+        if isinstance(spec, FitSpec):  # anything else came too late for the trial before
+            outcome = _train(spec, load, compute, search, fit)
             search.send(outcome)
             if isinstance(outcome, Failed):
                 return
             gc.collect()  # a fit is full of cycles, and on CUDA keeps its graph's memory
 
 
-def train(
-    job: Job, load: Callable[[], TrainingData], compute: Compute, search: SearchProcess
+def _train(
+    spec: FitSpec,
+    load: Callable[[], TrainingData],
+    compute: Compute,
+    search: SearchProcess,
+    fit: Fit,
 ) -> Ended | Failed:
-    """Train one job; tell the search of every epoch."""
     search.forget_interruption()
     hyperband = HyperbandCallback(
         _RemoteTrial(search),  # type: ignore[arg-type]  # has what the callback asks of a trial
         monitor=SELECTED_ON,
     )
     try:
-        fitted = fit(
-            job.hyperparameters,
-            load(),
-            max_epochs=job.max_epochs,
-            patience=job.patience,
-            seed=job.seed,
-            compute=compute,
-            interruption=_AskedToStop(search),
-            curves=job.curves,
-            state=job.state,
-            callbacks=[_Progress(search), hyperband],
-        )
+        fitted = fit(spec, load(), compute, _AskedToStop(search), [_Progress(search), hyperband])
     except SearchGone:
         raise
     except Exception as error:
@@ -109,7 +107,7 @@ class _AskedToStop(Interruption):
 
 
 class _Progress(pl.Callback):
-    """Tells how far the trial is, now and then."""
+    """Tells the search how far the trial is, a few times a second."""
 
     def __init__(self, search: SearchProcess) -> None:
         self._search = search
@@ -155,9 +153,9 @@ class HyperbandCallback(PyTorchLightningPruningCallback):
             trainer.should_stop = True
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what a fit that is interrupted needs to go on."""
+        """Return the best value so far, for an interrupted fit to go on with."""
         return {"best": self._best}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on."""
+        """Take the best value of the epochs before the interruption."""
         self._best = state_dict["best"]
