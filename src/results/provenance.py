@@ -1,4 +1,4 @@
-"""Where a result comes from: versions, device, commit, command."""
+"""Record the provenance of a result: versions, device, commit, command."""
 
 import importlib.metadata
 import platform

@@ -1,4 +1,4 @@
-"""What a report says of the search: its trials, its rungs, what mattered, where it comes from."""
+"""Write the report's sections on the search: ranking, history, rungs, importance, provenance."""
 
 from collections.abc import Sequence
 
@@ -40,7 +40,7 @@ _RANKED = 10
 """Rows of the ranking."""
 
 _FEW_TRIALS = 50
-"""Trials below which importance is little more than a guess."""
+"""Fewest trials for an importance that is more than a hint."""
 
 _NO_BEST = "No trial has trained to its end yet, or best.json is missing, so this part is empty."
 
@@ -51,7 +51,7 @@ _NO_CURVES = (
 
 
 def ranking_blocks(findings: Findings) -> list[Block]:
-    """Tell which trials were best, and how surely."""
+    """Write the table of the best trials, with confidence intervals."""
     ranked, images = ranking(findings.trials), validated(findings.search)
     if not ranked:
         return [Text("No trial has trained to its end yet.")]
@@ -80,7 +80,7 @@ def ranking_blocks(findings: Findings) -> list[Block]:
 
 
 def _same_in_all(trials: Sequence[TrialRecord], varied: Sequence[str]) -> list[Block]:
-    """Say once which hyperparameters all trials share."""
+    """Write the hyperparameters that all trials share, in one sentence."""
     same = {name: value_of(trials[0], name) for name in HYPERPARAMETERS if name not in varied}
     return [Text(f"The same in all trials: {configuration(same)}.")] if same else []
 
@@ -97,7 +97,7 @@ def _interval(trial: TrialRecord, images: int) -> str:
 
 
 def batch_size_blocks(findings: Findings) -> list[Block]:
-    """Tell the best of each batch size, beside what was published."""
+    """Write the best trial of each batch size, beside the published figures."""
     best, images = best_by_batch_size(findings.trials), validated(findings.search)
     published = PUBLISHED.get(findings.dataset)
     by_size = published.by_batch_size if published is not None else {}
@@ -173,7 +173,7 @@ def _published_words(findings: Findings) -> str:
 
 
 def _beyond_plain(findings: Findings) -> str:
-    """Name what any trial's recipe has beyond cross-entropy and Adam."""
+    """List the parts of any trial's recipe that the published training had not."""
     names = []
     for name in RECIPE:
         plain = getattr(Hyperparameters, name)
@@ -183,7 +183,7 @@ def _beyond_plain(findings: Findings) -> str:
 
 
 def history_blocks(findings: Findings) -> list[Block]:
-    """Tell what each trial came to, in order."""
+    """Write the optimisation history: the accuracy of each trial, in order."""
     if findings.search is None:
         return [Text(_NO_BEST)]
     figure = figures.history_figure(findings.trials, findings.search.plan)
@@ -212,7 +212,7 @@ _KIND_WORDS: dict[Kind, str] = {
 
 
 def rung_blocks(findings: Findings) -> list[Block]:
-    """Tell which brackets and rungs spent which epochs, and what stopped where."""
+    """Write epochs spent and trials ended, by bracket and rung, and the learning curves."""
     search = findings.search
     if search is None:
         return [Text(_NO_BEST)]
@@ -274,7 +274,7 @@ def rung_blocks(findings: Findings) -> list[Block]:
 
 
 def importance_blocks(findings: Findings) -> list[Block]:
-    """Tell which hyperparameters set good trials apart."""
+    """Write the importance of the hyperparameters (PED-ANOVA)."""
     search = findings.search
     if search is None:
         return [Text(_NO_BEST)]
@@ -322,7 +322,7 @@ def importance_blocks(findings: Findings) -> list[Block]:
 
 
 def slice_blocks(findings: Findings) -> list[Block]:
-    """Tell how accuracy goes with each hyperparameter, and with all at once."""
+    """Write slice plots and parallel coordinates of the hyperparameters that vary."""
     if findings.search is None:
         return [Text(_NO_BEST)]
     trials, plan = findings.trials, findings.search.plan
@@ -352,7 +352,7 @@ def slice_blocks(findings: Findings) -> list[Block]:
 
 
 def provenance_blocks(findings: Findings) -> list[Block]:
-    """Tell how to repeat the search."""
+    """Write command, versions, settings and runs of the search."""
     search = findings.search
     if search is None:
         return [Text(_NO_BEST)]
@@ -414,7 +414,7 @@ def provenance_blocks(findings: Findings) -> list[Block]:
 
 
 def _setting(value: object) -> str:
-    """Write a setting; of several values, as a list of what a trial could have."""
+    """Format a setting; several values are those that a trial could have."""
     if isinstance(value, dict):
         return "; ".join(f"{figures.words(name)} {_setting(part)}" for name, part in value.items())
     if isinstance(value, list):
