@@ -1,3 +1,4 @@
+import contextlib
 import csv
 import itertools
 import json
@@ -27,6 +28,15 @@ from src.reporting.prior_work import PUBLISHED
 from src.results.folder import ResultsFolder
 from tests.conftest import Rows, Workplace
 from tests.simulated import finalists_of, metrics_of, simulate_search
+
+with contextlib.suppress(ImportError):
+    from playwright.sync_api import sync_playwright
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+needs_browser = pytest.mark.skipif(
+    "sync_playwright" not in globals() or CHROMIUM is None,
+    reason="playwright or Chromium is not installed",
+)
 
 VOID = {"meta", "link", "img", "br"}
 
@@ -377,11 +387,14 @@ def test_hyperparameters_are_those_of_the_table_and_only_what_varies_is_compared
     set_column(simulated.all_csv, "schedule", "constant", "cosine")
     set_column(simulated.all_csv, "label_smoothing", "0.1")
     page = make_report(simulated)
-    assert {"schedule", "label smoothing"} <= page.table("The best 10")[0].keys()
+    ranked = page.table("The best 10")[0].keys()
+    assert "schedule" in ranked
+    assert not {"label smoothing", "augmentation"} & ranked
     (slices,) = [image["alt"] for image in page.images if "against each of" in image["alt"]]
     assert "schedule" in slices
     assert "label smoothing" not in slices
-    assert "The same in all trials, and left out: label smoothing 0.1" in page.text
+    same = "label smoothing 0.1, augmentation none, weight averaging no"
+    assert page.text.count(f"The same in all trials: {same}.") == 1
 
 
 def test_all_epochs_are_spent_on_some_rung(tmp_path: Path) -> None:
@@ -393,6 +406,26 @@ def test_all_epochs_are_spent_on_some_rung(tmp_path: Path) -> None:
         int(row["epochs"]) for row in read_csv(folder.all_csv)
     )
     assert [use.epochs for use in uses if use.bracket == 4] == [2, 4, 8, 15, 30]
+
+
+@needs_browser
+@pytest.mark.parametrize("width", [400, 1200])
+def test_page_and_its_ranking_fit_the_screen(width: int, simulated: ResultsFolder) -> None:
+    set_column(simulated.all_csv, "weight_averaging", "True", "False")
+    make_report(simulated)
+    with sync_playwright() as playwright:
+        # Chromium refuses its sandbox to root, as whom containers run.
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        page = browser.new_page(viewport={"width": width, "height": 900})
+        page.goto(simulated.report.as_uri())
+        too_wide = "element => element.scrollWidth - element.clientWidth"
+        assert page.locator("html").evaluate(too_wide) == 0
+        assert page.locator("#ranking .scroll").evaluate(too_wide) == 0
+        shown = page.locator("#ranking tbody tr").first.inner_text()
+        browser.close()
+    best = max(read_csv(simulated.all_csv), key=lambda row: float(row["val_accuracy"]))
+    for name in ("conv1", "dense_units", "batch_size", "trial"):
+        assert best[name] in shown.split()
 
 
 # ---- hostile, damaged, missing
@@ -429,6 +462,49 @@ def _cut(path: Path) -> None:
 
 def _put(text: str) -> Callable[[Path], object]:
     return lambda path: path.write_text(text)
+
+
+@pytest.mark.parametrize("name", ["all.csv", "curves.csv"])
+@pytest.mark.parametrize(
+    ("save", "told"),
+    [
+        (
+            lambda text: ("\ufeff" + text.replace(",", ";").replace(".", ",")).encode(),
+            "semicolons separate its columns",
+        ),
+        (lambda text: text.replace(",", "\t").encode("utf-16"), "UTF-16"),
+        (lambda text: text.replace(",", "\t").encode(), "tabs separate its columns"),
+        (
+            lambda text: re.sub(r"(\d+)\.(\d+)", r'"\1,\2"', text).encode(),
+            "has a decimal comma",
+        ),
+    ],
+    ids=["semicolons", "utf-16", "tabs", "quoted commas"],
+)
+def test_a_table_that_a_spreadsheet_has_changed_is_named_for_what_it_is(
+    save: Callable[[str], bytes],
+    told: str,
+    name: str,
+    simulated: ResultsFolder,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    path = simulated.path / name
+    path.write_bytes(save(path.read_text()))
+    options = [f"--dataset={simulated.path.name}", f"--results_dir={simulated.path.parent}"]
+    assert report.main(options) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: {path} is")
+    assert "a spreadsheet has saved it" in error
+    assert told in error
+    assert error.count("\n") == 1
+
+
+def test_a_table_that_a_spreadsheet_has_saved_unchanged_is_read(simulated: ResultsFolder) -> None:
+    before = read_findings(simulated).trials
+    for path in (simulated.all_csv, simulated.curves_csv):
+        saved = path.read_text().replace("\n", "\r\n").replace("False", "FALSE")
+        path.write_bytes(b"\xef\xbb\xbf" + saved.encode())
+    assert read_findings(simulated).trials == before
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""How well a model reads: figures computed from a confusion matrix."""
+"""Compute classification metrics from a confusion matrix."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 @dataclass(frozen=True)
 class ClassMetrics:
-    """How well one class is read; 0 where a quotient is undefined."""
+    """Precision, recall and F1 of one class; 0 where a quotient is undefined."""
 
     name: str
     precision: float
@@ -24,7 +24,7 @@ class ClassMetrics:
 
 @dataclass(frozen=True)
 class Confusion:
-    """One kind of mistake and how often it was made."""
+    """A cell off the diagonal: images of one class read as another."""
 
     true: str
     predicted: str
@@ -34,7 +34,7 @@ class Confusion:
 
 
 class ConfusionMatrix:
-    """Images by true class (row) and predicted class (column).
+    """Confusion matrix: images by true class (row) and predicted class (column).
 
     Args:
         counts: (classes, classes), whole numbers.
@@ -49,12 +49,12 @@ class ConfusionMatrix:
 
     @property
     def images(self) -> int:
-        """How many images there are."""
+        """Number of images."""
         return int(self.counts.sum())
 
     @property
     def correct(self) -> int:
-        """How many of them are read correctly."""
+        """Number of images on the diagonal."""
         return int(np.trace(self.counts))
 
     @property
@@ -68,7 +68,7 @@ class ConfusionMatrix:
         return float(np.mean([c.recall for c in self.per_class() if c.support]))
 
     def per_class(self) -> list[ClassMetrics]:
-        """Return precision, recall and F1 of every class."""
+        """Compute precision, recall and F1 of every class."""
         correct = np.diag(self.counts)
         read_as = self.counts.sum(axis=0)
         support = self.counts.sum(axis=1)
@@ -84,7 +84,7 @@ class ConfusionMatrix:
         ]
 
     def most_confused(self, most: int = 10) -> list[Confusion]:
-        """Return the commonest mistakes, the commonest first."""
+        """List the largest cells off the diagonal, the largest first."""
         mistakes = self.counts - np.diag(np.diag(self.counts))
         support = self.counts.sum(axis=1)
         order = np.argsort(-mistakes, axis=None, kind="stable")[:most]
@@ -121,7 +121,7 @@ def count_confusion(
 def surest_mistakes(
     probabilities: npt.NDArray[np.float32], labels: npt.NDArray[np.int64], most: int
 ) -> list[int]:
-    """Return the misread images that had the highest probability for their reading, surest first.
+    """Find the images misread with the highest probability, the surest first.
 
     Args:
         probabilities: (N, classes).

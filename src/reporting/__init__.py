@@ -1,1 +1,1 @@
-"""What people read: tables, pictures, best.json, and the report of a results folder."""
+"""Publish a search: its tables, JSON files and pictures, and the report on a results folder."""

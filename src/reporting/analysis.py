@@ -1,4 +1,4 @@
-"""What a search's trials tell: who came how far, at what cost, and what can be compared."""
+"""Analyse a search's trials: endings, rungs, ranking, and accuracies after equal epochs."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
@@ -16,12 +16,12 @@ HYPERPARAMETERS = tuple(field.name for field in fields(Hyperparameters))
 Kind = Literal["lost", "finished", "early", "diverged", "failed"]
 
 _WIDE = 30
-"""Where the highest value is so many times the lowest, a hyperparameter is shown by logarithms."""
+"""Ratio of highest to lowest value from which a hyperparameter has a logarithmic axis."""
 
 
 @dataclass(frozen=True, order=True)
 class Ending:
-    """How, and with `lost` on which rung, a trial ended."""
+    """How a trial ended: its kind, and for `lost` the rung."""
 
     kind: Kind
     rung: int = 0
@@ -29,7 +29,7 @@ class Ending:
 
 
 def ending_of(trial: TrialRecord, plan: Plan) -> Ending:
-    """Tell how a trial ended."""
+    """Classify the end of a trial by its state, its reason and its epochs."""
     if trial.state == "FAIL":
         return Ending("failed")
     if trial.state == "PRUNED":
@@ -38,7 +38,7 @@ def ending_of(trial: TrialRecord, plan: Plan) -> Ending:
 
 
 def endings(trials: Sequence[TrialRecord], plan: Plan) -> list[Ending]:
-    """Return the endings that occur, in the order of how far trials got."""
+    """List the endings that occur, from failed trials to those that trained all epochs."""
     order: tuple[Kind, ...] = ("failed", "diverged", "lost", "early", "finished")
     found = {ending_of(trial, plan) for trial in trials}
     return sorted(found, key=lambda ending: (order.index(ending.kind), ending.rung))
@@ -46,7 +46,7 @@ def endings(trials: Sequence[TrialRecord], plan: Plan) -> list[Ending]:
 
 @dataclass(frozen=True, kw_only=True)
 class RungUse:
-    """What happened on the way to one rung of one bracket, over all batch sizes and iterations."""
+    """Trials and epochs of one rung of one bracket, all batch sizes and iterations together."""
 
     bracket: int
     epochs: int
@@ -136,6 +136,6 @@ def numeric(values: Sequence[Value]) -> bool:
 
 
 def is_wide(values: Sequence[Value]) -> bool:
-    """Return whether values span so much that they are shown on a logarithmic scale."""
+    """Return whether the values are positive numbers that call for a logarithmic axis."""
     numbers = [value for value in values if not isinstance(value, str)]
     return numeric(values) and min(numbers) > 0 and max(numbers) / min(numbers) >= _WIDE

@@ -1,4 +1,4 @@
-"""Read all that a results folder holds, for a report, and refuse what makes no sense."""
+"""Read a results folder for a report, and refuse files whose content is inconsistent."""
 
 import hashlib
 from collections.abc import Callable

@@ -15,10 +15,10 @@ import numpy.typing as npt
 from src.reporting.analysis import Value, is_wide, numeric
 
 BEST = 0.25
-"""The best of all trials that are compared with all: this share of them."""
+"""Share of the trials that count as good ones (the paper's γ′)."""
 
 LEAST = 8
-"""Trials below which nothing is said: fewer than two would be the best."""
+"""Fewest trials for an estimate: of fewer, not even two would be good ones."""
 
 _RESAMPLED = 20
 """Bootstrap samples behind an interval."""
@@ -41,7 +41,7 @@ class Importance:
 def importances(
     configurations: Sequence[dict[str, Value]], accuracies: Sequence[float]
 ) -> list[Importance]:
-    """Return every hyperparameter's importance, the highest first.
+    """Estimate the importance of every hyperparameter, the highest first.
 
     Args:
         configurations: of the trials; each hyperparameter takes at least two values.
@@ -65,7 +65,7 @@ def importances(
 def _ped_anova(
     configurations: Sequence[dict[str, Value]], accuracies: Sequence[float]
 ) -> Callable[[npt.NDArray[np.int64]], dict[str, float]]:
-    """Return a function from positions of trials to the importances that these trials give."""
+    """Build the PED-ANOVA evaluator: positions of trials (resampled or not) → importances."""
     import optuna  # here, as a report where nothing can be compared needs none
 
     def distribution(values: Sequence[Value]) -> optuna.distributions.BaseDistribution:

@@ -1,4 +1,4 @@
-"""What was published before: the accuracies that a search's results stand beside.
+"""Accuracies published before, for comparison with a search's results.
 
 HCR-CNN tuned the same network with TensorFlow and Keras Tuner's Hyperband: 30 epochs, factor 2,
 5 iterations, early stopping with patience 3. Each figure is the highest validation accuracy of all

@@ -1,4 +1,4 @@
-"""A search's studies and checkpoints → the files that people read."""
+"""Write a search's tables, JSON files and pictures from its studies and checkpoints."""
 
 import shutil
 from collections.abc import Mapping
@@ -45,7 +45,7 @@ from src.training.tensorboard import WINNER, write_pictures
 
 
 def publish_study(search: PlannedStudy, plan: Plan, session: Session) -> None:
-    """Write one batch size's CSV and pictures."""
+    """Write the CSV and the pictures of one batch size's study."""
     folder, batch_size, trials = session.folder, int(search.name), ended_trials(search.study)
     write_trials(folder.study_csv(batch_size), trials)
     draw_rungs(
@@ -127,7 +127,7 @@ def _summarise_finals(decision: Decision) -> FinalsSummary:
 
 
 def refuse_to_lose_trials(studies: Mapping[int, optuna.Study], session: Session) -> None:
-    """Refuse to write over tables that show more than the studies hold.
+    """Refuse to overwrite an all.csv that shows more finished trials than the studies hold.
 
     Raises:
         UserError: there are such, or they cannot be read.
@@ -171,7 +171,7 @@ def load_best_models(
 
 
 def check_models(studies: Mapping[int, optuna.Study], session: Session) -> None:
-    """Make sure that every model is there that `publish_search` will need.
+    """Load every model that `publish_search` will need, to fail before training rather than after.
 
     Raises:
         UserError: one is missing or damaged.
@@ -225,7 +225,7 @@ def _trained_on(model: SavedModel) -> TrainedOn:
 
 
 def draw_model(path: Path, model: SavedModel) -> None:
-    """Draw a model's curves and how it reads the validation images."""
+    """Draw a model's learning curves, per-class report and validation confusion matrix."""
     hp = model.hyperparameters
     matrix = ConfusionMatrix(model.validation_confusion, model.class_names)
     draw_best(
@@ -242,7 +242,7 @@ def draw_model(path: Path, model: SavedModel) -> None:
 
 
 def write_winner(log_dir: Path, model: SavedModel, data: TrainingData, device: Device) -> None:
-    """Show TensorBoard how the best model reads the validation images."""
+    """Write the best model's validation confusion matrix and worst mistakes to TensorBoard."""
     compute = choose_compute(device, "32")
     read = read_probabilities(model.network(), data.validation.pixels, compute).numpy()
     mistakes = worst_mistakes(data.validation, read, model.class_names)

@@ -1,1 +1,1 @@
-"""results/<dataset>/: its files, their records and tables, and where they come from."""
+"""Files of results/<dataset>/: names, records, tables, test log, provenance."""

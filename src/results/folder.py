@@ -1,4 +1,4 @@
-"""What a search leaves in its results folder: typed records, written atomically."""
+"""Name the files of a results folder."""
 
 import contextlib
 from collections.abc import Sequence
@@ -21,38 +21,38 @@ class ResultsFolder:
     def __init__(self, results_dir: str | Path, dataset: str) -> None:
         self.path = Path(results_dir) / dataset
         self.journal = self.path / "study.journal"
-        """All studies of the data set: what a rerun goes on from."""
+        """Optuna's journal of all studies of the data set: a rerun resumes from it."""
         self.database = self.path / "study.database"
-        """Instead of the journal: names the search, whose studies are in a database."""
+        """Identifies the search where the studies are in a database instead of a journal."""
         self.lock = self.path / ".lock"
-        """Held by the search that is running."""
+        """Lock file of the running search."""
         self.all_csv = self.path / "all.csv"
         self.curves_csv = self.path / "curves.csv"
         """The learning curves of all trials."""
         self.best_json = self.path / "best.json"
         self.best_model = self.path / "best-model.ckpt"
         self.finalists_json = self.path / "finalists.json"
-        """The best configurations, trained again with several seeds."""
+        """Outcome of the finals."""
         self.metrics_json = self.path / "metrics.json"
-        """What `evaluate` measured last."""
+        """Metrics of the last `evaluate`."""
         self.mistakes = self.path / "mistakes.png"
-        """Test images that the model was surest about, and wrong."""
+        """Picture of the test images misread with the highest probability."""
         self.test_log = self.path / "test-log.jsonl"
-        """A line for every time that the test split was opened."""
+        """Log of every look at the test split, a line each."""
         self.report = self.path / "report.html"
         self.figures = self.path / "figures"
         """The report's pictures."""
         self.failure = self.path / "last-failure.txt"
         """Traceback of the last trial that failed."""
         self.states = self.path / "running"
-        """States of unfinished trials."""
+        """Folder of the resumable states of unfinished trials."""
 
     def study_csv(self, batch_size: int) -> Path:
-        """Return the file with a row for every trial of one batch size."""
+        """Return the table of one batch size's trials."""
         return self.path / f"{batch_size}-all.csv"
 
     def checkpoint(self, name: str) -> Path:
-        """Return where a best trial's model of this name is kept."""
+        """Return the checkpoint of this name."""
         return self.path / f"{name}.ckpt"
 
     def study_model(self, batch_size: int) -> Path:
@@ -64,7 +64,7 @@ class ResultsFolder:
         return self.path / f"{batch_size}-best.png"
 
     def trial_state(self, study: str, slot: int | str) -> Path:
-        """Return where the trial in a slot keeps its state while it is unfinished."""
+        """Return the resumable state of the unfinished trial in a slot."""
         return self.states / f"{study}-{slot}.ckpt"
 
     def drop_states(self, study: str) -> None:
@@ -75,7 +75,7 @@ class ResultsFolder:
             self.states.rmdir()
 
     def sweep(self) -> None:
-        """Remove what a killed process has left half written; nobody else may be writing."""
+        """Remove half-written files of killed processes; nobody else may be writing."""
         unfinished = f".*.{'?' * 2 * _TOKEN}.*"
         for left in (
             *self.path.glob(unfinished),
@@ -85,7 +85,7 @@ class ResultsFolder:
             left.unlink(missing_ok=True)
 
     def published(self, batch_sizes: Sequence[int]) -> list[str]:
-        """Return the names of the files that people read, those that are there."""
+        """List the names of the published files that exist."""
         files = [self.best_json, self.best_model, self.finalists_json]
         files += [self.all_csv, self.curves_csv]
         for batch_size in batch_sizes:

@@ -1,4 +1,4 @@
-"""Where a result comes from: versions, device, commit, command."""
+"""Record the provenance of a result: versions, device, commit, command."""
 
 import importlib.metadata
 import platform
@@ -34,12 +34,17 @@ def provenance(compute: Compute, command: str) -> dict[str, Any]:
 
 
 def _git_commit() -> str | None:
-    """Return the checked-out commit, `-dirty` behind it if the code differs; None without git."""
+    """Return the checked-out commit, `-dirty` behind it if the code differs.
+
+    None without git, and where git does not track this very file: a copy of the project within
+    another repository would be given the commit of that one.
+    """
+    here = Path(__file__)
 
     def ask(*arguments: str) -> str:
         return subprocess.run(
             ["git", *arguments],
-            cwd=Path(__file__).parents[1],
+            cwd=here.parents[1],
             capture_output=True,
             text=True,
             timeout=10,
@@ -47,6 +52,7 @@ def _git_commit() -> str | None:
         ).stdout.strip()
 
     try:
+        ask("ls-files", "--error-unmatch", f"{here.parent.name}/{here.name}")
         return ask("rev-parse", "HEAD") + ("-dirty" if ask("status", "--porcelain", ".") else "")
     except (OSError, subprocess.SubprocessError):
         return None

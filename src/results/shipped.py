@@ -1,4 +1,4 @@
-"""Results that come with the project, and how a search gets their place."""
+"""Move results that came with the project aside when a search begins in their place."""
 
 import re
 
@@ -9,7 +9,7 @@ NOTE = "SHIPPED.md"
 list names the others that came with it, one a line: "- `name`"."""
 
 ASIDE = "shipped"
-"""The folder that they are moved to."""
+"""Name of the folder that they are moved to."""
 
 
 def are_shipped(folder: ResultsFolder) -> bool:

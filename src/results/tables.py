@@ -28,7 +28,7 @@ CURVE_COLUMNS = ["batch_size", "trial", *(field.name for field in fields(Epoch))
 """The columns of the table of learning curves."""
 
 STATES = ("COMPLETE", "PRUNED", "FAIL")
-"""How Optuna has trials end."""
+"""Optuna's states of trials that have ended."""
 
 _HYPERPARAMETERS: dict[str, Any] = get_type_hints(Hyperparameters)
 """Types of the columns that are a trial's configuration."""

@@ -12,7 +12,7 @@ from src.results.records import Opened, TestRecord
 
 
 def record_test(folder: ResultsFolder, record: TestRecord) -> Opened:
-    """Add a line to the test log, before anybody sees what it says.
+    """Append a line to the test log; to be called before the result is shown.
 
     Raises:
         UserError: the log is damaged.

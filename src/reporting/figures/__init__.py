@@ -1,4 +1,4 @@
-"""Records → pictures; no torch, no Optuna."""
+"""Draw records with Matplotlib, without PyTorch or Optuna."""
 
 from src.core.metrics import Mistake
 from src.reporting.figures.finalists import finalists_figure
@@ -8,7 +8,7 @@ from src.reporting.figures.hyperparameters import (
     parallel_figure,
     slices_figure,
 )
-from src.reporting.figures.looks import words
+from src.reporting.figures.marks import words
 from src.reporting.figures.model import (
     confusion_figure,
     curves_figure,

@@ -1,11 +1,11 @@
-"""Finalists as a picture: each seed, their mean, and what the search had promised."""
+"""Draw the finalists: accuracy of each seed, mean, and the search's own figure."""
 
 from collections.abc import Sequence
 
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from src.reporting.figures.looks import legend_below, plain_accuracy_axis
+from src.reporting.figures.marks import legend_below, plain_accuracy_axis
 from src.reporting.figures.style import OKABE_ITO, WIDTH, styled
 from src.results.records import Finalist
 

@@ -1,4 +1,4 @@
-"""What made the difference: batch sizes, importance, slices and parallel coordinates."""
+"""Draw accuracy by hyperparameter: batch sizes, importance, slices, parallel coordinates."""
 
 from collections.abc import Sequence
 
@@ -19,7 +19,7 @@ from src.reporting.analysis import (
     ranking,
     value_of,
 )
-from src.reporting.figures.looks import (
+from src.reporting.figures.marks import (
     BEST,
     DARKEST,
     ERROR_TICKS,
@@ -27,8 +27,8 @@ from src.reporting.figures.looks import (
     accuracy_axis,
     error_of,
     legend_below,
-    looks_of,
     marker_size,
+    marks_of,
     plain_accuracy_axis,
     words,
 )
@@ -37,16 +37,16 @@ from src.results.records import TrialRecord
 from src.search.hyperband import Plan
 
 _FEW_VALUES = 10
-"""Values up to which each has a tick of its own where there is much room."""
+"""Most values that all have a tick on an axis of a parallel plot."""
 
 _FEW_TICKS = 5
-"""Values up to which each has one where there is little."""
+"""Most values that all have a tick in a slice plot."""
 
 _TICK = 16
-"""Characters of a tick's label at most."""
+"""Most characters of a tick's label."""
 
 _IN_FRONT = 20
-"""Trials that stand out among more than can be told apart."""
+"""Trials drawn dark where there are more than the eye can tell apart."""
 
 
 @styled()
@@ -117,7 +117,7 @@ def slices_figure(trials: Sequence[TrialRecord], names: Sequence[str], plan: Pla
     rows = -(-len(names) // columns)
     figure = Figure(figsize=(WIDTH, 0.6 + 2.5 * rows), layout=ConstrainedLayoutEngine(wspace=0.05))
     grid = figure.subplots(rows, columns, squeeze=False, sharey=True)
-    looks = looks_of(trials, plan)
+    marks = marks_of(trials, plan)
     known = [trial for trial in trials if trial.val_accuracy is not None]
     for axes in grid.flat[len(names) :]:
         axes.set_axis_off()
@@ -129,14 +129,14 @@ def slices_figure(trials: Sequence[TrialRecord], names: Sequence[str], plan: Pla
         if len(known) > FOLLOWED and len(distinct) < len(known) / 2 and not log:
             apart = min(*np.diff(distinct) / 2, 0.06 * (distinct[-1] - distinct[0]))
         shift = np.random.default_rng(0).uniform(-apart / 2, apart / 2, len(known))
-        for ending, look in looks.items():
+        for ending, mark in marks.items():
             points = [
                 (where[value_of(trial, name)] + shift[j], error_of(accuracy_of(trial)))
                 for j, trial in enumerate(known)
                 if ending_of(trial, plan) == ending
             ]
             if points:
-                look.scatter(axes, points, size=0.8 * marker_size(trials))
+                mark.scatter(axes, points, size=0.8 * marker_size(trials))
         if log:
             axes.set_xscale("log")
             axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
@@ -145,7 +145,7 @@ def slices_figure(trials: Sequence[TrialRecord], names: Sequence[str], plan: Pla
             axes.set_xticks(list(where.values()), [_short(value) for value in where])
         axes.set_xlabel(words(name))
         accuracy_axis(axes, "validation accuracy" if i % columns == 0 else "")
-    legend_below(figure, [look.handle() for look in looks.values()])
+    legend_below(figure, [mark.handle() for mark in marks.values()])
     return figure
 
 
@@ -179,12 +179,12 @@ def parallel_figure(trials: Sequence[TrialRecord], names: Sequence[str], plan: P
         ]
     else:
         groups = []
-        for ending, look in looks_of(known, plan).items():
+        for ending, mark in marks_of(known, plan).items():
             members = [
                 line for line, t in zip(lines, known, strict=True) if ending_of(t, plan) == ending
             ]
-            groups.append((members, look.colour, 0.7))
-            handles.append(Line2D([], [], color=look.colour, label=look.label))
+            groups.append((members, mark.colour, 0.7))
+            handles.append(Line2D([], [], color=mark.colour, label=mark.label))
     for members, colour, alpha in groups:
         for line in members:
             axes.plot(places, line, color=colour, linewidth=1.0, alpha=alpha)

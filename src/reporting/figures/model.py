@@ -1,4 +1,4 @@
-"""One fitted model as pictures: its curves, how it reads each class, what it mistakes."""
+"""Draw one fitted model: learning curves, per-class report, confusion matrix, mistakes."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,10 +14,10 @@ from src.reporting.figures.style import TRAIN, VALIDATION, WIDTH, save, styled
 from src.training.history import Epoch
 
 _FEW = 12
-"""Classes up to which a confusion matrix has room for large figures."""
+"""Most classes with large counts in a confusion matrix."""
 
 _SOME = 40
-"""Classes up to which a page has room for figures at all."""
+"""Most classes with counts in a confusion matrix on a page."""
 
 _MISTAKES_A_ROW = 6
 
@@ -89,7 +89,7 @@ def mistakes_figure(mistakes: Sequence[Mistake]) -> Figure:
 
 
 def reading_figures(matrix: ConfusionMatrix, mistakes: Sequence[Mistake]) -> dict[str, Figure]:
-    """Draw how a model reads: its confusion matrix and, if it makes any, its mistakes."""
+    """Draw a model's confusion matrix and, if it makes any, its mistakes."""
     figures = {"confusion": confusion_figure(matrix)}
     if mistakes:
         figures["mistakes"] = mistakes_figure(mistakes)
@@ -97,13 +97,13 @@ def reading_figures(matrix: ConfusionMatrix, mistakes: Sequence[Mistake]) -> dic
 
 
 def draw_mistakes(path: Path, mistakes: Sequence[Mistake]) -> None:
-    """Draw them to a file of its own."""
+    """Write the picture of misread images to a file."""
     save(mistakes_figure(mistakes), path)
 
 
 @styled()
 def draw_confusion(path: Path, title: str, matrix: ConfusionMatrix) -> None:
-    """Draw a confusion matrix with its counts."""
+    """Write the picture of a confusion matrix with its counts to a file."""
     side = max(6.0, 1.5 + 0.26 * len(matrix.class_names))
     figure = Figure(figsize=(side, side), layout="constrained")
     figure.suptitle(title, fontsize=11)

@@ -1,4 +1,4 @@
-"""How a search went: its trials in order, their learning curves, and what the rungs cost."""
+"""Draw the course of a search: optimisation history, learning curves, epochs by rung."""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -11,16 +11,16 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator, NullLocator
 
 from src.reporting.analysis import Ending, RungUse, accuracy_of, ending_of, ranking
-from src.reporting.figures.looks import (
+from src.reporting.figures.marks import (
     BEST,
     FOLLOWED,
     accuracy_axis,
     error_of,
     legend_below,
-    looks_of,
     marker_size,
+    marks_of,
     rung_epochs,
-    rung_look,
+    rung_fill,
 )
 from src.reporting.figures.style import WIDTH, styled
 from src.results.records import TrialRecord
@@ -29,10 +29,10 @@ from src.search.hyperband import Plan
 
 @styled()
 def history_figure(trials: Sequence[TrialRecord], plan: Plan) -> Figure:
-    """Draw every trial's accuracy in the order of numbers, and the best so far of each study."""
+    """Draw the optimisation history: every trial's accuracy, and the best so far of each study."""
     figure = Figure(figsize=(WIDTH, 4.2), layout="constrained")
     axes = figure.subplots()
-    looks = looks_of(trials, plan)
+    marks = marks_of(trials, plan)
     points: defaultdict[Ending, list[tuple[float, float]]] = defaultdict(list)
     sizes: list[int] = []
     middles: list[float] = []
@@ -59,9 +59,9 @@ def history_figure(trials: Sequence[TrialRecord], plan: Plan) -> Figure:
         sizes.append(batch_size)
         middles.append(start + (len(members) - 1) / 2)
         start += len(members)
-    for ending, look in looks.items():
+    for ending, mark in marks.items():
         if points[ending]:
-            look.scatter(axes, points[ending], size=marker_size(trials))
+            mark.scatter(axes, points[ending], size=marker_size(trials))
     accuracy_axis(axes)
     axes.set_xlim(-0.8, start - 0.2)
     if len(sizes) > 1:
@@ -72,7 +72,7 @@ def history_figure(trials: Sequence[TrialRecord], plan: Plan) -> Figure:
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_xlabel("trial")
     line = Line2D([], [], color="black", linewidth=1.5, label="best finished so far")
-    legend_below(figure, [*(look.handle() for look in looks.values()), line])
+    legend_below(figure, [*(mark.handle() for mark in marks.values()), line])
     return figure
 
 
@@ -83,8 +83,8 @@ def learning_figure(trials: Sequence[TrialRecord], plan: Plan) -> Figure:
     Where there are too many to follow, those of each rung have a panel of their own.
     """
     known = [trial for trial in trials if trial.history]
-    looks = looks_of(known, plan)
-    groups = [[ending] for ending in looks] if len(known) > FOLLOWED else [list(looks)]
+    marks = marks_of(known, plan)
+    groups = [[ending] for ending in marks] if len(known) > FOLLOWED else [list(marks)]
     columns = min(3, len(groups))
     rows = -(-len(groups) // columns)
     height = 5.0 if len(groups) == 1 else 0.5 + 2.6 * rows
@@ -95,14 +95,14 @@ def learning_figure(trials: Sequence[TrialRecord], plan: Plan) -> Figure:
     for axes, group in zip(grid.flat, groups, strict=False):
         if len(groups) > 1:
             _draw_learning(axes, known, "0.8", 0.25)
-            axes.set_title(looks[group[0]].label, fontsize=9.5)
+            axes.set_title(marks[group[0]].label, fontsize=9.5)
         for ending in group:  # those that got further lie on top
-            look = looks[ending]
+            mark = marks[ending]
             members = [trial for trial in known if ending_of(trial, plan) == ending]
-            _draw_learning(axes, members, look.colour, min(0.75, max(0.2, 20 / len(members))))
+            _draw_learning(axes, members, mark.colour, min(0.75, max(0.2, 20 / len(members))))
             ends = [(t.history[-1].epoch, error_of(t.history[-1].val_accuracy)) for t in members]
-            look.scatter(axes, ends, size=marker_size(known))
-            handles.append(look.handle(line=True))
+            mark.scatter(axes, ends, size=marker_size(known))
+            handles.append(mark.handle(line=True))
         if ranked and ending_of(ranked[0], plan) in group:
             _draw_learning(axes, ranked[:1], "white", 1.0, width=4)
             _draw_learning(axes, ranked[:1], BEST, 1.0, width=2, line="--")
@@ -144,18 +144,18 @@ def budget_figure(uses: Sequence[RungUse], trials: Sequence[TrialRecord], plan: 
     """Draw, for each bracket, the epochs spent towards each rung, and where its trials ended."""
     figure = Figure(figsize=(WIDTH, 1.9 + 0.42 * len(plan.brackets)), layout="constrained")
     left, right = figure.subplots(1, 2, sharey=True)
-    looks = looks_of(trials, plan)
+    marks = marks_of(trials, plan)
     for row, bracket in enumerate(plan.brackets):
         start = 0
         for use in uses:
             if use.bracket == bracket.s and use.spent:
-                _bar(left, row, start, use.spent, *rung_look(use.epochs, plan))
+                _bar(left, row, start, use.spent, *rung_fill(use.epochs, plan))
                 start += use.spent
         members = [ending_of(trial, plan) for trial in trials if trial.bracket == bracket.s]
         start = 0
-        for ending, look in looks.items():
+        for ending, mark in marks.items():
             if count := members.count(ending):
-                _bar(right, row, start, count, look.colour, look.hatch)
+                _bar(right, row, start, count, mark.colour, mark.hatch)
                 start += count
     names = [f"bracket {bracket.s}" for bracket in plan.brackets]
     left.set_yticks(range(len(names)), names)
@@ -170,8 +170,8 @@ def budget_figure(uses: Sequence[RungUse], trials: Sequence[TrialRecord], plan: 
     spent = []
     for below, rung in zip([0, *rungs], rungs, strict=False):
         span = f"epoch {rung}" if rung == below + 1 else f"epochs {below + 1} to {rung}"
-        spent.append(_patch(*rung_look(rung, plan), span))
-    ended = [_patch(look.colour, look.hatch, look.label) for look in looks.values()]
+        spent.append(_patch(*rung_fill(rung, plan), span))
+    ended = [_patch(mark.colour, mark.hatch, mark.label) for mark in marks.values()]
     for axes, handles in ((left, spent), (right, ended)):
         axes.legend(
             handles=handles, loc="upper center", bbox_to_anchor=(0.5, -0.28), frameon=False,

@@ -1,4 +1,4 @@
-"""One study's trials as curves, coloured by bracket."""
+"""Draw one study's learning curves, coloured by bracket."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,7 +14,7 @@ from src.search.hyperband import Plan
 
 @styled()
 def draw_rungs(path: Path, title: str, trials: Sequence[TrialRecord], plan: Plan) -> None:
-    """Draw every trial's learning curve, and where which bracket's rungs ended it."""
+    """Write the picture of every trial's learning curve with the rungs as grey lines."""
     colours = {bracket.s: OKABE_ITO[i % len(OKABE_ITO)] for i, bracket in enumerate(plan.brackets)}
     figure = Figure(figsize=(10, 5.4), layout="constrained")
     axes = figure.subplots()

@@ -1,4 +1,4 @@
-"""How pictures look. Colours are Okabe & Ito's (2008), which colour-blind readers tell apart."""
+"""Set the style of pictures, in Okabe & Ito's colours (2008) for colour-blind readers."""
 
 import contextlib
 import io
@@ -26,7 +26,7 @@ OKABE_ITO = (
 TRAIN, VALIDATION = OKABE_ITO[1], OKABE_ITO[0]
 
 WIDTH = 8.8
-"""Of a picture that a page shows at its full width, in inches: 10 points are easy to read then."""
+"""Width in inches of a picture that fills the page; 10-point text is easy to read there."""
 
 _STYLE: dict[Any, Any] = {"font.size": 10, "axes.spines.top": False, "axes.spines.right": False}
 
@@ -35,12 +35,12 @@ _FILE_DPI = 110
 _PAGE_DPI = 180
 
 PAGE_SCALE = 104 / _PAGE_DPI
-"""Pixels of a page to one of a picture: 8.8 inches are 915 pixels wide."""
+"""Page pixels for one pixel of a picture: 8.8 inches are 915 pixels wide."""
 
 
 @contextlib.contextmanager
 def styled() -> Iterator[None]:
-    """Draw in this style; also a decorator."""
+    """Apply the style to what is drawn within; also a decorator."""
     with matplotlib.rc_context(_STYLE):
         yield
 
@@ -52,7 +52,7 @@ def save(figure: Figure, path: Path) -> None:
 
 
 def to_png(figure: Figure) -> bytes:
-    """Return a picture for a page, sharp on screens with small pixels too.
+    """Render a picture for a page as PNG, sharp on screens with small pixels too.
 
     Its colours are brought down to 256, which nobody sees and makes it a third as large.
     """

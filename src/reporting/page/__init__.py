@@ -1,4 +1,4 @@
-"""Findings → one page of HTML that needs no other file, and its pictures."""
+"""Build the report: one HTML page that needs no other file, and its pictures."""
 
 from src.reporting.page.blocks import Page, Picture, render
 from src.reporting.page.model_sections import Winner

@@ -1,4 +1,4 @@
-"""What a page is made of, and how it becomes HTML."""
+"""Blocks of a page (paragraphs, tables, pictures), and their rendering as HTML with Jinja."""
 
 import base64
 import struct
@@ -7,6 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import jinja2
+
+_MOST_NARROW = 5
+"""Most columns of a table that fits a screen of 400 pixels."""
 
 
 @dataclass(frozen=True)
@@ -19,7 +22,7 @@ class Text:
 
 @dataclass(frozen=True)
 class Facts:
-    """What a reader looks for first."""
+    """Key figures at the top of the page."""
 
     facts: Sequence[tuple[str, str]]
     """Names and values."""
@@ -28,47 +31,52 @@ class Facts:
 
 @dataclass(frozen=True)
 class Table:
-    """A table; where it is long and narrow, in columns beside each other."""
+    """A table; a long and narrow one is split into parts side by side."""
 
     caption: str
     columns: Sequence[str]
     rows: Sequence[Sequence[str]]
     words: Sequence[str] = ()
-    """Columns of words, which are set to the left; the others hold figures."""
+    """Names of the columns of words, aligned left; the others hold figures."""
     beside: int = 1
-    """Parts that stand beside each other."""
+    """Number of parts side by side."""
     kind: str = "table"
 
     @property
+    def wide(self) -> bool:
+        """Whether a narrow screen shows each row as lines of names and values."""
+        return len(self.columns) > _MOST_NARROW
+
+    @property
     def parts(self) -> list[Sequence[Sequence[str]]]:
-        """The rows in parts of about the same length."""
+        """The rows, split into parts of about the same length."""
         length = max(1, -(-len(self.rows) // self.beside))
         return [self.rows[i : i + length] for i in range(0, len(self.rows), length)]
 
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture with what it shows, for those who see it and those who do not."""
+    """A picture with its caption and its alternative text."""
 
     name: str
-    """Of its file, without an ending."""
+    """File name without its ending."""
     content: bytes
     """A PNG."""
     alt: str
     caption: str
     scale: float = 1.0
-    """How large a pixel of it is on the page."""
+    """Page pixels for one of its own."""
     kind: str = "picture"
 
     @property
     def size(self) -> tuple[int, int]:
-        """Width and height on the page, in its pixels."""
+        """Width and height in page pixels."""
         width, height = struct.unpack(">II", self.content[16:24])  # of a PNG's first chunk
         return round(width * self.scale), round(height * self.scale)
 
     @property
     def uri(self) -> str:
-        """The picture as a part of the page."""
+        """The PNG as a data URI."""
         return "data:image/png;base64," + base64.b64encode(self.content).decode()
 
 
@@ -77,10 +85,10 @@ Block = Text | Facts | Table | Picture
 
 @dataclass(frozen=True)
 class Section:
-    """A heading and what is under it."""
+    """A heading and the blocks under it."""
 
     key: str
-    """What links name it by."""
+    """Anchor that links point to."""
     title: str
     blocks: Sequence[Block]
 
@@ -91,7 +99,7 @@ class Page:
 
     title: str
     lead: Sequence[Block]
-    """What stands before the table of contents."""
+    """Blocks before the table of contents."""
     sections: Sequence[Section]
 
     def pictures(self) -> Iterator[Picture]:
@@ -101,7 +109,7 @@ class Page:
 
 
 def render(page: Page) -> str:
-    """Return the page as HTML; all text in it is escaped."""
+    """Render the page as HTML, with all text escaped."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -114,5 +122,5 @@ def render(page: Page) -> str:
 
 
 def _with_units(text: str) -> str:
-    """Keep a figure and its unit on one line."""
+    """Put a no-break space between a figure and its per cent sign."""
     return text.replace(" %", "\N{NO-BREAK SPACE}%")

@@ -1,4 +1,4 @@
-"""What a report says of models: the winner, the finalists, the test."""
+"""Write the report's sections on models: winner, finalists, test."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -21,12 +21,12 @@ from src.training.history import Epoch
 from src.training.hyperparameters import Hyperparameters
 
 _CLASSES_A_COLUMN = 24
-"""Classes up to which their table stands in one column."""
+"""Most classes in a table of one part."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Winner:
-    """The best model, as its checkpoint tells it."""
+    """Description of the best model, from its checkpoint."""
 
     hyperparameters: Hyperparameters
     history: Sequence[Epoch]
@@ -37,7 +37,7 @@ class Winner:
 
 
 def winner_blocks(winner: Winner | None) -> list[Block]:
-    """Tell how the best model learnt and reads."""
+    """Write the winner's learning curves and its validation confusion matrix."""
     if winner is None:
         return [Text("There is no best-model.ckpt yet: no trial has trained to its end.")]
     matrix = winner.matrix
@@ -61,7 +61,7 @@ def winner_blocks(winner: Winner | None) -> list[Block]:
 
 
 def _readings(name: str, matrix: ConfusionMatrix, which: str) -> list[Block]:
-    """Return the confusion matrix, the commonest mistakes and the table of classes."""
+    """Write the confusion matrix, the table of classes and the commonest mistakes."""
     wrong = matrix.images - matrix.correct
     classes = sorted(matrix.per_class(), key=lambda one: one.f1)
     confused = matrix.most_confused()
@@ -101,7 +101,7 @@ def _readings(name: str, matrix: ConfusionMatrix, which: str) -> list[Block]:
 
 
 def finalists_blocks(finals: Decision | None) -> list[Block]:
-    """Tell what the best configurations came to with other seeds."""
+    """Write the finals: accuracy of each finalist over seeds, and its optimism."""
     if finals is None:
         return [
             Text(
@@ -159,7 +159,7 @@ def finalists_blocks(finals: Decision | None) -> list[Block]:
 
 
 def test_blocks(findings: Findings) -> list[Block]:
-    """Tell what `evaluate` found, and how often the test images were opened."""
+    """Write the test accuracy, its confusion matrix, and every opening of the test images."""
     tested = findings.tested
     if tested is None:
         told = "There is no metrics.json here." if findings.openings else (

@@ -1,4 +1,6 @@
-"""What a report says of the search: its trials, its rungs, what mattered, where it comes from."""
+"""Write the report's sections on the search: ranking, history, rungs, importance, provenance."""
+
+from collections.abc import Sequence
 
 from src.core.intervals import wilson_interval
 from src.reporting import figures
@@ -38,7 +40,7 @@ _RANKED = 10
 """Rows of the ranking."""
 
 _FEW_TRIALS = 50
-"""Trials below which importance is little more than a guess."""
+"""Fewest trials for an importance that is more than a hint."""
 
 _NO_BEST = "No trial has trained to its end yet, or best.json is missing, so this part is empty."
 
@@ -49,11 +51,11 @@ _NO_CURVES = (
 
 
 def ranking_blocks(findings: Findings) -> list[Block]:
-    """Tell which trials were best, and how surely."""
+    """Write the table of the best trials, with confidence intervals."""
     ranked, images = ranking(findings.trials), validated(findings.search)
     if not ranked:
         return [Text("No trial has trained to its end yet.")]
-    names = HYPERPARAMETERS
+    names = varying(findings.trials)
     table = Table(
         f"The best {min(_RANKED, len(ranked))} of {plural(len(ranked), 'finished trial')}, by "
         "the validation accuracy of the best epoch. Where the 95 % intervals (Wilson) "
@@ -74,7 +76,13 @@ def ranking_blocks(findings: Findings) -> list[Block]:
             for rank, trial in enumerate(ranked[:_RANKED], start=1)
         ],
     )
-    return [table]
+    return [table, *_same_in_all(findings.trials, names)]
+
+
+def _same_in_all(trials: Sequence[TrialRecord], varied: Sequence[str]) -> list[Block]:
+    """Write the hyperparameters that all trials share, in one sentence."""
+    same = {name: value_of(trials[0], name) for name in HYPERPARAMETERS if name not in varied}
+    return [Text(f"The same in all trials: {configuration(same)}.")] if same else []
 
 
 def _wilson(trial: TrialRecord, images: int) -> tuple[float, float]:
@@ -84,11 +92,12 @@ def _wilson(trial: TrialRecord, images: int) -> tuple[float, float]:
 def _interval(trial: TrialRecord, images: int) -> str:
     if not images:
         return "–"
-    return " to ".join(accuracy_text(bound, images) for bound in _wilson(trial, images))
+    low, high = (accuracy_text(bound, images) for bound in _wilson(trial, images))
+    return f"{low}\N{NO-BREAK SPACE}to {high}"  # in a narrow column `to` does not stand alone
 
 
 def batch_size_blocks(findings: Findings) -> list[Block]:
-    """Tell the best of each batch size, beside what was published."""
+    """Write the best trial of each batch size, beside the published figures."""
     best, images = best_by_batch_size(findings.trials), validated(findings.search)
     published = PUBLISHED.get(findings.dataset)
     by_size = published.by_batch_size if published is not None else {}
@@ -164,7 +173,7 @@ def _published_words(findings: Findings) -> str:
 
 
 def _beyond_plain(findings: Findings) -> str:
-    """Name what any trial's recipe has beyond cross-entropy and Adam."""
+    """List the parts of any trial's recipe that the published training had not."""
     names = []
     for name in RECIPE:
         plain = getattr(Hyperparameters, name)
@@ -174,7 +183,7 @@ def _beyond_plain(findings: Findings) -> str:
 
 
 def history_blocks(findings: Findings) -> list[Block]:
-    """Tell what each trial came to, in order."""
+    """Write the optimisation history: the accuracy of each trial, in order."""
     if findings.search is None:
         return [Text(_NO_BEST)]
     figure = figures.history_figure(findings.trials, findings.search.plan)
@@ -203,7 +212,7 @@ _KIND_WORDS: dict[Kind, str] = {
 
 
 def rung_blocks(findings: Findings) -> list[Block]:
-    """Tell which brackets and rungs spent which epochs, and what stopped where."""
+    """Write epochs spent and trials ended, by bracket and rung, and the learning curves."""
     search = findings.search
     if search is None:
         return [Text(_NO_BEST)]
@@ -265,7 +274,7 @@ def rung_blocks(findings: Findings) -> list[Block]:
 
 
 def importance_blocks(findings: Findings) -> list[Block]:
-    """Tell which hyperparameters set good trials apart."""
+    """Write the importance of the hyperparameters (PED-ANOVA)."""
     search = findings.search
     if search is None:
         return [Text(_NO_BEST)]
@@ -313,7 +322,7 @@ def importance_blocks(findings: Findings) -> list[Block]:
 
 
 def slice_blocks(findings: Findings) -> list[Block]:
-    """Tell how accuracy goes with each hyperparameter, and with all at once."""
+    """Write slice plots and parallel coordinates of the hyperparameters that vary."""
     if findings.search is None:
         return [Text(_NO_BEST)]
     trials, plan = findings.trials, findings.search.plan
@@ -321,11 +330,6 @@ def slice_blocks(findings: Findings) -> list[Block]:
     names = varying(known) if known else []
     if not names:
         return [Text("All trials have the same configuration, so there is nothing to compare.")]
-    fixed = [name for name in HYPERPARAMETERS if name not in names]
-    same = "" if not fixed else (
-        " The same in all trials, and left out: "
-        + configuration({name: value_of(trials[0], name) for name in fixed}) + "."
-    )  # fmt: skip
     listed = ", ".join(map(figures.words, names))
     return [
         picture(
@@ -334,7 +338,7 @@ def slice_blocks(findings: Findings) -> list[Block]:
             f"Validation accuracy against each of {listed}, a mark for each trial.",
             "Accuracy of the best epoch against each hyperparameter. Look at marks of one shade: "
             "paler trials had fewer epochs. Where there are many trials, those of one value are "
-            f"spread sideways a little.{same}",
+            "spread sideways a little.",
         ),
         picture(
             "parallel",
@@ -348,7 +352,7 @@ def slice_blocks(findings: Findings) -> list[Block]:
 
 
 def provenance_blocks(findings: Findings) -> list[Block]:
-    """Tell how to repeat the search."""
+    """Write command, versions, settings and runs of the search."""
     search = findings.search
     if search is None:
         return [Text(_NO_BEST)]
@@ -410,7 +414,7 @@ def provenance_blocks(findings: Findings) -> list[Block]:
 
 
 def _setting(value: object) -> str:
-    """Write a setting; of several values, as a list of what a trial could have."""
+    """Format a setting; several values are those that a trial could have."""
     if isinstance(value, dict):
         return "; ".join(f"{figures.words(name)} {_setting(part)}" for name, part in value.items())
     if isinstance(value, list):

@@ -1,4 +1,4 @@
-"""The sections of a report, in order; what is missing is said in a sentence."""
+"""Assemble the report from its sections; a missing part is a sentence."""
 
 from src.data.catalog import TRAINING_IMAGES
 from src.reporting.analysis import ranking
@@ -20,11 +20,11 @@ PICTURES = (
     *("batch-sizes", "history", "budget", "learning-curves", "importance", "slices", "parallel"),
     *("winner-curves", "winner-confusion", "finalists", "test-confusion", "test-mistakes"),
 )
-"""Names of all pictures that a report can have."""
+"""File names of all pictures that a report can have."""
 
 
 def make_page(findings: Findings, winner: Winner | None) -> Page:
-    """Write the whole report."""
+    """Assemble the whole page."""
     search = findings.search
     sections = [
         Section("ranking", "Ranking", ranking_blocks(findings)),

@@ -1,4 +1,4 @@
-"""How a report names things and writes figures."""
+"""Format names, figures and hyperparameters for the report."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ from src.reporting.page.blocks import Picture
 
 
 def title_of(findings: Findings) -> str:
-    """Return what the data set is called, and that it is a subset where it is one."""
+    """Return the data set's name, with `subset` where not all official images were used."""
     head, _, rest = findings.dataset.partition("_")
     name = f"{head.upper()} {rest.replace('_', ' ')}".strip()
     return f"{name} subset" if is_subset(findings.dataset, findings.search) else name
@@ -24,17 +24,17 @@ def is_subset(dataset: str, search: Search | None) -> bool:
 
 
 def accuracy_text(value: float | None, images: int) -> str:
-    """Return an accuracy with the digits that so many images can tell apart."""
+    """Format an accuracy with as many digits as the number of images resolves."""
     return "–" if value is None else f"{value:.{4 if images < 10_000 else 5}f}"
 
 
 def validated(search: Search | None) -> int:
-    """Return how many images validated; 0 where that is not known."""
+    """Return the number of validation images; 0 where it is not known."""
     return search.images["validation"] if search is not None else 0
 
 
 def value_text(value: object) -> str:
-    """Write a hyperparameter."""
+    """Format the value of a hyperparameter."""
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, float):
@@ -43,34 +43,34 @@ def value_text(value: object) -> str:
 
 
 def duration_text(seconds: float) -> str:
-    """Write seconds."""
+    """Format seconds as hours and minutes, or minutes and seconds."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
 
 
 def percent_text(share: float, digits: int) -> str:
-    """Write a share."""
+    """Format a share in per cent."""
     return f"{100 * share:.{digits}f} %"
 
 
 def signed_text(difference: float) -> str:
-    """Write a difference of accuracies."""
+    """Format a difference of accuracies with its sign."""
     return f"{difference:+.5f}".replace("-", "−")
 
 
 def plural(number: int, noun: str) -> str:
-    """Write a count of things."""
+    """Format a count with its noun."""
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def configuration(hyperparameters: dict[str, Any]) -> str:
-    """Write hyperparameters in one line."""
+    """Format hyperparameters in one line."""
     return ", ".join(
         f"{figures.words(name)} {value_text(value)}" for name, value in hyperparameters.items()
     )
 
 
 def picture(name: str, figure: Figure, alt: str, caption: str) -> Picture:
-    """Make a picture for the page."""
+    """Render a figure as a picture of the page."""
     return Picture(name, figures.to_png(figure), alt, caption, figures.PAGE_SCALE)

@@ -1,4 +1,4 @@
-"""How trials look in every picture: the further one got, the darker, a marker for each rung."""
+"""Colours, markers and axes that all pictures of trials share: the more epochs, the darker."""
 
 from collections.abc import Sequence
 from typing import Literal
@@ -35,7 +35,7 @@ ERROR_TICKS = [
 """Validation errors that an axis of accuracies has ticks at."""
 
 FOLLOWED = 60
-"""Trials up to which the eye can tell them apart in one panel."""
+"""Most trials that the eye can tell apart in one panel."""
 
 
 def rung_epochs(plan: Plan) -> list[int]:
@@ -43,8 +43,8 @@ def rung_epochs(plan: Plan) -> list[int]:
     return sorted({rung.epochs for bracket in plan.brackets for rung in bracket.rungs})
 
 
-def rung_look(rung: int, plan: Plan) -> tuple[str, str]:
-    """Return the colour and the hatching of what has to do with a rung: the higher, the darker."""
+def rung_fill(rung: int, plan: Plan) -> tuple[str, str]:
+    """Return the fill colour and the hatching of a rung: the higher, the darker."""
     rungs = rung_epochs(plan)
     i = rungs.index(rung)
     hatch = _HATCHES[(len(rungs) - 1 - i) % len(_HATCHES)]
@@ -54,15 +54,15 @@ def rung_look(rung: int, plan: Plan) -> tuple[str, str]:
     return to_hex(matplotlib.colormaps["viridis"](shade)), hatch
 
 
-class Look:
-    """How trials look that ended in the same way."""
+class Mark:
+    """Colour, marker, hatching and label of the trials with the same ending."""
 
     def __init__(self, ending: Ending, plan: Plan) -> None:
         rungs = rung_epochs(plan)
         self.filled = True
         self.hatch = "++"
         if ending.kind == "lost" and ending.rung in rungs:
-            self.colour, self.hatch = rung_look(ending.rung, plan)
+            self.colour, self.hatch = rung_fill(ending.rung, plan)
             self.marker = _MARKERS[rungs.index(ending.rung) % len(_MARKERS)]
             self.label = f"stopped at epoch {ending.rung}"
         else:
@@ -75,10 +75,10 @@ class Look:
             }[ending.kind]
             self.filled = ending.kind == "finished"
             if self.filled:
-                _, self.hatch = rung_look(plan.max_epochs, plan)
+                _, self.hatch = rung_fill(plan.max_epochs, plan)
 
     def handle(self, line: bool = False) -> Line2D:
-        """Return its entry in a legend."""
+        """Make its entry in a legend."""
         return Line2D(
             [], [], color=self.colour, marker=self.marker, label=self.label, markersize=6,
             linestyle="-" if line else "none", markerfacecolor=self._face,
@@ -97,23 +97,23 @@ class Look:
         return self.colour if self.filled else "none"
 
 
-def looks_of(trials: Sequence[TrialRecord], plan: Plan) -> dict[Ending, Look]:
-    """Return how trials look, by how they ended, in the order of how far they got."""
-    return {ending: Look(ending, plan) for ending in endings(trials, plan)}
+def marks_of(trials: Sequence[TrialRecord], plan: Plan) -> dict[Ending, Mark]:
+    """Map each ending that occurs to its mark, in the order of `endings`."""
+    return {ending: Mark(ending, plan) for ending in endings(trials, plan)}
 
 
 def marker_size(trials: Sequence[TrialRecord]) -> float:
-    """Return the size of marks, in points, at which so many of them can be told apart."""
+    """Choose the marker size in points: the more trials, the smaller."""
     return 6.0 if len(trials) <= 60 else 4.5 if len(trials) <= 300 else 3.2
 
 
 def error_of(accuracy: float) -> float:
-    """Return the validation error that is drawn for an accuracy, both 0…1."""
+    """Return 1 - accuracy, kept above 0 for a logarithmic axis."""
     return max(1 - accuracy, _LOW_ERROR)
 
 
 def accuracy_axis(axes: Axes, label: str = "validation accuracy") -> None:
-    """Spread the high accuracies: the axis is logarithmic in the error, the best at the top."""
+    """Make the y axis logarithmic in the error and label it in accuracies, the best at the top."""
     axes.set_yscale("log")
     low, high = sorted(axes.get_ylim())
     axes.set_ylim(min(high, 1.0), low)
@@ -129,7 +129,7 @@ def accuracy_axis(axes: Axes, label: str = "validation accuracy") -> None:
 
 
 def plain_accuracy_axis(axes: Axes, which: Literal["x", "y"]) -> None:
-    """Give an axis of accuracies that lie close together per cents, and lines to read them by."""
+    """Format a linear axis of accuracies in per cent, with grid lines."""
     axis = axes.xaxis if which == "x" else axes.yaxis
     axis.set_major_formatter(FuncFormatter(lambda accuracy, _: f"{100 * accuracy:.6g} %"))
     axes.grid(axis=which, color="0.9", linewidth=0.7)
