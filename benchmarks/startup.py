@@ -21,6 +21,7 @@ MODEL = Path("results/emnist_letters_digits/best-model.ckpt")
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
     """Start each process once a round; the first round, which fills the disk cache, is left out."""
+    rounds = 1 if options.quick else ROUNDS
     with tempfile.TemporaryDirectory() as folder:
         picture = Path(folder) / "one.png"
         _draw(picture)
@@ -33,19 +34,19 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
             "predict one picture": ["-m", "src.predict", str(picture), f"--model={_model()}"],
         }
         taken: dict[str, list[tuple[float, float]]] = {name: [] for name in processes}
-        for _ in range(1 + (1 if options.quick else ROUNDS)):
+        for _ in range(1 + rounds):
             for name, arguments in processes.items():
                 taken[name].append(_start(arguments))
     rows = [
         {
             "process": name,
-            "seconds": round(statistics.median(seconds for seconds, _ in rounds[1:]), 2),
-            "peak MB": round(statistics.median(memory for _, memory in rounds[1:])),
-            "all seconds": [round(seconds, 3) for seconds, _ in rounds[1:]],
+            "seconds": round(statistics.median(seconds for seconds, _ in starts[1:]), 2),
+            "peak MB": round(statistics.median(memory for _, memory in starts[1:])),
+            "all seconds": [round(seconds, 3) for seconds, _ in starts[1:]],
         }
-        for name, rounds in taken.items()
+        for name, starts in taken.items()
     ]
-    notes = [f"medians of {len(rows[0]['all seconds'])} rounds; peak MB: of resident memory"]
+    notes = [f"medians of {rounds} rounds; peak MB: of resident memory"]
     return {"rows": rows, "notes": notes}
 
 

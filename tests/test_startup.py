@@ -89,7 +89,7 @@ def test_exporting_a_model_imports_no_training(digit_model: Path, tmp_path: Path
 def test_reporting_a_search_imports_no_torch(finished_search: Workplace) -> None:
     packages = run("report", "--dataset=mnist_5k", f"--results_dir={finished_search.results}")
     assert "matplotlib" in packages
-    assert not {"torch", "lightning", "torchvision", "sklearn"} & packages
+    assert not {"torch", "lightning", "torchvision"} & packages
 
 
 def test_the_page_to_draw_on_imports_no_training(digit_model: Path, tmp_path: Path) -> None:
