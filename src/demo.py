@@ -10,9 +10,8 @@ import os
 import socket
 import sys
 import tempfile
-import threading
 import webbrowser
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,16 +24,13 @@ from src import cli
 from src.core import checks
 from src.core.console import open_console, say
 from src.core.errors import UserError
-from src.core.files import short_path
 from src.core.interrupt import Signals
-from src.data.catalog import CLASS_NAMES
 from src.inference import canvas as board
 from src.inference.photo import bring_to_emnist, read_picture
 from src.inference.predictions import read_probabilities
-from src.results import shipped
-from src.training.checkpoint import SavedModel, load_model
+from src.results.saved_models import ModelChoice, usual_results_dirs
+from src.training.checkpoint import load_model
 from src.training.device import PLAIN_CPU
-from src.training.network import TwoConvNet
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,8 +39,9 @@ class DemoOptions:
 
     models: tuple[Path, ...] = ()
     """More models, such as model.ckpt."""
-    results_dir: Path = Path("results")
-    """Folder with results: the best model of each data set in it is offered."""
+    results_dir: Path | None = None
+    """Folder with results: the best model of each data set in it is offered; null: results, and of
+    data sets that it has no model of, what came with the project."""
     host: str = "127.0.0.1"
     """Address to listen on. Others than this machine's own let anybody in who can reach it."""
     port: int = 7860
@@ -72,10 +69,11 @@ _TOP = 5
 def _run(options: DemoOptions) -> int:
     for given in options.models:
         load_model(given)  # so that a wrong one is noticed now
-    models = Models(options.results_dir, options.models)
+    folders = usual_results_dirs() if options.results_dir is None else (options.results_dir,)
+    models = ModelChoice(folders, options.models)
     if not models.paths():
         raise UserError(
-            f"there is no model: no best-model.ckpt in a folder of {options.results_dir}, and none "
+            f"there is no model: no best-model.ckpt in a folder of {folders[0]}, and none "
             "is named; `python -m src.tune --config configs/quickstart.yaml` makes one"
         )
     torch.set_num_threads(1)  # one small image at a time
@@ -92,73 +90,7 @@ def _run(options: DemoOptions) -> int:
     return 0
 
 
-@dataclass(frozen=True)
-class _Loaded:
-    version: object
-    """Differs when the file has changed."""
-    saved: SavedModel
-    network: TwoConvNet
-
-
-class Models:
-    """The models to choose from, each loaded when it is first used, and again when it changes.
-
-    Args:
-        results_dir: whose <dataset>/best-model.ckpt are offered, as they come and go, those
-            first that tell most characters apart.
-        given: checkpoints to offer before them.
-    """
-
-    def __init__(self, results_dir: str | Path, given: Sequence[Path]) -> None:
-        self._results_dir = Path(results_dir)
-        self._given = {short_path(path): path for path in given}
-        self._loaded: dict[str, _Loaded] = {}
-        self._loading = threading.Lock()
-
-    def paths(self) -> dict[str, Path]:
-        """Return the checkpoints that there are now, by name."""
-        given = {path.resolve() for path in self._given.values()}
-        found = {
-            path.parent.relative_to(self._results_dir).as_posix(): path
-            for pattern in ("*/best-model.ckpt", f"*/{shipped.ASIDE}/best-model.ckpt")
-            for path in self._results_dir.glob(pattern)
-            if path.resolve() not in given
-        }
-        return self._given | dict(sorted(found.items(), key=lambda item: _most_classes(item[0])))
-
-    def load(self, name: str) -> _Loaded:
-        """Return the model of this name.
-
-        Raises:
-            UserError: it is gone or damaged.
-        """
-        path = self.paths().get(name)
-        if path is None:
-            raise UserError(f"the model {name} is gone; choose another, or reload the page")
-        with self._loading:
-            version = _version(path)
-            loaded = self._loaded.get(name)
-            if loaded is None or loaded.version != version:
-                saved = load_model(path)
-                loaded = self._loaded[name] = _Loaded(version, saved, saved.network())
-        return loaded
-
-
-def _most_classes(name: str) -> tuple[int, str]:
-    """Return a key that puts the models first that tell most characters apart."""
-    characters = next((c for d, c in CLASS_NAMES.items() if d == name.partition("/")[0]), ())
-    return -len(characters), name
-
-
-def _version(path: Path) -> object:
-    try:
-        status = path.stat()
-    except OSError:  # what is wrong shows when it is loaded
-        return None
-    return status.st_mtime_ns, status.st_size, status.st_ino
-
-
-def _make_page(models: Models) -> "gradio.Blocks":
+def _make_page(models: ModelChoice) -> "gradio.Blocks":
     """Lay the page out, and say what happens on it."""
     import gradio as gr
 

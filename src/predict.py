@@ -22,7 +22,7 @@ from src.core.errors import UserError
 from src.core.files import make_writable, replacing
 from src.inference.photo import bring_to_emnist, read_picture
 from src.inference.predictions import read_probabilities
-from src.results import shipped
+from src.results.saved_models import usual_model
 from src.training.checkpoint import load_model
 from src.training.device import Device, choose_compute
 
@@ -35,7 +35,7 @@ class PredictOptions:
     """Pictures, such as photo.png."""
     model: Path | None = None
     """The checkpoint of the model that reads; null: results/emnist_letters_digits/best-model.ckpt,
-    or while a search has none yet, the one that came with the project."""
+    or where there is none, the one that came with the project."""
     top: int = 3
     """How many classes to name for each picture, the most probable first."""
     device: Device = "auto"
@@ -56,7 +56,7 @@ _ENLARGED = 10
 
 def _run(options: PredictOptions) -> int:
     compute = choose_compute(options.device, "32")
-    saved = load_model(options.model or _usual_model())
+    saved = load_model(options.model or usual_model("emnist_letters_digits"))
     model = saved.network()
     if options.show:
         make_writable(options.show, "--show")
@@ -84,12 +84,6 @@ def _run(options: PredictOptions) -> int:
             line = cli.printable(f"{file}: {reading}")
         print(line, flush=True)
     return exit_code
-
-
-def _usual_model() -> Path:
-    folder = Path("results/emnist_letters_digits")
-    own, came_with_project = folder / "best-model.ckpt", folder / shipped.ASIDE / "best-model.ckpt"
-    return came_with_project if came_with_project.exists() and not own.exists() else own
 
 
 def _free_path(folder: Path, file: Path, taken: set[Path]) -> Path:
