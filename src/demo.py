@@ -26,7 +26,8 @@ from src.core.console import open_console, say
 from src.core.errors import UserError
 from src.core.interrupt import Signals
 from src.inference import canvas as board
-from src.inference.photo import bring_to_emnist, read_picture
+from src.inference.photo import bring_to_emnist
+from src.inference.picture_files import load_picture
 from src.inference.predictions import read_probabilities
 from src.results.saved_models import ModelChoice, usual_results_dirs
 from src.training.checkpoint import load_model
@@ -115,7 +116,7 @@ def _make_page(models: ModelChoice) -> "gradio.Blocks":
 
     def open_picture(file: str) -> str:
         try:
-            return board.put_on(read_picture(file))
+            return board.put_on(load_picture(file))
         except UserError as error:
             raise gr.Error(f"{Path(file).name}: {error}", print_exception=False) from error
 
@@ -134,7 +135,10 @@ def _make_page(models: ModelChoice) -> "gradio.Blocks":
                 with gr.Row():
                     clear = gr.Button("Clear", min_width=100)
                     upload = gr.UploadButton(
-                        "Open picture", file_types=["image"], min_width=100, elem_id="open"
+                        "Open picture",
+                        file_types=["image", ".heic", ".heif"],
+                        min_width=100,
+                        elem_id="open",
                     )
             with gr.Column(scale=2, min_width=300):
                 reading = gr.Label(num_top_classes=_TOP, label="What it reads", elem_id="reading")

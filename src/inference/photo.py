@@ -7,15 +7,13 @@ and sampled down to 28×28 with bicubic interpolation (Cohen, Afshar, Tapson, va
 has paper, light and a pen of its own, which are taken away first.
 """
 
-import warnings
-from pathlib import Path
-
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 from scipy import ndimage
 
 from src.core.errors import UserError
+from src.inference.picture_files import with_8_bits
 
 WHITE, BLACK = 255, 0
 
@@ -42,9 +40,6 @@ _WORKING_SIDE = 1024
 
 _CHARACTER_SIDE = 256
 """Longer side of a character at least when its strokes are measured, in pixels."""
-
-_KINDS = ("PNG", "JPEG", "MPO", "WEBP", "AVIF", "GIF", "TIFF", "BMP", "PPM", "JPEG2000", "TGA")
-"""Kinds of files that are read, none of which starts another program, as EPS would."""
 
 _ONE_COLOUR, _MANY_COLOURS = 5.0, 30.0
 """Standard deviations of what is opaque, of 255: up to the first it is of one colour; beyond the
@@ -74,34 +69,6 @@ _SMALLEST_DOT = 0.3
 _Grey = NDArray[np.float32]
 
 _Mask = NDArray[np.bool_]
-
-
-def read_picture(path: str | Path) -> Image.Image:
-    """Read a picture, or the first one of an animation, the way up that its EXIF says.
-
-    Returns:
-        A picture with 8 bits a channel.
-
-    Raises:
-        UserError: there is no such file, it is no whole picture, or one too large to be read.
-    """
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            Image.init()
-            picture = Image.open(path, formats=[kind for kind in _KINDS if kind in Image.OPEN])
-        with picture:
-            picture.load()
-            return _with_8_bits(ImageOps.exif_transpose(picture))
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        most = (Image.MAX_IMAGE_PIXELS or 0) // 10**6
-        raise UserError(f"larger than {most} megapixels; make it smaller") from error
-    except UnidentifiedImageError as error:
-        raise UserError("no picture, or of a kind that is not known") from error
-    except OSError as error:
-        raise UserError(error.strerror or "damaged") from error
-    except Exception as error:  # whatever a damaged file makes its decoder raise
-        raise UserError("damaged") from error
 
 
 def bring_to_emnist(picture: Image.Image) -> NDArray[np.uint8]:
@@ -137,26 +104,13 @@ def _grey(picture: Image.Image) -> _Grey:
 
 def _colours(picture: Image.Image) -> Image.Image:
     """Return the picture in mode L or RGB, with something behind it where it is transparent."""
-    picture = _with_8_bits(picture)
+    picture = with_8_bits(picture)
     if picture.has_transparency_data:
         picture = picture.convert("RGBA")
         picture = picture.reduce(max(1, max(picture.size) // (2 * _WORKING_SIDE)))
         behind = Image.new("RGBA", picture.size, _behind(np.asarray(picture)))
         return Image.alpha_composite(behind, picture).convert("RGB")
     return picture.convert("L" if picture.mode in ("1", "L", "LA") else "RGB")
-
-
-def _with_8_bits(picture: Image.Image) -> Image.Image:
-    """Return a picture of more bits a channel with 8; other ones as they are."""
-    if not picture.mode.startswith(("I", "F")):
-        return picture
-    values = np.asarray(picture, dtype=np.float64)
-    holes = ~np.isfinite(values)  # as scientific cameras leave them
-    if holes.any():
-        values = np.where(holes, 0.0 if holes.all() else np.median(values[~holes]), values)
-    low = 0.0 if picture.mode.startswith("I;16") else values.min()
-    span = max(float(values.max() - low), 1e-9)  # cameras of 10 or 12 bits do not fill 16
-    return Image.fromarray(((values - low) * (255 / span)).astype(np.uint8))
 
 
 def _behind(pixels: NDArray[np.uint8]) -> tuple[int, int, int]:
