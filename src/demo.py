@@ -6,37 +6,34 @@ Offers results/*/best-model.ckpt and the checkpoints named, and reads pictures t
 Ctrl-C, and leaves nothing behind. Needs the extra `demo`: Gradio.
 """
 
+import gc
+import logging
 import os
 import socket
 import sys
 import tempfile
 import webbrowser
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import torch
-from PIL import Image
-
 from src import cli
 from src.core import checks
 from src.core.console import open_console, say
 from src.core.errors import UserError
-from src.core.interrupt import Signals
-from src.inference import canvas as board
-from src.inference.photo import bring_to_emnist
-from src.inference.picture_files import load_picture
-from src.inference.predictions import read_probabilities
-from src.results.saved_models import ModelChoice, usual_results_dirs
-from src.training.checkpoint import load_model
-from src.training.device import PLAIN_CPU
+from src.core.interrupt import Interruption, Signals
+
+if TYPE_CHECKING:
+    import gradio
+
+    from src.results.saved_models import ModelChoice
 
 
 @dataclass(frozen=True, kw_only=True)
 class DemoOptions:
-    """A page to draw on, and the models that read it."""
+    """Options of `demo`."""
 
     models: tuple[Path, ...] = ()
     """More models, such as model.ckpt."""
@@ -54,20 +51,25 @@ class DemoOptions:
         checks.within("port", self.port, 0, 2**16 - 1)
 
 
-if TYPE_CHECKING:  # an extra, slow to import, and nobody else's business
-    import gradio
-
 _UPLOAD_AT_MOST = 32 * 2**20
 """Bytes of an opened picture."""
 
 _KEPT = 600
 """Seconds that Gradio keeps an opened picture's file."""
 
+_OPENED = ["image", ".heic", ".heif"]
+"""Kinds of files to open, as Gradio names them; not every system takes HEIC for a picture."""
+
 _TOP = 5
 """Classes shown."""
 
 
 def _run(options: DemoOptions) -> int:
+    import torch
+
+    from src.results.saved_models import ModelChoice, usual_results_dirs
+    from src.training.checkpoint import load_model
+
     for given in options.models:
         load_model(given)  # so that a wrong one is noticed now
     folders = usual_results_dirs() if options.results_dir is None else (options.results_dir,)
@@ -79,7 +81,7 @@ def _run(options: DemoOptions) -> int:
         )
     torch.set_num_threads(1)  # one small image at a time
     with Signals() as signals, _listen(options.host, options.port) as listener, _gradio_folder():
-        serve = _make_server(_make_page(models))
+        serve = _make_server(_make_page(models), signals)
         signals.check()
         url = _url(listener)
         say(open_console(), f"Draw at {url} (Ctrl-C ends it). Models: {', '.join(models.paths())}")
@@ -87,20 +89,30 @@ def _run(options: DemoOptions) -> int:
         if not options.no_browser and _has_screen():
             webbrowser.open(url)
         serve(listener)
+        # Nobody needs the last collection of garbage, which takes 0.5 s for what Gradio imports.
+        gc.freeze()
         signals.check()
     return 0
 
 
-def _make_page(models: ModelChoice) -> "gradio.Blocks":
-    """Lay the page out, and say what happens on it."""
+def _make_page(models: "ModelChoice") -> "gradio.Blocks":
+    """Lay out the page; connect the canvas and the choice of a model to the model's reading."""
     import gradio as gr
+    import torch
+    from PIL import Image
+
+    from src.inference import canvas
+    from src.inference.photo import bring_to_emnist
+    from src.inference.picture_files import load_picture
+    from src.inference.predictions import read_probabilities
+    from src.training.device import PLAIN_CPU
 
     def read(name: str, drawing: str | None) -> tuple[dict[str, float] | None, str, str]:
         if not drawing:
             return None, "", ""
         try:
             model = models.load(name)
-            pixels = bring_to_emnist(board.take_off(drawing))  # (28, 28)
+            pixels = bring_to_emnist(canvas.take_off(drawing))  # (28, 28)
         except UserError as error:
             return None, "", f"**{error}**"
         (probabilities,) = read_probabilities(
@@ -109,14 +121,14 @@ def _make_page(models: ModelChoice) -> "gradio.Blocks":
         saved = model.saved
         return (
             dict(zip(saved.class_names, probabilities.tolist(), strict=True)),
-            board.put_on(Image.fromarray(pixels)),
+            canvas.put_on(Image.fromarray(pixels)),
             f"Trained on {saved.data_spec.dataset}; reads {saved.val_accuracy:.2%} of its "
             "validation images correctly.",
         )
 
     def open_picture(file: str) -> str:
         try:
-            return board.put_on(load_picture(file))
+            return canvas.put_on(load_picture(file))
         except UserError as error:
             raise gr.Error(f"{Path(file).name}: {error}", print_exception=False) from error
 
@@ -127,18 +139,15 @@ def _make_page(models: ModelChoice) -> "gradio.Blocks":
             with gr.Column(scale=3, min_width=300):
                 drawing = gr.HTML(
                     "",
-                    html_template=board.HTML,
-                    css_template=board.CSS,
-                    js_on_load=board.JS,
+                    html_template=canvas.HTML,
+                    css_template=canvas.CSS,
+                    js_on_load=canvas.JS,
                     elem_id="board",
                 )
                 with gr.Row():
                     clear = gr.Button("Clear", min_width=100)
                     upload = gr.UploadButton(
-                        "Open picture",
-                        file_types=["image", ".heic", ".heif"],
-                        min_width=100,
-                        elem_id="open",
+                        "Open picture", file_types=_OPENED, min_width=100, elem_id="open"
                     )
             with gr.Column(scale=2, min_width=300):
                 reading = gr.Label(num_top_classes=_TOP, label="What it reads", elem_id="reading")
@@ -189,11 +198,30 @@ img {
 _CSS = "#board .html-container, #seen .html-container { padding: 0; }"
 
 
-def _make_server(page: "gradio.Blocks") -> Callable[[socket.socket], None]:
-    """Return what serves the page until a signal comes."""
+def _make_server(
+    page: "gradio.Blocks", interruption: Interruption
+) -> Callable[[socket.socket], None]:
+    """Return a function that serves the page until it is interrupted.
+
+    Gradio's own `Blocks.launch` (6.31) would not do: it fails on port 0 and on IPv6, asks itself by
+    HTTP whether it runs, and takes 5 s to say of a host that does not exist that its port is taken.
+    """
     import fastapi
     import gradio as gr
     import uvicorn
+
+    class Server(uvicorn.Server):
+        @contextmanager
+        def capture_signals(self) -> Generator[None, None, None]:
+            yield  # `interruption` notes them, those too that come before it serves
+
+        async def on_tick(self, counter: int) -> bool:  # ten times a second
+            return interruption.pending() is not None or await super().on_tick(counter)
+
+        async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+            # A page that is open keeps a connection, which never ends by itself.
+            logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
+            await super().shutdown(sockets)
 
     app = gr.mount_gradio_app(
         fastapi.FastAPI(openapi_url=None),
@@ -208,7 +236,7 @@ def _make_server(page: "gradio.Blocks") -> Callable[[socket.socket], None]:
         theme=gr.themes.Default(font="system-ui", font_mono="monospace"),
         css=_CSS,
     )
-    server = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=1))
+    server = Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=0))
     return lambda listener: server.run(sockets=[listener])
 
 
