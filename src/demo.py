@@ -112,7 +112,7 @@ def _make_page(models: "ModelChoice") -> "gradio.Blocks":
             return None, "", ""
         try:
             model = models.load(name)
-            pixels = bring_to_emnist(canvas.take_off(drawing))  # (28, 28)
+            pixels = bring_to_emnist(canvas.decode(drawing))  # (28, 28)
         except UserError as error:
             return None, "", f"**{error}**"
         (probabilities,) = read_probabilities(
@@ -121,14 +121,14 @@ def _make_page(models: "ModelChoice") -> "gradio.Blocks":
         saved = model.saved
         return (
             dict(zip(saved.class_names, probabilities.tolist(), strict=True)),
-            canvas.put_on(Image.fromarray(pixels)),
+            canvas.encode(Image.fromarray(pixels)),
             f"Trained on {saved.data_spec.dataset}; reads {saved.val_accuracy:.2%} of its "
             "validation images correctly.",
         )
 
     def open_picture(file: str) -> str:
         try:
-            return canvas.put_on(load_picture(file))
+            return canvas.encode(load_picture(file))
         except UserError as error:
             raise gr.Error(f"{Path(file).name}: {error}", print_exception=False) from error
 

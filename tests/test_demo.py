@@ -233,7 +233,7 @@ def test_what_the_network_saw_is_the_drawing_in_emnists_form(page: "Page") -> No
     expect_answer(page, "1")
     seen = page.locator("#seen img").get_attribute("src")
     assert seen is not None
-    picture = canvas.take_off(seen)
+    picture = canvas.decode(seen)
     assert picture.size == (28, 28)
     box = picture.convert("L").point(lambda level: 255 * (level > 127)).getbbox()
     assert box is not None
@@ -390,7 +390,7 @@ def test_nobody_else_is_let_in_unless_asked_for(running: Demo) -> None:
 
 
 def test_what_no_board_sends_is_refused() -> None:
-    assert canvas.take_off(canvas.put_on(Image.new("L", (3000, 1500)))).size == (1024, 512)
+    assert canvas.decode(canvas.encode(Image.new("L", (3000, 1500)))).size == (1024, 512)
     large = io.BytesIO()
     Image.new("1", (5000, 5000)).save(large, "PNG")
     url = "data:image/png;base64,"
@@ -401,7 +401,7 @@ def test_what_no_board_sends_is_refused() -> None:
         (url + "A" * 9_000_000, "is too large"),
     ]:
         with pytest.raises(UserError, match=f"the drawing {message}"):
-            canvas.take_off(value)
+            canvas.decode(value)
 
 
 def test_a_port_in_use_is_one_line_and_exit_code_2(

@@ -1,8 +1,8 @@
-"""A board to draw a character on, as the parts of a Gradio HTML component, and what comes off it.
+"""Provide a canvas to draw on, as the parts of a Gradio HTML component; decode its drawings.
 
-Gradio's own board, ImageEditor (6.31), says nothing of the first stroke and takes seconds for each
-further one. This one draws on a canvas; its value is a data URL of what is drawn, "" while it is
-empty, and follows the pen while it moves.
+Gradio's own ImageEditor (6.31) reports no first stroke and takes seconds for each further one. The
+value of this component is a PNG of the drawing as a data URL, "" while it is empty, and is updated
+while the pen moves.
 """
 
 import base64
@@ -26,8 +26,8 @@ HTML, CSS, JS = ((_FILES / f"canvas.{kind}").read_text("utf-8") for kind in ("ht
 """Markup, style and script of the component."""
 
 
-def put_on(picture: Image.Image) -> str:
-    """Return the board's value that shows a picture, made smaller where it is large."""
+def encode(picture: Image.Image) -> str:
+    """Encode a picture as the canvas's value, shrunk to SIDE_AT_MOST."""
     picture = picture.convert("RGBA" if picture.has_transparency_data else "RGB")
     picture.thumbnail((SIDE_AT_MOST, SIDE_AT_MOST))
     content = io.BytesIO()
@@ -35,11 +35,11 @@ def put_on(picture: Image.Image) -> str:
     return _URL + base64.b64encode(content.getvalue()).decode()
 
 
-def take_off(value: str) -> Image.Image:
-    """Return what is drawn, from the board's value.
+def decode(value: str) -> Image.Image:
+    """Decode the canvas's value, which comes from a browser and may be anything.
 
     Raises:
-        UserError: no board has such a value.
+        UserError: it is no drawing of the canvas.
     """
     if len(value) > _LENGTH_AT_MOST:
         raise UserError("the drawing is too large")

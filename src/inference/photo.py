@@ -1,4 +1,4 @@
-"""A picture of one character → EMNIST's form: 28×28, light strokes on black, upright, centred.
+"""Convert a picture of one character to EMNIST's form: 28×28, light on black, upright, centred.
 
 EMNIST's own images were made of binary scans of NIST's forms: blurred by a Gaussian (sigma 1),
 cropped to the strokes, centred in a square with the aspect ratio kept, given a margin of 2 pixels
@@ -72,7 +72,7 @@ _Mask = NDArray[np.bool_]
 
 
 def bring_to_emnist(picture: Image.Image) -> NDArray[np.uint8]:
-    """Bring a picture of one character to EMNIST's form.
+    """Convert a picture of one character to EMNIST's form.
 
     Args:
         picture: of any size and mode, dark on light or light on dark.
@@ -114,14 +114,14 @@ def _colours(picture: Image.Image) -> Image.Image:
 
 
 def _behind(pixels: NDArray[np.uint8]) -> tuple[int, int, int]:
-    """Return what shows through a picture's transparent pixels.
+    """Choose the colour to put behind a picture's transparent pixels.
 
     Args:
         pixels: (height, width, 4).
 
     Returns:
-        Behind strokes alone, which are of one colour, what they stand out from; behind a page,
-        with corners cut off perhaps, its own paper.
+        RGB. Behind strokes alone, which are of one colour: black or white, whichever contrasts;
+        behind a page with transparent corners: the colour of its paper.
     """
     opaque = pixels[pixels[..., 3] > 127][:, :3]
     if not len(opaque):
@@ -135,7 +135,7 @@ def _behind(pixels: NDArray[np.uint8]) -> tuple[int, int, int]:
 
 
 def _ink(grey: _Grey) -> _Grey:
-    """Take the background away: 0 is paper, 1 a stroke, whichever is the darker.
+    """Subtract the background: 0 is paper, 1 a stroke, whichever is the darker.
 
     Raises:
         UserError: nothing stands out.
@@ -158,7 +158,7 @@ def _ink(grey: _Grey) -> _Grey:
 
 
 def _light(grey: _Grey) -> _Grey:
-    """Return the quadratic surface that fits best: light that falls from the side."""
+    """Fit a quadratic surface by least squares: uneven light."""
     rows, columns = (np.linspace(-1, 1, length, dtype=np.float32) for length in grey.shape)
     y, x = np.broadcast_arrays(rows[:, None], columns)
     terms = np.stack([np.ones_like(x), x, y, x * x, x * y, y * y], axis=-1)
@@ -169,7 +169,7 @@ def _light(grey: _Grey) -> _Grey:
 
 
 def _otsu(values: _Grey) -> float:
-    """Return the threshold that parts values best (Otsu 1979, equation 18)."""
+    """Return the threshold of maximal between-class variance (Otsu 1979, equation 18)."""
     counts, edges = np.histogram(values, bins=256)
     centres = (edges[1:] + edges[:-1]) / 2
     below = np.cumsum(counts)[:-1]
@@ -181,7 +181,7 @@ def _otsu(values: _Grey) -> float:
 
 
 def _character(ink: _Grey) -> _Mask:
-    """Return where the strokes are, cropped to them and large enough to be measured."""
+    """Return a mask of the strokes, cropped to them and enlarged where it is small."""
     box = _bounding_box(_without_specks(_without_surroundings(ink > 0.5)))
     rows, columns = (slice(max(s.start - 2, 0), s.stop + 2) for s in box)
     part = Image.fromarray(ink[rows, columns])
@@ -195,7 +195,7 @@ def _character(ink: _Grey) -> _Mask:
 
 
 def _without_surroundings(mask: _Mask) -> _Mask:
-    """Drop what fills a side of the picture, such as the table beside the paper."""
+    """Remove components that fill a side of the picture, such as the table beside the paper."""
     labels, _ = ndimage.label(mask, np.ones((3, 3)))
     sides = (labels[0], labels[-1], labels[:, 0], labels[:, -1])
     filling = [
@@ -210,7 +210,7 @@ def _without_surroundings(mask: _Mask) -> _Mask:
 
 
 def _without_specks(mask: _Mask) -> _Mask:
-    """Drop marks smaller than the tip of the pen that drew the largest."""
+    """Remove components smaller than a dot of the pen that drew the largest one."""
     labels, _ = ndimage.label(mask, np.ones((3, 3)))
     areas = np.bincount(labels.ravel())
     areas[0] = 0
@@ -222,7 +222,7 @@ def _without_specks(mask: _Mask) -> _Mask:
 
 
 def _bounding_box(mask: _Mask) -> tuple[slice, slice]:
-    """Return the rows and columns that hold all of it."""
+    """Return the rows and columns of a mask's bounding box."""
     rows, columns = (np.flatnonzero(mask.any(axis=axis)) for axis in (1, 0))
     return slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
 
