@@ -17,7 +17,17 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks import gpu, overhead, precision, recipes, search, storage, throughput, workers
+from benchmarks import (
+    gpu,
+    overhead,
+    precision,
+    recipes,
+    search,
+    startup,
+    storage,
+    throughput,
+    workers,
+)
 from benchmarks.tables import print_rows
 from src.results.provenance import provenance
 from src.training.device import choose_compute
@@ -33,6 +43,7 @@ BENCHMARKS: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
     "recipes": recipes.measure,
     "storage": storage.measure,
     "gpu": gpu.measure,
+    "startup": startup.measure,
 }
 
 

@@ -130,6 +130,8 @@ class Command(Generic[_Options]):
             for name, value in values.items():
                 if value is None and type(None) not in get_args(kinds[name]):
                     raise UserError(f"`{name}` (=null) must have a value")
+                if isinstance(value, SecretStr) and not isinstance(value.get_secret_value(), str):
+                    raise UserError(f"`{name}` must be text (in a file: in quotes)")
             return self.options(**values)
         except UserError as error:
             where = "".join(f"{file}: " for file in parsed.config or ())
@@ -155,7 +157,8 @@ class Command(Generic[_Options]):
         if self.positional:
             value = getattr(options, self.positional)
             words += map(_as_typed, value if isinstance(value, tuple) else (value,))
-        return shlex.join(words)
+        # A file's name may hold bytes that are no text, which no checkpoint could keep.
+        return shlex.join(words).encode(errors="backslashreplace").decode()
 
     @property
     def _fields(self) -> dict[str, Field[Any]]:
@@ -191,7 +194,7 @@ def _as_typed(value: object) -> str:
 
 
 class _Parser(jsonargparse.ArgumentParser):
-    """Names the configuration files it has read when something is wrong."""
+    """Parses options; an error names the configuration files that were read."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
@@ -204,7 +207,7 @@ class _Parser(jsonargparse.ArgumentParser):
 
 
 class _ConfigFile(ActionConfigFile):
-    """Takes options from a file."""
+    """Reads options from a YAML file (--config)."""
 
     def __call__(self, parser: Any, cfg: Any, values: Any, option_string: Any = None) -> None:
         parser.config_files.append(_short(str(values)))
@@ -279,17 +282,18 @@ _KINDS = {
     "tuple": "a list like [64,208]",
 }
 
-
 _UNKNOWN = "unrecognized arguments: "
 
 
 def _plain(message: str) -> str:
-    """Say in plain words what jsonargparse says in Python's."""
+    """Rephrase an error of jsonargparse without the types of Python."""
     message = _one_line(message)
     if message.startswith(_UNKNOWN):  # without values, one of which may be a password
         words = message.removeprefix(_UNKNOWN).split()
         options = [word.partition("=")[0] for word in words if word.startswith("-")]
         return _short(_UNKNOWN + " ".join(options or words))
+    if no_path := re.match(r'Parser key "(.+?)": Not of type Path:', message):
+        return f"`{no_path[1]}` must be a path, as text (in a file: in quotes)"
     wrong = re.fullmatch(r'Parser key "(.+?)": (.+?)\.? (?:Got|Given) value: (.*)', message)
     if wrong is None:
         return _short(message)

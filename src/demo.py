@@ -6,45 +6,40 @@ Offers results/*/best-model.ckpt and the checkpoints named, and reads pictures t
 Ctrl-C, and leaves nothing behind. Needs the extra `demo`: Gradio.
 """
 
+import gc
+import logging
 import os
 import socket
 import sys
 import tempfile
-import threading
 import webbrowser
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import torch
-from PIL import Image
-
 from src import cli
 from src.core import checks
 from src.core.console import open_console, say
 from src.core.errors import UserError
-from src.core.files import short_path
-from src.core.interrupt import Signals
-from src.data.catalog import CLASS_NAMES
-from src.inference import canvas as board
-from src.inference.photo import bring_to_emnist, read_picture
-from src.inference.predictions import read_probabilities
-from src.results import shipped
-from src.training.checkpoint import SavedModel, load_model
-from src.training.device import PLAIN_CPU
-from src.training.network import TwoConvNet
+from src.core.interrupt import Interruption, Signals
+
+if TYPE_CHECKING:
+    import gradio
+
+    from src.results.saved_models import ModelChoice
 
 
 @dataclass(frozen=True, kw_only=True)
 class DemoOptions:
-    """A page to draw on, and the models that read it."""
+    """Options of `demo`."""
 
     models: tuple[Path, ...] = ()
     """More models, such as model.ckpt."""
-    results_dir: Path = Path("results")
-    """Folder with results: the best model of each data set in it is offered."""
+    results_dir: Path | None = None
+    """Folder with results: the best model of each data set in it is offered; null: results, and of
+    data sets that it has no model of, what came with the project."""
     host: str = "127.0.0.1"
     """Address to listen on. Others than this machine's own let anybody in who can reach it."""
     port: int = 7860
@@ -56,31 +51,37 @@ class DemoOptions:
         checks.within("port", self.port, 0, 2**16 - 1)
 
 
-if TYPE_CHECKING:  # an extra, slow to import, and nobody else's business
-    import gradio
-
 _UPLOAD_AT_MOST = 32 * 2**20
 """Bytes of an opened picture."""
 
 _KEPT = 600
 """Seconds that Gradio keeps an opened picture's file."""
 
+_OPENED = ["image", ".heic", ".heif"]
+"""Kinds of files to open, as Gradio names them; not every system takes HEIC for a picture."""
+
 _TOP = 5
 """Classes shown."""
 
 
 def _run(options: DemoOptions) -> int:
+    import torch
+
+    from src.results.saved_models import ModelChoice, usual_results_dirs
+    from src.training.checkpoint import load_model
+
     for given in options.models:
         load_model(given)  # so that a wrong one is noticed now
-    models = Models(options.results_dir, options.models)
+    folders = usual_results_dirs() if options.results_dir is None else (options.results_dir,)
+    models = ModelChoice(folders, options.models)
     if not models.paths():
         raise UserError(
-            f"there is no model: no best-model.ckpt in a folder of {options.results_dir}, and none "
+            f"there is no model: no best-model.ckpt in a folder of {folders[0]}, and none "
             "is named; `python -m src.tune --config configs/quickstart.yaml` makes one"
         )
     torch.set_num_threads(1)  # one small image at a time
     with Signals() as signals, _listen(options.host, options.port) as listener, _gradio_folder():
-        serve = _make_server(_make_page(models))
+        serve = _make_server(_make_page(models), signals)
         signals.check()
         url = _url(listener)
         say(open_console(), f"Draw at {url} (Ctrl-C ends it). Models: {', '.join(models.paths())}")
@@ -88,86 +89,30 @@ def _run(options: DemoOptions) -> int:
         if not options.no_browser and _has_screen():
             webbrowser.open(url)
         serve(listener)
+        # Nobody needs the last collection of garbage, which takes 0.5 s for what Gradio imports.
+        gc.freeze()
         signals.check()
     return 0
 
 
-@dataclass(frozen=True)
-class _Loaded:
-    version: object
-    """Differs when the file has changed."""
-    saved: SavedModel
-    network: TwoConvNet
-
-
-class Models:
-    """The models to choose from, each loaded when it is first used, and again when it changes.
-
-    Args:
-        results_dir: whose <dataset>/best-model.ckpt are offered, as they come and go, those
-            first that tell most characters apart.
-        given: checkpoints to offer before them.
-    """
-
-    def __init__(self, results_dir: str | Path, given: Sequence[Path]) -> None:
-        self._results_dir = Path(results_dir)
-        self._given = {short_path(path): path for path in given}
-        self._loaded: dict[str, _Loaded] = {}
-        self._loading = threading.Lock()
-
-    def paths(self) -> dict[str, Path]:
-        """Return the checkpoints that there are now, by name."""
-        given = {path.resolve() for path in self._given.values()}
-        found = {
-            path.parent.relative_to(self._results_dir).as_posix(): path
-            for pattern in ("*/best-model.ckpt", f"*/{shipped.ASIDE}/best-model.ckpt")
-            for path in self._results_dir.glob(pattern)
-            if path.resolve() not in given
-        }
-        return self._given | dict(sorted(found.items(), key=lambda item: _most_classes(item[0])))
-
-    def load(self, name: str) -> _Loaded:
-        """Return the model of this name.
-
-        Raises:
-            UserError: it is gone or damaged.
-        """
-        path = self.paths().get(name)
-        if path is None:
-            raise UserError(f"the model {name} is gone; choose another, or reload the page")
-        with self._loading:
-            version = _version(path)
-            loaded = self._loaded.get(name)
-            if loaded is None or loaded.version != version:
-                saved = load_model(path)
-                loaded = self._loaded[name] = _Loaded(version, saved, saved.network())
-        return loaded
-
-
-def _most_classes(name: str) -> tuple[int, str]:
-    """Return a key that puts the models first that tell most characters apart."""
-    characters = next((c for d, c in CLASS_NAMES.items() if d == name.partition("/")[0]), ())
-    return -len(characters), name
-
-
-def _version(path: Path) -> object:
-    try:
-        status = path.stat()
-    except OSError:  # what is wrong shows when it is loaded
-        return None
-    return status.st_mtime_ns, status.st_size, status.st_ino
-
-
-def _make_page(models: Models) -> "gradio.Blocks":
-    """Lay the page out, and say what happens on it."""
+def _make_page(models: "ModelChoice") -> "gradio.Blocks":
+    """Lay out the page; connect the canvas and the choice of a model to the model's reading."""
     import gradio as gr
+    import torch
+    from PIL import Image
+
+    from src.inference import canvas
+    from src.inference.photo import bring_to_emnist
+    from src.inference.picture_files import load_picture
+    from src.inference.predictions import read_probabilities
+    from src.training.device import PLAIN_CPU
 
     def read(name: str, drawing: str | None) -> tuple[dict[str, float] | None, str, str]:
         if not drawing:
             return None, "", ""
         try:
             model = models.load(name)
-            pixels = bring_to_emnist(board.take_off(drawing))  # (28, 28)
+            pixels = bring_to_emnist(canvas.decode(drawing))  # (28, 28)
         except UserError as error:
             return None, "", f"**{error}**"
         (probabilities,) = read_probabilities(
@@ -176,14 +121,14 @@ def _make_page(models: Models) -> "gradio.Blocks":
         saved = model.saved
         return (
             dict(zip(saved.class_names, probabilities.tolist(), strict=True)),
-            board.put_on(Image.fromarray(pixels)),
+            canvas.encode(Image.fromarray(pixels)),
             f"Trained on {saved.data_spec.dataset}; reads {saved.val_accuracy:.2%} of its "
             "validation images correctly.",
         )
 
     def open_picture(file: str) -> str:
         try:
-            return board.put_on(read_picture(file))
+            return canvas.encode(load_picture(file))
         except UserError as error:
             raise gr.Error(f"{Path(file).name}: {error}", print_exception=False) from error
 
@@ -194,15 +139,15 @@ def _make_page(models: Models) -> "gradio.Blocks":
             with gr.Column(scale=3, min_width=300):
                 drawing = gr.HTML(
                     "",
-                    html_template=board.HTML,
-                    css_template=board.CSS,
-                    js_on_load=board.JS,
+                    html_template=canvas.HTML,
+                    css_template=canvas.CSS,
+                    js_on_load=canvas.JS,
                     elem_id="board",
                 )
                 with gr.Row():
                     clear = gr.Button("Clear", min_width=100)
                     upload = gr.UploadButton(
-                        "Open picture", file_types=["image"], min_width=100, elem_id="open"
+                        "Open picture", file_types=_OPENED, min_width=100, elem_id="open"
                     )
             with gr.Column(scale=2, min_width=300):
                 reading = gr.Label(num_top_classes=_TOP, label="What it reads", elem_id="reading")
@@ -253,11 +198,30 @@ img {
 _CSS = "#board .html-container, #seen .html-container { padding: 0; }"
 
 
-def _make_server(page: "gradio.Blocks") -> Callable[[socket.socket], None]:
-    """Return what serves the page until a signal comes."""
+def _make_server(
+    page: "gradio.Blocks", interruption: Interruption
+) -> Callable[[socket.socket], None]:
+    """Return a function that serves the page until it is interrupted.
+
+    Gradio's own `Blocks.launch` (6.31) would not do: it fails on port 0 and on IPv6, asks itself by
+    HTTP whether it runs, and takes 5 s to say of a host that does not exist that its port is taken.
+    """
     import fastapi
     import gradio as gr
     import uvicorn
+
+    class Server(uvicorn.Server):
+        @contextmanager
+        def capture_signals(self) -> Generator[None, None, None]:
+            yield  # `interruption` notes them, those too that come before it serves
+
+        async def on_tick(self, counter: int) -> bool:  # ten times a second
+            return interruption.pending() is not None or await super().on_tick(counter)
+
+        async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+            # A page that is open keeps a connection, which never ends by itself.
+            logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
+            await super().shutdown(sockets)
 
     app = gr.mount_gradio_app(
         fastapi.FastAPI(openapi_url=None),
@@ -272,7 +236,7 @@ def _make_server(page: "gradio.Blocks") -> Callable[[socket.socket], None]:
         theme=gr.themes.Default(font="system-ui", font_mono="monospace"),
         css=_CSS,
     )
-    server = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=1))
+    server = Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=0))
     return lambda listener: server.run(sockets=[listener])
 
 

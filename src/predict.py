@@ -10,32 +10,28 @@ import json
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-
-import numpy as np
-import torch
-from numpy.typing import NDArray
-from PIL import Image
+from typing import TYPE_CHECKING
 
 from src import cli
 from src.core import checks
 from src.core.errors import UserError
 from src.core.files import make_writable, replacing
-from src.inference.photo import bring_to_emnist, read_picture
-from src.inference.predictions import read_probabilities
-from src.results import shipped
-from src.training.checkpoint import load_model
 from src.training.device import Device, choose_compute
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 
 @dataclass(frozen=True, kw_only=True)
 class PredictOptions:
-    """A saved model that reads pictures."""
+    """Options of `predict`."""
 
     pictures: tuple[str, ...]
     """Pictures, such as photo.png."""
     model: Path | None = None
     """The checkpoint of the model that reads; null: results/emnist_letters_digits/best-model.ckpt,
-    or while a search has none yet, the one that came with the project."""
+    or where there is none, the one that came with the project."""
     top: int = 3
     """How many classes to name for each picture, the most probable first."""
     device: Device = "auto"
@@ -55,8 +51,16 @@ _ENLARGED = 10
 
 
 def _run(options: PredictOptions) -> int:
+    import torch
+
+    from src.inference.photo import bring_to_emnist
+    from src.inference.picture_files import load_picture
+    from src.inference.predictions import read_probabilities
+    from src.results.saved_models import usual_model
+    from src.training.checkpoint import load_model
+
     compute = choose_compute(options.device, "32")
-    saved = load_model(options.model or _usual_model())
+    saved = load_model(options.model or usual_model("emnist_letters_digits"))
     model = saved.network()
     if options.show:
         make_writable(options.show, "--show")
@@ -64,12 +68,12 @@ def _run(options: PredictOptions) -> int:
     exit_code = 0
     for file in options.pictures:
         try:
-            pixels = bring_to_emnist(read_picture(file))
+            pixels = bring_to_emnist(load_picture(file))
         except UserError as error:
             exit_code = cli.fail(f"{file}: {error}")
             continue
         if options.show:
-            _show(_free_path(options.show, Path(file), shown), pixels)
+            _write_enlarged(_free_path(options.show, Path(file), shown), pixels)
         (probabilities,) = read_probabilities(model, torch.from_numpy(pixels)[None], compute)
         best = probabilities.argsort(descending=True)[: options.top].tolist()
         top = [(saved.class_names[i], float(probabilities[i])) for i in best]
@@ -86,14 +90,8 @@ def _run(options: PredictOptions) -> int:
     return exit_code
 
 
-def _usual_model() -> Path:
-    folder = Path("results/emnist_letters_digits")
-    own, came_with_project = folder / "best-model.ckpt", folder / shipped.ASIDE / "best-model.ckpt"
-    return came_with_project if came_with_project.exists() and not own.exists() else own
-
-
 def _free_path(folder: Path, file: Path, taken: set[Path]) -> Path:
-    """Return where to show what was seen of a file: a name that no other file of this run has."""
+    """Name the PNG that shows a picture's 28×28 pixels as no other one of this run is named."""
     number = 1
     while (path := folder / f"{file.stem}-seen{f'-{number}' * (number > 1)}.png") in taken:
         number += 1
@@ -101,8 +99,10 @@ def _free_path(folder: Path, file: Path, taken: set[Path]) -> Path:
     return path
 
 
-def _show(path: Path, pixels: NDArray[np.uint8]) -> None:
-    """Write pixels, uint8 (28, 28), large enough for a person."""
+def _write_enlarged(path: Path, pixels: "NDArray[np.uint8]") -> None:
+    """Write pixels, uint8 (28, 28), as a PNG of 280×280."""
+    from PIL import Image
+
     large = Image.fromarray(pixels.repeat(_ENLARGED, axis=0).repeat(_ENLARGED, axis=1))
     with replacing(path) as temporary:
         large.save(temporary)

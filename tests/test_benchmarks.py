@@ -43,7 +43,7 @@ def test_all_benchmarks_run(tmp_path: Path) -> None:
         check=True,
         timeout=900,
     )
-    for name in ("throughput", "search", "overhead", "workers", "precision", "gpu"):
+    for name in ("throughput", "search", "overhead", "workers", "precision", "gpu", "startup"):
         report = json.loads((tmp_path / f"{name}.json").read_text())
         assert report["rows"] or (name == "overhead" and torch.cuda.is_available())
         assert report["provenance"]["git_commit"]

@@ -303,6 +303,33 @@ def test_paths_are_absolute_and_home_is_expanded(
     assert run("x").folder == tmp_path / "here"
 
 
+def test_a_name_that_is_no_text_can_be_recorded(tmp_path: Path) -> None:
+    name = os.fsdecode(b"\xff.ckpt")
+    assert run(name).files[0].name == name
+    assert recorded_command().encode().endswith(rb"\udcff.ckpt'")
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("results_dir: 5", "`results_dir` must be a path, as text"),
+        ("results_dir: [a]", "`results_dir` must be a path, as text"),
+        ("results_dir: null", "`results_dir` (=null) must have a value"),
+        ("storage: [hunter2]", "`storage` must be text"),
+        ("storage: 5", "`storage` must be text"),
+    ],
+)
+def test_what_is_no_text_in_a_file_is_no_path_and_no_secret(
+    line: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "odd.yaml").write_text(f"dataset: mnist\n{line}\n")
+    assert tune.main([f"--config={tmp_path}/odd.yaml", "--plan"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: {tmp_path}/odd.yaml: {message}")
+    assert error.count("\n") == 1
+    assert "hunter2" not in error
+
+
 def test_path_that_cannot_be_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     for folder in ("~nobody-of-this-name/x", "a\0b"):
         assert report.main(["--dataset=mnist", f"--results_dir={folder}"]) == 2

@@ -3,11 +3,13 @@ import dataclasses
 import io
 import json
 import string
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -119,11 +121,47 @@ def test_a_written_model_names_no_folder_and_holds_no_image(written: Written) ->
 
 
 @pytest.mark.parametrize("written", [FORMATS["onnx"]], indirect=True)
-def test_onnx_has_the_opset_that_is_told(written: Written) -> None:
+def test_onnx_has_the_versions_of_the_runtimes_of_2023(written: Written) -> None:
     model = onnx.load(written.path)
     onnx.checker.check_model(model, full_check=True)
     (opset,) = model.opset_import
-    assert f"ONNX, opset {opset.version}, " in written.said
+    assert f"ONNX, opset {opset.version}, IR {model.ir_version}, " in written.said
+    # "ONNX version support" of ONNX Runtime 1.14, of February 2023: ONNX 1.13.
+    assert (opset.version, model.ir_version) == (18, 8)
+    graph = model.graph
+    for part in (graph, *graph.node, *graph.input, *graph.value_info, *graph.output):
+        assert not part.metadata_props  # which IR 10 brought
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("version", ["1.15.1", "1.16.3"])
+@pytest.mark.parametrize("written", [FORMATS["onnx"]], indirect=True)
+def test_runtimes_of_2023_read_an_exported_model(
+    version: str, written: Written, tmp_path: Path
+) -> None:
+    python = str(tmp_path / "environment/bin/python")
+    subprocess.run([sys.executable, "-m", "venv", str(tmp_path / "environment")], check=True)
+    packages = [f"onnxruntime=={version}", "numpy<2"]
+    install = [python, "-m", "pip", "install", "--quiet", "--only-binary=:all:", *packages]
+    done = subprocess.run(install, capture_output=True, text=True)
+    if done.returncode != 0:
+        pytest.skip(f"pip cannot install onnxruntime {version}: {done.stderr.strip()[-300:]}")
+    (images,) = load_images("mnist_5k", "test", "nowhere")
+    np.save(tmp_path / "images.npy", images.pixels[:300].numpy())
+    program = """
+import sys
+import numpy, onnxruntime
+session = onnxruntime.InferenceSession(sys.argv[1], providers=["CPUExecutionProvider"])
+numpy.save("logits.npy", session.run(None, {"images": numpy.load("images.npy")})[0])
+print(onnxruntime.__version__)
+"""
+    command = [python, "-c", program, str(written.path)]
+    read = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert (read.returncode, read.stdout) == (0, f"{version}\n"), read.stderr
+    with torch.inference_mode():
+        original = load_model(written.checkpoint).network()(to_inputs(images.pixels[:300]))
+    logits = torch.from_numpy(np.load(tmp_path / "logits.npy"))
+    torch.testing.assert_close(logits, original, rtol=1e-4, atol=1e-4)
 
 
 def test_a_model_of_letters_is_checked_on_digits_where_no_letters_are(

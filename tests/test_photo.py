@@ -1,4 +1,8 @@
 import io
+import os
+import struct
+import sys
+import threading
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -7,12 +11,13 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw
+from PIL import AvifImagePlugin, Image, ImageDraw, features
 from sklearn.neighbors import KNeighborsClassifier
 
 from src.core.errors import UserError
 from src.data.files import Images, load_images
-from src.inference.photo import SIDE, bring_to_emnist, read_picture
+from src.inference.photo import SIDE, bring_to_emnist
+from src.inference.picture_files import load_picture
 from tests.conftest import REAL_DATA, needs_emnist
 
 WHITE, BLACK = 255, 0
@@ -169,7 +174,7 @@ def test_exif_turns_the_picture(tmp_path: Path) -> None:
         exif = Image.Exif()
         exif[0x0112] = orientation
         upright.rotate(turn, expand=True).save(tmp_path / "turned.jpg", exif=exif, quality=95)
-        turned = bring_to_emnist(read_picture(tmp_path / "turned.jpg"))
+        turned = bring_to_emnist(load_picture(tmp_path / "turned.jpg"))
         assert difference(turned, bring_to_emnist(upright)) < 0.02
 
 
@@ -226,14 +231,14 @@ def test_kind_of_picture_does_not_matter(mode: str, tmp_path: Path) -> None:
     picture = MODES[mode](write())
     suffix = "tif" if picture.mode in ("CMYK", "F", "I") else "png"
     picture.save(tmp_path / f"picture.{suffix}")
-    pixels = bring_to_emnist(read_picture(tmp_path / f"picture.{suffix}"))
+    pixels = bring_to_emnist(load_picture(tmp_path / f"picture.{suffix}"))
     assert difference(pixels, bring_to_emnist(write())) < 0.1
 
 
 def test_first_picture_of_an_animation_counts(tmp_path: Path) -> None:
     frames = [write(ZIGZAG), write(NARROW)]
     frames[0].save(tmp_path / "moving.gif", save_all=True, append_images=frames[1:])
-    pixels = bring_to_emnist(read_picture(tmp_path / "moving.gif"))
+    pixels = bring_to_emnist(load_picture(tmp_path / "moving.gif"))
     assert difference(pixels, bring_to_emnist(frames[0])) < 0.02
 
 
@@ -333,11 +338,94 @@ def test_files_that_are_no_pictures_are_refused_with_a_reason(tmp_path: Path) ->
     for name, (content, reason) in files.items():
         (tmp_path / name).write_bytes(content)
         with pytest.raises(UserError, match=reason):
-            read_picture(tmp_path / name)
+            load_picture(tmp_path / name)
     with pytest.raises(UserError, match="No such file"):
-        read_picture(tmp_path / "missing.png")
+        load_picture(tmp_path / "missing.png")
     with pytest.raises(UserError, match="directory"):
-        read_picture(tmp_path)
+        load_picture(tmp_path)
+
+
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_heic_of_a_telephone_is_read_as_its_png_is(orientation: int, tmp_path: Path) -> None:
+    heif = pytest.importorskip("pillow_heif", reason="pillow-heif is not installed (an extra)")
+    picture = photograph(write()).convert("RGB")
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    picture.save(tmp_path / "one.png", exif=exif)
+    heif.from_pillow(picture).save(tmp_path / "one.HEIC", quality=90, exif=exif.tobytes())
+    wanted, read = (load_picture(tmp_path / name) for name in ("one.png", "one.HEIC"))
+    assert read.size == wanted.size
+    assert np.abs(np.asarray(read).astype(int) - np.asarray(wanted)).mean() < 4  # as of a JPEG
+    assert difference(bring_to_emnist(read), bring_to_emnist(wanted)) < 0.1
+    whole = (tmp_path / "one.HEIC").read_bytes()
+    (tmp_path / "part.heic").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(UserError, match="a HEIC picture, but damaged"):
+        load_picture(tmp_path / "part.heic")
+
+
+@pytest.mark.parametrize("brands", [b"heic\0\0\0\0mif1heic", b"mif1\0\0\0\0mif1heic"])
+def test_heic_without_its_extra_is_named_with_the_way_out(
+    brands: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)  # what import then takes for missing
+    path = tmp_path / "IMG_0001.HEIC"
+    path.write_bytes(struct.pack(">I", 8 + len(brands)) + b"ftyp" + brands + bytes(400))
+    with pytest.raises(UserError) as refused:
+        load_picture(path)
+    assert str(refused.value) == (
+        "a HEIC picture, which needs pillow-heif to be read; pip install -e '.[heic]', "
+        "or give a JPEG instead"
+    )
+
+
+UNREAD = {
+    "scan.pdf": (
+        b"%PDF-1.4\n%\xe2\xe3\xcf\xd3\n1 0 obj<</Type/Catalog>>endobj\n",
+        "a PDF document",
+    ),
+    "saved as.png": (b"\n<!DOCTYPE html>\n<html><body><svg></svg></body></html>", "a web page"),
+    "drawing.svg": (b"<?xml version='1.0'?>\n<!-- -->\n<svg xmlns='#'></svg>", "an SVG drawing"),
+    "drawing.eps": (b"%!PS-Adobe-3.0 EPSF-3.0\n", "a PostScript drawing"),
+    "picture.psd": (b"8BPS\0\1" + bytes(20), "a Photoshop file"),
+    "picture.jxl": (b"\0\0\0\x0cJXL \r\n\x87\n" + bytes(20), "a JPEG XL picture"),
+    "IMG_1.CR2": (b"II*\0\x10\0\0\0CR\2\0" + bytes(20), "a camera's raw file"),
+    "IMG_1.CR3": (b"\0\0\0\x18ftypcrx \0\0\0\1crx isom" + bytes(20), "a camera's raw file"),
+    "DSC_1.NEF": (b"MM\0*\0\0\0\x08" + bytes(20), "a camera's raw file"),
+    "film.mov": (b"\0\0\0\x14ftypqt  \0\0\0\0qt  " + bytes(20), "a video"),
+    "letter.docx": (b"PK\3\4\x14\0" + bytes(20), "a ZIP archive or an office document"),
+}
+
+
+@pytest.mark.parametrize("name", UNREAD)
+def test_what_is_not_read_is_named_for_what_it_is(name: str, tmp_path: Path) -> None:
+    content, kind = UNREAD[name]
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(UserError, match=f"^{kind}, which is not read; give a PNG or JPEG instead$"):
+        load_picture(tmp_path / name)
+
+
+@pytest.mark.skipif(not features.check("avif"), reason="this Pillow reads no AVIF")
+def test_avif_that_pillow_cannot_read_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "picture.avif"
+    write().save(path)
+    assert load_picture(path).size == (600, 450)
+    monkeypatch.setattr(AvifImagePlugin, "SUPPORTED", False)
+    monkeypatch.setattr(features, "check", lambda name: name != "avif")
+    with pytest.raises(UserError, match="an AVIF picture, which is not read"):
+        load_picture(path)
+
+
+def test_picture_may_come_through_a_pipe(tmp_path: Path) -> None:
+    write().save(tmp_path / "one.png")
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    writer = threading.Thread(
+        target=pipe.write_bytes, args=[(tmp_path / "one.png").read_bytes()], daemon=True
+    )
+    writer.start()
+    assert load_picture(pipe).size == (600, 450)
 
 
 def bomb(side: int = 60_000) -> bytes:

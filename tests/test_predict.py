@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from src import predict
-from tests.conftest import REPOSITORY, Workplace
+from tests.conftest import REPOSITORY, Workplace, as_letters
 from tests.test_photo import bomb, write
 
 
@@ -127,6 +127,27 @@ def test_wrong_option_is_one_line(
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1
+
+
+def test_usual_model_is_found_from_any_folder(
+    one: Path, digit_model: Path, tmp_path: Path, environment: dict[str, str]
+) -> None:
+    def read(folder: Path, *options: str) -> str:
+        command = [sys.executable, "-m", "src.predict", "--json", *options, str(one)]
+        done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+        assert (done.returncode, done.stderr) == (0, "")
+        return done.stdout
+
+    shipped = "results/emnist_letters_digits/best-model.ckpt"
+    came_with_project = read(REPOSITORY, f"--model={shipped}")
+    assert read(tmp_path) == read(REPOSITORY) == came_with_project
+    own = tmp_path / shipped
+    own.parent.mkdir(parents=True)
+    as_letters(digit_model, own)
+    assert json.loads(read(tmp_path))["prediction"] == "B"
+    own.parent.joinpath("shipped").mkdir()
+    own.rename(own.parent / "shipped/best-model.ckpt")  # as a search does that has no model yet
+    assert json.loads(read(tmp_path))["prediction"] == "B"
 
 
 def test_output_may_be_closed_early(model: str, one: Path, environment: dict[str, str]) -> None:

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from src import finalists
-from src.demo import Models
+from src.results.saved_models import ModelChoice
 from tests.conftest import Workplace
 
 
@@ -50,7 +50,7 @@ def test_search_begins_anew_and_keeps_what_came_with_the_project(
     assert {row["batch_size"] for row in shipped.rows()} == {"16"}
     assert shipped.tune("--batch_sizes=[16]") == 0  # it goes on, and sets nothing aside
     assert content(folder / "shipped") == before
-    assert list(Models(shipped.results, []).paths()) == ["mnist_5k", "mnist_5k/shipped"]
+    assert list(ModelChoice([shipped.results], []).paths()) == ["mnist_5k", "mnist_5k/shipped"]
 
 
 def test_move_that_was_cut_short_goes_on(shipped: Workplace) -> None:

@@ -130,7 +130,7 @@ def test_model_that_is_replaced_meanwhile_is_not_taken_for_the_tested_one(
         models[1].replace(models[0])
         return loaded
 
-    monkeypatch.setattr(evaluate, "load_model", load_and_replace)
+    monkeypatch.setattr("src.training.checkpoint.load_model", load_and_replace)
     assert look(models[0]) == 2
     assert "changed while it was read" in capsys.readouterr().err
     assert not (models[0].parent / "test-log.jsonl").exists()

@@ -1,1 +1,1 @@
-"""What a trained model reads: probabilities of images, pictures of characters, a canvas."""
+"""Use a trained model: class probabilities, pictures from files and a canvas, exported files."""

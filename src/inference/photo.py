@@ -1,4 +1,4 @@
-"""A picture of one character → EMNIST's form: 28×28, light strokes on black, upright, centred.
+"""Convert a picture of one character to EMNIST's form: 28×28, light on black, upright, centred.
 
 EMNIST's own images were made of binary scans of NIST's forms: blurred by a Gaussian (sigma 1),
 cropped to the strokes, centred in a square with the aspect ratio kept, given a margin of 2 pixels
@@ -7,15 +7,13 @@ and sampled down to 28×28 with bicubic interpolation (Cohen, Afshar, Tapson, va
 has paper, light and a pen of its own, which are taken away first.
 """
 
-import warnings
-from pathlib import Path
-
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 from scipy import ndimage
 
 from src.core.errors import UserError
+from src.inference.picture_files import with_8_bits
 
 WHITE, BLACK = 255, 0
 
@@ -42,9 +40,6 @@ _WORKING_SIDE = 1024
 
 _CHARACTER_SIDE = 256
 """Longer side of a character at least when its strokes are measured, in pixels."""
-
-_KINDS = ("PNG", "JPEG", "MPO", "WEBP", "AVIF", "GIF", "TIFF", "BMP", "PPM", "JPEG2000", "TGA")
-"""Kinds of files that are read, none of which starts another program, as EPS would."""
 
 _ONE_COLOUR, _MANY_COLOURS = 5.0, 30.0
 """Standard deviations of what is opaque, of 255: up to the first it is of one colour; beyond the
@@ -76,36 +71,8 @@ _Grey = NDArray[np.float32]
 _Mask = NDArray[np.bool_]
 
 
-def read_picture(path: str | Path) -> Image.Image:
-    """Read a picture, or the first one of an animation, the way up that its EXIF says.
-
-    Returns:
-        A picture with 8 bits a channel.
-
-    Raises:
-        UserError: there is no such file, it is no whole picture, or one too large to be read.
-    """
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            Image.init()
-            picture = Image.open(path, formats=[kind for kind in _KINDS if kind in Image.OPEN])
-        with picture:
-            picture.load()
-            return _with_8_bits(ImageOps.exif_transpose(picture))
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        most = (Image.MAX_IMAGE_PIXELS or 0) // 10**6
-        raise UserError(f"larger than {most} megapixels; make it smaller") from error
-    except UnidentifiedImageError as error:
-        raise UserError("no picture, or of a kind that is not known") from error
-    except OSError as error:
-        raise UserError(error.strerror or "damaged") from error
-    except Exception as error:  # whatever a damaged file makes its decoder raise
-        raise UserError("damaged") from error
-
-
 def bring_to_emnist(picture: Image.Image) -> NDArray[np.uint8]:
-    """Bring a picture of one character to EMNIST's form.
+    """Convert a picture of one character to EMNIST's form.
 
     Args:
         picture: of any size and mode, dark on light or light on dark.
@@ -137,7 +104,7 @@ def _grey(picture: Image.Image) -> _Grey:
 
 def _colours(picture: Image.Image) -> Image.Image:
     """Return the picture in mode L or RGB, with something behind it where it is transparent."""
-    picture = _with_8_bits(picture)
+    picture = with_8_bits(picture)
     if picture.has_transparency_data:
         picture = picture.convert("RGBA")
         picture = picture.reduce(max(1, max(picture.size) // (2 * _WORKING_SIDE)))
@@ -146,28 +113,15 @@ def _colours(picture: Image.Image) -> Image.Image:
     return picture.convert("L" if picture.mode in ("1", "L", "LA") else "RGB")
 
 
-def _with_8_bits(picture: Image.Image) -> Image.Image:
-    """Return a picture of more bits a channel with 8; other ones as they are."""
-    if not picture.mode.startswith(("I", "F")):
-        return picture
-    values = np.asarray(picture, dtype=np.float64)
-    holes = ~np.isfinite(values)  # as scientific cameras leave them
-    if holes.any():
-        values = np.where(holes, 0.0 if holes.all() else np.median(values[~holes]), values)
-    low = 0.0 if picture.mode.startswith("I;16") else values.min()
-    span = max(float(values.max() - low), 1e-9)  # cameras of 10 or 12 bits do not fill 16
-    return Image.fromarray(((values - low) * (255 / span)).astype(np.uint8))
-
-
 def _behind(pixels: NDArray[np.uint8]) -> tuple[int, int, int]:
-    """Return what shows through a picture's transparent pixels.
+    """Choose the colour to put behind a picture's transparent pixels.
 
     Args:
         pixels: (height, width, 4).
 
     Returns:
-        Behind strokes alone, which are of one colour, what they stand out from; behind a page,
-        with corners cut off perhaps, its own paper.
+        RGB. Behind strokes alone, which are of one colour: black or white, whichever contrasts;
+        behind a page with transparent corners: the colour of its paper.
     """
     opaque = pixels[pixels[..., 3] > 127][:, :3]
     if not len(opaque):
@@ -181,7 +135,7 @@ def _behind(pixels: NDArray[np.uint8]) -> tuple[int, int, int]:
 
 
 def _ink(grey: _Grey) -> _Grey:
-    """Take the background away: 0 is paper, 1 a stroke, whichever is the darker.
+    """Subtract the background: 0 is paper, 1 a stroke, whichever is the darker.
 
     Raises:
         UserError: nothing stands out.
@@ -204,7 +158,7 @@ def _ink(grey: _Grey) -> _Grey:
 
 
 def _light(grey: _Grey) -> _Grey:
-    """Return the quadratic surface that fits best: light that falls from the side."""
+    """Fit a quadratic surface by least squares: uneven light."""
     rows, columns = (np.linspace(-1, 1, length, dtype=np.float32) for length in grey.shape)
     y, x = np.broadcast_arrays(rows[:, None], columns)
     terms = np.stack([np.ones_like(x), x, y, x * x, x * y, y * y], axis=-1)
@@ -215,7 +169,7 @@ def _light(grey: _Grey) -> _Grey:
 
 
 def _otsu(values: _Grey) -> float:
-    """Return the threshold that parts values best (Otsu 1979, equation 18)."""
+    """Return the threshold of maximal between-class variance (Otsu 1979, equation 18)."""
     counts, edges = np.histogram(values, bins=256)
     centres = (edges[1:] + edges[:-1]) / 2
     below = np.cumsum(counts)[:-1]
@@ -227,7 +181,7 @@ def _otsu(values: _Grey) -> float:
 
 
 def _character(ink: _Grey) -> _Mask:
-    """Return where the strokes are, cropped to them and large enough to be measured."""
+    """Return a mask of the strokes, cropped to them and enlarged where it is small."""
     box = _bounding_box(_without_specks(_without_surroundings(ink > 0.5)))
     rows, columns = (slice(max(s.start - 2, 0), s.stop + 2) for s in box)
     part = Image.fromarray(ink[rows, columns])
@@ -241,7 +195,7 @@ def _character(ink: _Grey) -> _Mask:
 
 
 def _without_surroundings(mask: _Mask) -> _Mask:
-    """Drop what fills a side of the picture, such as the table beside the paper."""
+    """Remove components that fill a side of the picture, such as the table beside the paper."""
     labels, _ = ndimage.label(mask, np.ones((3, 3)))
     sides = (labels[0], labels[-1], labels[:, 0], labels[:, -1])
     filling = [
@@ -256,7 +210,7 @@ def _without_surroundings(mask: _Mask) -> _Mask:
 
 
 def _without_specks(mask: _Mask) -> _Mask:
-    """Drop marks smaller than the tip of the pen that drew the largest."""
+    """Remove components smaller than a dot of the pen that drew the largest one."""
     labels, _ = ndimage.label(mask, np.ones((3, 3)))
     areas = np.bincount(labels.ravel())
     areas[0] = 0
@@ -268,7 +222,7 @@ def _without_specks(mask: _Mask) -> _Mask:
 
 
 def _bounding_box(mask: _Mask) -> tuple[slice, slice]:
-    """Return the rows and columns that hold all of it."""
+    """Return the rows and columns of a mask's bounding box."""
     rows, columns = (np.flatnonzero(mask.any(axis=axis)) for axis in (1, 0))
     return slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
 

@@ -1,4 +1,4 @@
-"""What a model reads in images: classes counted where labels are known, probabilities where not."""
+"""Compute a model's class probabilities of images; pick its most confident mistakes."""
 
 from collections.abc import Sequence
 
@@ -16,7 +16,7 @@ from src.training.network import TwoConvNet, to_inputs
 
 @torch.inference_mode()
 def read_probabilities(model: TwoConvNet, pixels: Tensor, compute: Compute) -> Tensor:
-    """Compute the softmax of the logits, taking the plain path.
+    """Compute the softmax of the logits in batches, by the network's own forward pass.
 
     Args:
         model: the network.
@@ -36,18 +36,18 @@ def read_probabilities(model: TwoConvNet, pixels: Tensor, compute: Compute) -> T
 
 
 _SHOWN = 24
-"""Misread images that are shown, at most."""
+"""Misread images that are returned at most."""
 
 
 def worst_mistakes(
     images: Images, probabilities: NDArray[np.float32], class_names: Sequence[str]
 ) -> dict[int, Mistake]:
-    """Return the worst mistakes by the place of the image, the surest first.
+    """Return the misread images of the highest probability by their index, the highest first.
 
     Args:
-        images: what was read, with what it is; on the CPU.
-        probabilities: (images, classes), what was read.
-        class_names: what each class is called.
+        images: the images with their labels, on the CPU.
+        probabilities: (N, classes), of `read_probabilities`.
+        class_names: the name of each class.
     """
     labels = images.labels.numpy()
     return {
