@@ -71,13 +71,13 @@ def _run(options: jsonargparse.Namespace) -> int:
         check_models(folder, store, studies)
         settings: dict[str, Any] = study_settings(next(iter(studies.values())))
         spec = DataSpec(**{field.name: settings[field.name] for field in fields(DataSpec)})
-        data = load_training_data(spec, config.data_dir)
+        stack.enter_context(interruption)
+        data = load_training_data(spec, config.data_dir, interruption=interruption)
         if data.split_hash != settings["split_hash"]:
             raise UserError(
                 f"the training images in {config.data_dir} are not those of the search in "
                 f"{folder.path}; restore them"
             )
-        stack.enter_context(interruption)
         launcher = stack.enter_context(launching(config, settings["precision"], data, interruption))
         print_data(console, data, launcher.compute, launcher.number)
         stage = run_finals(

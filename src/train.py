@@ -17,9 +17,9 @@ import jsonargparse
 from src import cli
 from src.core.console import live_progress, open_console, say
 from src.core.errors import UserError
-from src.core.files import free_name, make_writable, warn_unwritten, write_json
+from src.core.files import free_name, make_writable, optional, warn_unwritten, write_json
 from src.core.interrupt import Signals
-from src.data.split import load_training_data
+from src.data.split import load_training_data, refuse_large_batches
 from src.options import TrainConfig
 from src.reporting.publish import describe_model, draw_model
 from src.results.provenance import provenance
@@ -56,21 +56,23 @@ def _train(options: jsonargparse.Namespace) -> int:
     origin = provenance(compute)  # of the code that trains, even if it is edited meanwhile
     make_writable(models, "--results_dir")
     make_writable(Path(config.log_dir), "--log_dir")
-    data = load_training_data(config.data_spec, config.data_dir, compute.device)
-    print_data(console, data, compute)
-    name = free_name(models, name)
-    folder = models / name
-    folder.mkdir()  # before training, so that nobody else takes it meanwhile
-    spec = FitSpec(
-        hyperparameters=hp,
-        max_epochs=config.max_epochs,
-        patience=None,
-        seed=config.seed,
-        tensorboard=TensorBoardRun(config.log_dir, f"{config.dataset}/train", name),
-    )
-    with Signals() as interruption, live_progress(console) as progress:
-        display = FitDisplay(progress, config.max_epochs)
-        fitted = fit(spec, data, compute, interruption, [display])
+    with Signals() as interruption:
+        data = load_training_data(config.data_spec, config.data_dir, compute.device, interruption)
+        refuse_large_batches("batch_size", [hp.batch_size], data)
+        print_data(console, data, compute)
+        name = free_name(models, name)
+        folder = models / name
+        folder.mkdir()  # before training, so that nobody else takes it meanwhile
+        spec = FitSpec(
+            hyperparameters=hp,
+            max_epochs=config.max_epochs,
+            patience=None,
+            seed=config.seed,
+            tensorboard=TensorBoardRun(config.log_dir, f"{config.dataset}/train", name),
+        )
+        with live_progress(console) as progress:
+            display = FitDisplay(progress, config.max_epochs)
+            fitted = fit(spec, data, compute, interruption, [display])
     for unwritten in fitted.unwritten:
         warn_unwritten(unwritten)
     if fitted.best is None:
@@ -84,7 +86,8 @@ def _train(options: jsonargparse.Namespace) -> int:
     model = model_of(fitted, hp, data, origin)
     save_model(folder / "model.ckpt", model)
     write_json(folder / "model.json", describe_model(model))
-    draw_model(folder / "model.png", model)
+    with optional("the picture", folder / "model.png"):
+        draw_model(folder / "model.png", model)
     ending = (
         (fitted.interrupted and fitted.interrupted.reason)
         or fitted.diverged

@@ -20,7 +20,7 @@ from src.core import checks
 from src.core.console import open_console, say
 from src.core.files import make_writable
 from src.core.interrupt import Signals
-from src.data.split import TrainingData, load_training_data
+from src.data.split import TrainingData, load_training_data, refuse_large_batches
 from src.options import TuneConfig
 from src.reporting.publish import (
     check_models,
@@ -65,8 +65,9 @@ def _tune(options: jsonargparse.Namespace) -> int:
     make_writable(folder.path, "--results_dir")
     make_writable(Path(config.log_dir), "--log_dir")
     with contextlib.ExitStack() as stack:
-        data = load_training_data(config.data_spec, config.data_dir)
         stack.enter_context(interruption)
+        data = load_training_data(config.data_spec, config.data_dir, interruption=interruption)
+        refuse_large_batches("batch_sizes", config.batch_sizes, data)
         launcher = stack.enter_context(launching(config, config.precision, data, interruption))
         store = stack.enter_context(open_store(config, folder, console))
         return _search(config, plan, data, store, folder, launcher, interruption, console)

@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from unittest import mock
 
@@ -178,8 +178,13 @@ def start_search(
     workplace: Workplace, environment: dict[str, str], *options: str
 ) -> subprocess.Popen[str]:
     """Start a small search in a process, and process group, of its own."""
+    return start_python(["-m", "src.tune", *workplace.options(*options)], environment)
+
+
+def start_python(arguments: Sequence[str], environment: dict[str, str]) -> subprocess.Popen[str]:
+    """Start Python in a process group of its own, which does not outlive the test."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "src.tune", *workplace.options(*options)],
+        [sys.executable, *arguments],
         cwd=REPOSITORY,
         env=environment,
         stdout=subprocess.PIPE,
