@@ -17,7 +17,7 @@ import jsonargparse
 from src import cli
 from src.core.console import live_progress, open_console, say
 from src.core.errors import UserError
-from src.core.files import free_name, make_writable, optional, warn_unwritten, write_json
+from src.core.files import free_name, make_writable, optional, write_json
 from src.core.interrupt import Signals
 from src.data.split import load_training_data, refuse_large_batches
 from src.options import TrainConfig
@@ -73,8 +73,6 @@ def _train(options: jsonargparse.Namespace) -> int:
         with live_progress(console) as progress:
             display = FitDisplay(progress, config.max_epochs)
             fitted = fit(spec, data, compute, interruption, [display])
-    for unwritten in fitted.unwritten:
-        warn_unwritten(unwritten)
     if fitted.best is None:
         folder.rmdir()
         if fitted.interrupted:

@@ -10,7 +10,7 @@ from typing import Any
 import optuna
 
 from src.core.errors import UserError
-from src.core.files import replacing, write_json
+from src.core.files import optional, replacing, write_json
 from src.core.metrics import ConfusionMatrix
 from src.data.split import TrainingData
 from src.inference.predictions import read_probabilities, worst_mistakes
@@ -43,14 +43,12 @@ def publish_study(
     """Write one batch size's CSV and pictures."""
     trials = ended_trials(study)
     write_trials(folder.study_csv(batch_size), [record for record, _ in trials])
-    draw_rungs(
-        folder.rungs_figure(batch_size),
-        f"{folder.path.name}, batch size {batch_size}: {len(trials)} trials",
-        trials,
-        plan,
-    )
+    title = f"{folder.path.name}, batch size {batch_size}: {len(trials)} trials"
+    with optional("pictures", folder.rungs_figure(batch_size)):
+        draw_rungs(folder.rungs_figure(batch_size), title, trials, plan)
     for model in load_best_models(folder, store, {batch_size: study}).values():
-        draw_model(folder.study_figure(batch_size), model)
+        with optional("pictures", folder.study_figure(batch_size)):
+            draw_model(folder.study_figure(batch_size), model)
 
 
 def publish_search(
