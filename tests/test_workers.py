@@ -1,4 +1,5 @@
 import functools
+import multiprocessing
 import os
 import signal
 import sys
@@ -8,6 +9,7 @@ from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
+import joblib
 import pytest
 import torch
 from optuna.trial import TrialState
@@ -23,7 +25,14 @@ from src.training.hyperparameters import Hyperparameters
 from src.training.spec import FitSpec
 from src.workers.local import LocalWorkers
 from src.workers.messages import Advanced, Ended, Failed, Message, Reported
-from tests.conftest import Rows, Workplace, children, start_search, wait_until
+from tests.conftest import (
+    Rows,
+    Workplace,
+    children,
+    start_python,
+    start_search,
+    wait_until,
+)
 
 LOAD = functools.partial(load_training_data, DataSpec(dataset="mnist_5k", limit=300), "nowhere")
 SPEC = FitSpec(
@@ -186,6 +195,86 @@ def test_worker_that_is_killed_is_a_failure_that_says_so_and_is_replaced() -> No
         assert workers.idle == [0, 1]
         workers.submit(1, SPEC)
         assert isinstance(next_message(workers), Reported)
+
+
+# ---- what the environment says of other processes and of cores
+
+SCHEDULERS = {
+    "SLURM": {
+        "SLURM_NTASKS": "2", "SLURM_JOB_NAME": "x", "SLURM_JOB_ID": "7", "SLURM_PROCID": "1",
+        "SLURM_LOCALID": "1", "SLURM_NODEID": "1", "SLURM_NODELIST": "nowhere[1-2]",
+    },
+    "torchrun": {
+        "RANK": "1", "LOCAL_RANK": "1", "WORLD_SIZE": "2", "GROUP_RANK": "1", "NODE_RANK": "1",
+        "MASTER_ADDR": "192.0.2.1", "MASTER_PORT": "1", "TORCHELASTIC_RUN_ID": "7",
+    },
+    "LSF": {
+        "LSB_JOBID": "7", "LSB_DJOB_RANKFILE": "/nowhere", "JSM_NAMESPACE_SIZE": "2",
+        "JSM_NAMESPACE_RANK": "1", "JSM_NAMESPACE_LOCAL_RANK": "1",
+    },
+    "MPI in Kubernetes": {
+        "OMPI_COMM_WORLD_SIZE": "2", "OMPI_COMM_WORLD_RANK": "1", "PMI_SIZE": "2", "PMI_RANK": "1",
+        "KUBERNETES_PORT": "tcp://192.0.2.1:443", "KUBERNETES_SERVICE_HOST": "192.0.2.1",
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("scheduler", SCHEDULERS)
+@pytest.mark.parametrize("command", ["train", "tune"])
+def test_one_process_is_one_process_whatever_a_scheduler_says(
+    command: str, scheduler: str, workplace: Workplace, environment: dict[str, str]
+) -> None:
+    options = workplace.options("--workers=1")
+    if command == "train":
+        options = [o for o in options if not o.startswith(("--workers", "--reduction_factor"))]
+        options += [
+            "--conv1=8", "--conv2=8", "--dense_units=8", "--dropout_rate=0.1",
+            "--learning_rate=0.001", "--batch_size=32",
+        ]  # fmt: skip
+    process = start_python(["-m", f"src.{command}", *options], environment | SCHEDULERS[scheduler])
+    _, err = process.communicate(timeout=300)
+    assert (process.returncode, err) == (0, "")
+    events = sorted(workplace.logs.rglob("events*"))
+    runs = [path.parent for path in events if path.parent.name != "winner"]
+    assert len(runs) == (1 if command == "train" else 5)
+    for run in runs:
+        epochs = [e.step for e in EventAccumulator(str(run)).Reload().Scalars("loss/train")]
+        assert epochs == list(range(1, len(epochs) + 1))
+        assert epochs
+
+
+needs_cores = pytest.mark.skipif(
+    sys.platform != "linux" or joblib.cpu_count(only_physical_cores=True) == 1,
+    reason="needs Linux and two cores",
+)
+
+
+@needs_cores
+@pytest.mark.parametrize("binding", ["OMP_PROC_BIND=true", "GOMP_CPU_AFFINITY=0"])
+def test_workers_use_all_cores_though_openmp_binds_the_process_to_one(
+    binding: str, workplace: Workplace, environment: dict[str, str]
+) -> None:
+    name, _, value = binding.partition("=")
+    cores = joblib.cpu_count(only_physical_cores=True)
+    long = ("--max_epochs=81", "--limit=4000", "--iterations=9")
+    process = start_search(workplace, environment | {name: value}, *long)
+    wait_until(lambda: workplace.states().count(TrialState.RUNNING) == cores, 180)
+    workers = children(process.pid)
+    assert len(workers) == cores
+    assert all(os.sched_getaffinity(pid) == os.sched_getaffinity(0) for pid in workers)
+
+
+@needs_cores
+def test_spawned_worker_uses_all_cores_though_openmp_binds_it_to_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("OMP_PROC_BIND", "true")
+    with LocalWorkers(1, LOAD, PLAIN_CPU, start_method="spawn") as workers:
+        workers.submit(0, SPEC)
+        assert isinstance(next_message(workers), Reported)
+        (worker,) = multiprocessing.active_children()
+        assert worker.pid is not None
+        assert os.sched_getaffinity(worker.pid) == os.sched_getaffinity(0)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")

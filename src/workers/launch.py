@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol
 
+from src.core.affinity import release_cores
 from src.core.errors import UserError
 from src.core.interrupt import Interrupted, Interruption
 from src.data.split import TrainingData, load_training_data
@@ -67,6 +68,7 @@ def launching(
 ) -> Iterator[Launcher]:
     """Decide what is computed on, and by how many workers, which train with `fit`."""
     if config.launcher == "local":
+        release_cores()  # before they are counted
         compute = choose_compute(config.device, precision, threads=1)
         load = _loader(data, config.data_dir, compute)
         number = choose_workers(config.workers, compute)

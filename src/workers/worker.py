@@ -16,6 +16,7 @@ import optuna
 import torch
 from optuna_integration import PyTorchLightningPruningCallback
 
+from src.core.affinity import release_cores
 from src.core.files import collecting_unwritten
 from src.core.interrupt import Interrupted, Interruption
 from src.data.split import TrainingData
@@ -65,7 +66,9 @@ def _train(
     try:
         with collecting_unwritten() as unwritten:
             callbacks: list[pl.Callback] = [_Progress(search), hyperband]
-            fitted = fit(spec, load(), compute, _AskedToStop(search), callbacks)
+            data = load()
+            release_cores()  # scikit-learn, which splits the data, has an OpenMP of its own
+            fitted = fit(spec, data, compute, _AskedToStop(search), callbacks)
     except SearchGone:
         raise
     except Exception as error:
