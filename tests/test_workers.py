@@ -1,19 +1,27 @@
 import functools
 import multiprocessing
 import os
+import resource
+import shutil
 import signal
 import sys
 import time
-from dataclasses import replace
+import warnings
+from dataclasses import asdict, replace
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from typing import Any
 
 import joblib
 import pytest
 import torch
+import werkzeug.test
 from optuna.trial import TrialState
+from tensorboard.backend.event_processing.data_provider import MultiplexerDataProvider
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.backend.event_processing.plugin_event_multiplexer import EventMultiplexer
+from tensorboard.plugins.base_plugin import TBContext
 
 from src.core.interrupt import Interrupted, Interruption
 from src.data.catalog import DataSpec
@@ -57,6 +65,9 @@ def next_message(workers: LocalWorkers, deadline: float = 60.0) -> Message:
 
 # Forked ones would not do where there is a GPU, and fresh ones do not see what a test replaces.
 needs_fork = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
+
+
+linux = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 
 
 def train(start_method: str | None) -> Fitted:
@@ -277,7 +288,7 @@ def test_spawned_worker_uses_all_cores_though_openmp_binds_it_to_one(
         assert os.sched_getaffinity(worker.pid) == os.sched_getaffinity(0)
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@linux
 def test_workers_of_a_killed_search_leave_and_the_next_search_can_begin(
     workplace: Workplace, environment: dict[str, str]
 ) -> None:
@@ -331,6 +342,69 @@ def test_curves_are_kept_of_those_asked_for_and_results_of_all(
             with_curves.add(run.name)
     assert len(runs) == (len(workplace.rows()) if level == "best" else 0)
     assert with_curves == (set(expected) if level == "best" else set())
+
+
+def test_second_search_with_more_hyperparameters_keeps_its_columns(
+    workplace: Workplace, tmp_path: Path
+) -> None:
+    assert workplace.tune() == 0
+    recipe = ("--augmentation=[none,affine]", "--weight_averaging=[true,false]")
+    assert workplace.tune(f"--results_dir={tmp_path}/other", *recipe) == 0
+    experiment = ask_hparams(workplace.logs, "/experiment", {})
+    columns = [column["name"] for column in experiment["hparamInfos"]]
+    assert sorted(columns) == sorted(asdict(SPEC.hyperparameters))
+    recipe_columns = {"schedule", "label_smoothing", "augmentation", "weight_averaging"}
+    assert set(columns[-4:]) == recipe_columns  # the first few are shown
+    tags = [metric["name"]["tag"] for metric in experiment["metricInfos"]]
+    assert sorted(tags) == ["epochs", "val_accuracy"]
+    wanted = {"allowedStatuses": ["STATUS_SUCCESS"], "sliceSize": 100}
+    rows = ask_hparams(workplace.logs, "/session_groups", wanted)["sessionGroups"]
+    assert len(rows) == 10
+    assert all(row["hparams"].keys() == set(columns) for row in rows)
+    assert {row["hparams"]["augmentation"] for row in rows} == {"none", "affine"}
+
+
+def ask_hparams(logs: Path, path: str, request: dict[str, object]) -> Any:
+    """Return what TensorBoard's page of hyperparameters gets from its own backend."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "html5lib's sanitizer is deprecated")  # its own copy
+        from tensorboard.plugins.hparams.hparams_plugin import HParamsPlugin
+
+    runs = EventMultiplexer().AddRunsFromDirectory(str(logs)).Reload()
+    context = TBContext(data_provider=MultiplexerDataProvider(runs, str(logs)), logdir=str(logs))
+    app = HParamsPlugin(context).get_plugin_apps()[path]
+    answer = werkzeug.test.Client(app).post("/", json=request)
+    assert answer.status_code == 200
+    return answer.json
+
+
+@linux
+@pytest.mark.parametrize("level", ["all", "best"])
+def test_full_disk_under_curves_and_states_costs_no_more_than_them(
+    level: str, workplace: Workplace, environment: dict[str, str]
+) -> None:
+    options = ("--workers=2", "--iterations=3", f"--tensorboard={level}", "--limit=2000")
+    process = start_search(workplace, environment, *options)
+    assert process.stdout is not None
+    for line in process.stdout:
+        if " trial " in line and " bracket " in line:
+            break
+    folder = workplace.logs / "mnist_5k/batch_64"
+    shutil.rmtree(folder)  # while it is used
+    folder.touch()
+    for worker in children(process.pid):  # states: a few kilobytes are a full disk
+        _, hard = resource.prlimit(worker, resource.RLIMIT_FSIZE)
+        resource.prlimit(worker, resource.RLIMIT_FSIZE, (2000, hard))
+    _, err = process.communicate(timeout=300)
+    assert process.returncode == 0, err
+    told = err.splitlines()
+    assert len([line for line in told if "going on without what TensorBoard shows" in line]) == 1
+    assert all(line.startswith("warning: ") for line in told)
+    assert any(str(folder) in line for line in told)
+    assert len(told) <= 2  # of states as well, if there was time to write one
+    rows = workplace.rows()
+    assert [row["state"] for row in rows].count("FAIL") == 0
+    assert len(rows) == 15
 
 
 @needs_fork
