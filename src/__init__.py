@@ -1,1 +1,3 @@
 """HCR-Lightning: Hyperband tunes a small network that reads handwritten characters."""
+
+from src.core import affinity as affinity  # before anything imports PyTorch

@@ -20,7 +20,7 @@ from src.core.command import recorded_command
 from src.core.console import open_console, plural, print_figures, say
 from src.core.errors import UserError
 from src.core.files import make_writable, short_path, write_json
-from src.data.catalog import CLASS_NAMES, Dataset
+from src.data.catalog import CLASS_NAMES, Dataset, overlap_caution
 from src.results.folder import ResultsFolder
 from src.training.device import Device, choose_compute
 
@@ -71,7 +71,7 @@ def _run(options: EvaluateOptions) -> int:
         raise UserError(
             f"`dataset` (={dataset}) has other classes than the model, which was trained on {own}"
         )
-    caution = _caution(own, dataset)
+    caution = overlap_caution(own, dataset)
     if caution:
         print(f"caution: {caution}", file=sys.stderr)
     folder = options.output_dir or path.parent
@@ -210,29 +210,6 @@ def _results_dir(checkpoint: Path, dataset: str) -> Path:
         if folder.name == dataset:
             return folder.parent
     return Path("results")
-
-
-def _caution(trained_on: str, tested_on: str) -> str | None:
-    """Return why a test accuracy on another data set may flatter the model, if it may.
-
-    Raises:
-        UserError: the test images are training images.
-    """
-    if trained_on == "mnist" and tested_on == "mnist_5k":
-        raise UserError(
-            "`dataset` (=mnist_5k): its images are among MNIST's training images, which the model "
-            "was trained on; use mnist"
-        )
-    if trained_on != tested_on and "emnist_digits" in (trained_on, tested_on):
-        return (
-            "MNIST and EMNIST digits come from the same forms, so the model may have been "
-            "trained on some of these digits"
-        )
-    if trained_on != tested_on and trained_on.startswith("emnist"):
-        return (
-            "both sets are of EMNIST's images, so the model may have been trained on some of these"
-        )
-    return None
 
 
 COMMAND = cli.Command(

@@ -78,7 +78,7 @@ def run(options: FinalsOptions) -> int:
             raise UserError(f"the search in {folder.path} has no finished trial yet; go on with it")
         spec = study_spec(next(iter(studies.values())))
         load = functools.partial(load_training_data, spec.data, options.data_dir)
-        data = load()
+        data = load(interruption=interruption)
         if data.split_hash != spec.split_hash:
             raise UserError(
                 f"the training images in {options.data_dir} are not those of the search in "

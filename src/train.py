@@ -14,7 +14,7 @@ from src import cli
 from src.core.command import recorded_command
 from src.core.console import live_progress, open_console, say
 from src.core.errors import UserError
-from src.core.files import free_name, make_writable, warn_unwritten, write_json
+from src.core.files import free_name, make_writable, optional, write_json
 from src.core.interrupt import Signals
 from src.options import TrainOptions
 from src.search.display import print_data
@@ -22,7 +22,7 @@ from src.training.device import choose_compute
 
 
 def _run(options: TrainOptions) -> int:
-    from src.data.split import load_training_data
+    from src.data.split import load_training_data, refuse_large_batches
     from src.reporting.publish import describe_model, draw_model
     from src.results.provenance import provenance
     from src.training.checkpoint import model_of, save_model
@@ -43,23 +43,23 @@ def _run(options: TrainOptions) -> int:
     origin = provenance(compute, recorded_command())
     make_writable(models, "--results_dir")
     make_writable(options.log_dir, "--log_dir")
-    data = load_training_data(options.data_spec, options.data_dir, compute.device)
-    print_data(console, data, compute)
-    name = free_name(models, name)
-    folder = models / name
-    folder.mkdir()  # before training, so that nobody else takes it meanwhile
-    spec = FitSpec(
-        hyperparameters=hp,
-        max_epochs=options.max_epochs,
-        patience=None,
-        seed=options.seed,
-        tensorboard=TensorBoardRun(options.log_dir, f"{options.dataset}/train", name),
-    )
-    with Signals() as interruption, live_progress(console) as progress:
-        display = FitDisplay(progress, options.max_epochs)
-        fitted = fit(spec, data, compute, interruption, [display])
-    for unwritten in fitted.unwritten:
-        warn_unwritten(unwritten)
+    with Signals() as interruption:
+        data = load_training_data(options.data_spec, options.data_dir, compute.device, interruption)
+        refuse_large_batches("batch_size", [hp.batch_size], data)
+        print_data(console, data, compute)
+        name = free_name(models, name)
+        folder = models / name
+        folder.mkdir()  # before training, so that nobody else takes it meanwhile
+        spec = FitSpec(
+            hyperparameters=hp,
+            max_epochs=options.max_epochs,
+            patience=None,
+            seed=options.seed,
+            tensorboard=TensorBoardRun(options.log_dir, f"{options.dataset}/train", name),
+        )
+        with live_progress(console) as progress:
+            display = FitDisplay(progress, options.max_epochs)
+            fitted = fit(spec, data, compute, interruption, [display])
     if fitted.best is None:
         folder.rmdir()
         if fitted.interrupted:
@@ -71,7 +71,8 @@ def _run(options: TrainOptions) -> int:
     model = model_of(fitted, hp, data, origin)
     save_model(folder / "model.ckpt", model)
     write_json(folder / "model.json", describe_model(model).to_document())
-    draw_model(folder / "model.png", model)
+    with optional("the picture", folder / "model.png"):
+        draw_model(folder / "model.png", model)
     ending = (
         (fitted.interrupted and fitted.interrupted.reason)
         or fitted.diverged

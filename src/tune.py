@@ -27,6 +27,7 @@ from src.training.schedule import Schedule
 
 if TYPE_CHECKING:
     from src.search.session import Session
+    from src.search.timing import Timing
     from src.workers.worker import Fit
 
 _Choice = TypeVar("_Choice")
@@ -127,12 +128,13 @@ def _choices(value: _Choice | tuple[_Choice, ...]) -> tuple[_Choice, ...]:
     return value if isinstance(value, tuple) else (value,)
 
 
-def run(options: TuneOptions, fit: "Fit | None" = None) -> int:
+def run(options: TuneOptions, fit: "Fit | None" = None, timing: "Timing | None" = None) -> int:
     """Print the plan, and search; return the exit code.
 
     Args:
         options: what the user wants.
         fit: trains a configuration; None: `src.training.fit`.
+        timing: how long the search waits for what; None: as a search does.
     """
     console, plan = open_console(), options.make_plan()
     print_plan(console, plan, options.batch_sizes)
@@ -140,9 +142,9 @@ def run(options: TuneOptions, fit: "Fit | None" = None) -> int:
         return 0
 
     from src.core.files import make_writable
-    from src.data.split import load_training_data
+    from src.data.split import load_training_data, refuse_large_batches
     from src.results.folder import ResultsFolder
-    from src.search.session import Session, open_store
+    from src.search.session import TIMING, Session, open_store
     from src.workers.launch import launching
 
     folder = ResultsFolder(options.results_dir, options.dataset)
@@ -150,7 +152,8 @@ def run(options: TuneOptions, fit: "Fit | None" = None) -> int:
     make_writable(options.log_dir, "--log_dir")
     load = functools.partial(load_training_data, options.data_spec, options.data_dir)
     with Signals(options.seconds) as interruption, contextlib.ExitStack() as stack:
-        data = load()
+        data = load(interruption=interruption)
+        refuse_large_batches("batch_sizes", options.batch_sizes, data)
         launch_spec = options.launch_spec(options.precision)
         launcher = stack.enter_context(launching(launch_spec, data, load, interruption, fit))
         storage = open_store(options.storage_url, options.heartbeat, folder, console)
@@ -162,6 +165,7 @@ def run(options: TuneOptions, fit: "Fit | None" = None) -> int:
             logs=options.logs,
             interruption=interruption,
             console=console,
+            timing=timing or TIMING,
         )
         return _search(options, plan, session)
 

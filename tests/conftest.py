@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,7 +18,9 @@ from src import train, tune
 from src.data.catalog import CLASS_NAMES, DataSpec
 from src.results.folder import ResultsFolder
 from src.search.journal import open_journal
+from src.search.session import TIMING
 from src.search.studies import load_studies
+from src.search.timing import Timing
 from src.training.checkpoint import load_model, save_model
 from src.training.fit import fit
 from src.training.task import make_task
@@ -48,7 +50,7 @@ def children(pid: int) -> list[int]:
     return [int(p) for p in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
-def wait_until(true: Callable[[], object], seconds: float = 60) -> None:
+def wait_until(true: Callable[[], object], seconds: float = 120) -> None:
     deadline = time.monotonic() + seconds
     while not true():
         assert time.monotonic() < deadline
@@ -77,9 +79,11 @@ class Workplace:
             *options,
         ]
 
-    def tune(self, *options: str, max_epochs: int = 3, fit: Fit = fit) -> int:
+    def tune(
+        self, *options: str, max_epochs: int = 3, fit: Fit = fit, timing: Timing = TIMING
+    ) -> int:
         """Search here; `fit` must be picklable where workers are spawned."""
-        command = replace(tune.COMMAND, run=functools.partial(tune.run, fit=fit))
+        command = replace(tune.COMMAND, run=functools.partial(tune.run, fit=fit, timing=timing))
         return command.main(self.options(*options, max_epochs=max_epochs))
 
     def trials(self) -> list[FrozenTrial]:
@@ -177,8 +181,13 @@ def start_search(
     workplace: Workplace, environment: dict[str, str], *options: str
 ) -> subprocess.Popen[str]:
     """Start a small search in a process, and process group, of its own."""
+    return start_python(["-m", "src.tune", *workplace.options(*options)], environment)
+
+
+def start_python(arguments: Sequence[str], environment: dict[str, str]) -> subprocess.Popen[str]:
+    """Start Python in a process group of its own, which does not outlive the test."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "src.tune", *workplace.options(*options)],
+        [sys.executable, *arguments],
         cwd=REPOSITORY,
         env=environment,
         stdout=subprocess.PIPE,

@@ -17,6 +17,7 @@ from src.results.folder import ResultsFolder
 from src.search.logs import Logs
 from src.search.session import Session
 from src.search.store import Store
+from src.search.timing import Timing
 from src.training.device import PLAIN_CPU
 from src.training.fitted import Fitted
 from src.training.history import Epoch
@@ -149,4 +150,5 @@ def open_session(
             logs=Logs(folder.path.parent / "logs", "none"),
             interruption=interruption,
             console=Console(quiet=True),
+            timing=Timing(clock=workers.clock),
         )

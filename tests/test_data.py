@@ -1,14 +1,18 @@
+import contextlib
 import functools
 import gzip
 import hashlib
 import http.server
 import shutil
+import signal
 import socket
 import struct
+import subprocess
 import threading
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -17,12 +21,21 @@ import torchvision
 from sklearn.model_selection import train_test_split
 from sklearn.neighbors import KNeighborsClassifier
 
+from src import train
 from src.core.errors import UserError
+from src.core.interrupt import Interrupted, Signals
 from src.data.batches import Chunks
-from src.data.catalog import CLASS_NAMES, Dataset, DataSpec
-from src.data.files import Images, load_images
+from src.data.catalog import CATALOG, CLASS_NAMES, Dataset, DataSpec, overlap_caution
+from src.data.files import Images, has_images, load_images
 from src.data.split import load_training_data, split_validation
-from tests.conftest import REAL_DATA, needs_emnist, needs_mnist
+from tests.conftest import (
+    REAL_DATA,
+    Workplace,
+    needs_emnist,
+    needs_mnist,
+    start_python,
+    wait_until,
+)
 
 
 def write_idx(folder: Path, prefix: str, pixels: np.ndarray, labels: np.ndarray) -> None:
@@ -58,6 +71,15 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_class_names_are_torchvisions(dataset: Dataset, split: str) -> None:
     names = torchvision.datasets.EMNIST.classes_split_dict[split]
     assert CLASS_NAMES[dataset] == tuple(names)
+
+
+def test_every_data_set_has_one_entry() -> None:
+    assert set(get_args(Dataset)) == set(CATALOG)
+    titles = [entry.title for entry in CATALOG.values()]
+    assert len(set(titles)) == len(titles)
+    for entry in CATALOG.values():
+        assert entry.part_of is None or entry.part_of in CATALOG
+        assert (entry.training_images is None) == (not entry.sources)
 
 
 def test_class_counts() -> None:
@@ -293,6 +315,99 @@ def test_training_images_load_without_the_test_files(mnist_copy: Path) -> None:
     assert len(images) == 60_000
 
 
+@needs_mnist
+@pytest.mark.parametrize("style", ["{}.gz", "dotted", "dotted.gz", "{0}/{0}"])
+def test_files_are_found_as_they_are_published_elsewhere(
+    style: str, mnist_copy: Path, no_network: None
+) -> None:
+    raw = mnist_copy / "MNIST/raw"
+    for file in list(raw.iterdir()):
+        content = file.read_bytes()
+        file.unlink()
+        dotted = file.with_name(file.name.replace("-idx", ".idx"))
+        if style == "{0}/{0}":  # unpacked to a folder of its own, beside the file with a dot
+            file.mkdir()
+            (file / file.name).write_bytes(content)
+            dotted.write_bytes(content)
+        elif style == "dotted":
+            dotted.write_bytes(content)
+        else:
+            packed = dotted if style == "dotted.gz" else file
+            packed.with_name(f"{packed.name}.gz").write_bytes(gzip.compress(content, 1))
+    before = sorted(raw.iterdir())
+    (images,) = load_images("mnist", "test", mnist_copy)
+    assert images.sha256() == load_images("mnist", "test", REAL_DATA)[0].sha256()
+    assert has_images("mnist", "train", mnist_copy)
+    assert sorted(raw.iterdir()) == before
+
+
+@pytest.mark.parametrize("damage", ["cut short", "not packed", "longer", "one bit"])
+def test_damaged_packed_file_is_refused_by_name(damage: str, tmp_path: Path) -> None:
+    folder = tmp_path / "EMNIST/raw"
+    write_idx(folder, "emnist-digits-train", np.ones((20, 28, 28)), np.arange(20) % 10)
+    path = folder / "emnist-digits-train-images-idx3-ubyte"
+    content = path.read_bytes()
+    path.unlink()
+    packed = gzip.compress(content)
+    damaged = {
+        "cut short": packed[:-20],
+        "not packed": content,
+        "longer": gzip.compress(content + b"0" * 10_000_000),
+        "one bit": packed[:-1] + bytes([packed[-1] ^ 1]),
+    }[damage]
+    path.with_name(f"{path.name}.gz").write_bytes(damaged)
+    with pytest.raises(UserError, match=rf"{path.name}\.gz is truncated or altered"):
+        load_images("emnist_digits", "train", tmp_path)
+
+
+# ---- what of one data set is in another
+
+
+@pytest.mark.parametrize(
+    ("trained_on", "tested_on", "caution"),
+    [
+        ("mnist", "mnist", None),
+        ("mnist_5k", "mnist", None),  # its images are MNIST's training images
+        ("mnist", "emnist_digits", "the same forms"),
+        ("emnist_digits", "mnist_5k", "the same forms"),
+        ("emnist_balanced", "emnist_bymerge", "both sets are of EMNIST's images"),
+        ("emnist_letters", "emnist_letters", None),
+    ],
+)
+def test_test_images_that_may_have_been_trained_on_are_pointed_out(
+    trained_on: Dataset, tested_on: Dataset, caution: str | None
+) -> None:
+    found = overlap_caution(trained_on, tested_on)
+    assert (found is None) if caution is None else (found is not None and caution in found)
+
+
+def test_test_images_that_were_trained_on_are_refused() -> None:
+    with pytest.raises(UserError, match=r"among MNIST's training images.*use mnist"):
+        overlap_caution("mnist", "mnist_5k")
+
+
+# ---- batches larger than what there is
+
+
+@pytest.mark.parametrize("command", ["train", "tune"])
+def test_batches_larger_than_the_training_set_are_refused(
+    command: str, workplace: Workplace, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if command == "tune":
+        assert workplace.tune("--batch_sizes=[64,161]") == 2
+    else:
+        options = [
+            "--conv1=8", "--conv2=8", "--dense_units=8", "--dropout_rate=0.1",
+            "--learning_rate=0.001", "--batch_size=161",
+        ]  # fmt: skip
+        options += [o for o in workplace.options() if "reduction_factor" not in o]
+        assert train.main(options) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "(=161) is more than the 160 images" in line
+    assert not list(workplace.results.rglob("*.csv"))
+    assert not list(workplace.results.rglob("train/*"))
+
+
 # ---- downloading
 
 
@@ -370,3 +485,123 @@ def test_emnists_one_archive_is_downloaded_once_for_all_its_splits(
     load_images("emnist_letters_digits", "test", data)
     assert asked == []
     assert mine.stat().st_mtime_ns == before, "a file that was there is kept"
+
+
+@pytest.fixture
+def endless_mirror() -> Iterator[str]:
+    """A web server on this machine that sends a little, for ever: its address."""
+    over = threading.Event()
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_HEAD(self) -> None:
+            self.send_response(200)
+            self.send_header("Content-Length", str(2**30))
+            self.end_headers()
+
+        def do_GET(self) -> None:
+            self.do_HEAD()
+            with contextlib.suppress(OSError):
+                while not over.wait(0.1):
+                    self.wfile.write(b"x" * 2**12)
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}/"
+    over.set()
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def start_download(
+    command: str, mirror: str, workplace: Workplace, environment: dict[str, str], *options: str
+) -> subprocess.Popen[str]:
+    """Start a command that must download MNIST first, and wait until it does."""
+    data = workplace.folder / "data"
+    script = (
+        f"import sys, torchvision; torchvision.datasets.MNIST.mirrors = [{mirror!r}]\n"
+        f"from src import {command}; sys.exit({command}.main(sys.argv[1:]))"
+    )
+    before = set(data.glob(".download-*"))
+    arguments = ("-c", script, "--dataset=mnist", "--device=cpu", f"--data_dir={data}")
+    folders = (f"--results_dir={workplace.results}", f"--log_dir={workplace.logs}")
+    process = start_python([*arguments, *folders, *options], environment)
+
+    def has_begun() -> bool:
+        assert process.poll() is None
+        new = set(data.glob(".download-*")) - before
+        return any(any(folder.glob("MNIST/raw/*")) for folder in new)
+
+    wait_until(has_begun, 120)
+    return process
+
+
+TRAIN = (
+    "--conv1=8", "--conv2=8", "--dense_units=8", "--dropout_rate=0.1", "--learning_rate=0.001",
+    "--batch_size=32",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("command", "options", "number", "code", "said"),
+    [
+        ("tune", (), signal.SIGTERM, 143, "interrupted by SIGTERM"),
+        ("tune", (), signal.SIGINT, 130, "interrupted by Ctrl-C"),
+        ("train", TRAIN, signal.SIGTERM, 143, "interrupted by SIGTERM"),
+    ],
+)
+def test_download_that_is_stopped_ends_and_leaves_nothing(
+    command: str,
+    options: tuple[str, ...],
+    number: signal.Signals,
+    code: int,
+    said: str,
+    endless_mirror: str,
+    workplace: Workplace,
+    environment: dict[str, str],
+) -> None:
+    process = start_download(command, endless_mirror, workplace, environment, *options)
+    process.send_signal(number)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == code
+    assert err.splitlines()[-1] == said
+    assert "Traceback" not in err
+    assert not list((workplace.folder / "data").glob(".download-*"))
+
+
+def test_download_ends_when_the_time_is_up(
+    endless_mirror: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torchvision.datasets.MNIST, "mirrors", [endless_mirror])
+    with Signals(timeout=2.0) as interruption:
+        with pytest.raises(Interrupted, match="time is up") as caught:
+            load_images("mnist", "train", tmp_path, interruption)
+        assert caught.value.exit_code == 0
+    assert not list(tmp_path.glob(".download-*"))
+
+
+def test_next_download_removes_what_a_killed_one_left_and_spares_one_that_runs(
+    endless_mirror: str, workplace: Workplace, environment: dict[str, str]
+) -> None:
+    data = workplace.folder / "data"
+    (data / ".download-of-the-version-before/MNIST/raw").mkdir(parents=True)
+    killed = start_download("tune", endless_mirror, workplace, environment)
+    (left,) = data.glob(".download-*")
+    killed.kill()
+    killed.communicate()
+    assert left.exists()
+    running = start_download("tune", endless_mirror, workplace, environment)
+    (first,) = data.glob(".download-*")
+    assert first != left
+    other = Workplace(workplace.folder)
+    other.results = workplace.folder / "other"
+    second = start_download("train", endless_mirror, other, environment, *TRAIN)
+    assert first.exists()
+    for process in (running, second):
+        process.terminate()
+        process.communicate(timeout=120)
+    assert not list(data.glob(".download-*"))

@@ -7,7 +7,6 @@ import resource
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,11 +16,10 @@ import pytest
 import torch
 from lightning.pytorch import Callback
 
-import src.search.loop
 from src.core.interrupt import Interruption
 from src.data.catalog import DataSpec
 from src.data.split import TrainingData, load_training_data
-from src.search.loop import FailureStreak
+from src.search.timing import Timing
 from src.training.device import PLAIN_CPU, Compute
 from src.training.fit import fit
 from src.training.fitted import Fitted
@@ -37,11 +35,7 @@ SMALL = Hyperparameters(
 )
 
 
-@pytest.fixture(autouse=True)
-def short_pause(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(src.search.loop, "_PAUSE", 0.1)
-
-
+SOON = Timing(pause=0.1)
 linux = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 
 
@@ -130,7 +124,7 @@ def test_trial_that_fails_once_is_tried_again_in_its_place(
     workplace: Workplace, tmp_path: Path
 ) -> None:
     failing = FailingFit(ZeroDivisionError("on purpose"), failed=tmp_path / "failed")
-    assert workplace.tune("--workers=1", fit=failing) == 0
+    assert workplace.tune("--workers=1", fit=failing, timing=SOON) == 0
     rows = workplace.rows()
     assert [row["state"] for row in rows].count("FAIL") == 1
     assert len(rows) == 6
@@ -154,7 +148,7 @@ def test_trial_that_always_fails_leaves_its_place_empty_until_the_next_run(
     assert len(workplace.rows()) == 10
 
     other = Workplace(workplace.folder / "other")
-    assert other.tune(*options, fit=FailingFit(error, conv1=big)) == 2
+    assert other.tune(*options, fit=FailingFit(error, conv1=big), timing=SOON) == 2
     err = capsys.readouterr().err
     assert err.count("\n") == 1
     assert "places of the plan are empty" in err or "trials in a row failed" in err
@@ -171,7 +165,8 @@ def test_trial_that_always_fails_leaves_its_place_empty_until_the_next_run(
 def test_failures_in_a_row_with_one_cause_stop_the_search(
     workplace: Workplace, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert workplace.tune("--workers=1", fit=FailingFit(MemoryError("no more"))) == 2
+    failing = FailingFit(MemoryError("no more"))
+    assert workplace.tune("--workers=1", fit=failing, timing=SOON) == 2
     err = capsys.readouterr().err
     assert err.count("\n") == 1
     assert "3 trials in a row failed with the same cause" in err
@@ -183,11 +178,10 @@ def test_failures_in_a_row_with_one_cause_stop_the_search(
 
 
 @linux
-def test_worker_that_hangs_is_given_up(
-    workplace: Workplace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(src.search.loop, "_SILENCE", 3.0)
-    assert workplace.tune("--workers=1", fit=FailingFit(None, failed=tmp_path / "hung")) == 0
+def test_worker_that_hangs_is_given_up(workplace: Workplace, tmp_path: Path) -> None:
+    hangs_once = FailingFit(None, failed=tmp_path / "hung")
+    timing = Timing(pause=0.1, silence=3.0)
+    assert workplace.tune("--workers=1", fit=hangs_once, timing=timing) == 0
     rows = workplace.rows()
     assert [row["reason"] for row in rows if row["state"] == "FAIL"] == [
         "its worker was silent for 3 seconds"
@@ -219,22 +213,6 @@ def test_memory_that_the_allocator_does_not_get_is_out_of_memory() -> None:
     with pytest.raises(RuntimeError) as caught:
         torch.empty(2**55)
     assert failure(caught.value).cause == "out of memory"
-
-
-def test_failures_at_once_count_as_one() -> None:
-    streak = FailureStreak()
-    began = time.monotonic()
-    for _ in range(16):  # a node with sixteen workers is lost
-        streak.add("its worker was lost", began)
-    assert streak.length == 1
-    streak.add("its worker was lost", time.monotonic())
-    assert streak.length == 2
-    streak.add("out of memory", time.monotonic())
-    assert streak.length == 1
-    streak.add("out of memory", time.monotonic())
-    streak.end()
-    streak.add("out of memory", time.monotonic())
-    assert streak.length == 1
 
 
 def start(

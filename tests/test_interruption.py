@@ -165,11 +165,11 @@ def test_second_ctrl_c_ends_it_at_once(workplace: Workplace, environment: dict[s
 def test_results_that_cannot_be_written_end_the_search_in_order(
     workplace: Workplace, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    in_the_way = workplace.results / "mnist_5k/32-rungs.png"
+    in_the_way = workplace.results / "mnist_5k/32-all.csv"
     in_the_way.mkdir(parents=True)
     # When the first batch size is published, trials of the second are being trained.
     assert workplace.tune("--batch_sizes=[32,64]", "--workers=2") == 2
-    assert re.search(r"32-rungs\..*: Is a directory", capsys.readouterr().err)
+    assert re.search(r"32-all\..*: Is a directory", capsys.readouterr().err)
     assert TrialState.RUNNING not in workplace.states()
     in_the_way.rmdir()
     assert workplace.tune("--batch_sizes=[32,64]", "--workers=2") == 0

@@ -15,10 +15,11 @@ from src.search.fill import Outcome, fill
 from src.search.hyperband import make_plan
 from src.search.hyperband_study import open_hyperband_studies
 from src.search.journal import Journal
-from src.search.loop import FailureStreak, Timing
+from src.search.loop import FailureStreak
 from src.search.planned_study import PlannedStudy
 from src.search.session import Session
 from src.search.spec import SearchSpec
+from src.search.timing import Timing
 from src.training.hyperparameters import RECIPE, Hyperparameters
 from src.training.spec import FitSpec
 from src.workers.messages import Failed
@@ -53,8 +54,8 @@ def searching(
         yield open_hyperband_studies(spec, batch_sizes, PLAN, session), session, fake
 
 
-def run(studies: list[PlannedStudy], session: Session, fake: FakeWorkers) -> Outcome:
-    return fill("search", studies, session, timing=Timing(clock=fake.clock))
+def run(studies: list[PlannedStudy], session: Session) -> Outcome:
+    return fill("search", studies, session)
 
 
 def learns(job: FitSpec) -> list[float]:
@@ -70,7 +71,7 @@ def states(study: PlannedStudy) -> list[TrialState]:
 @pytest.mark.parametrize("workers", [1, 2, 8])
 def test_every_place_is_filled_once_whatever_the_workers(tmp_path: Path, workers: int) -> None:
     with searching(tmp_path, learns, workers, batch_sizes=(32, 64)) as (studies, session, fake):
-        outcome = run(studies, session, fake)
+        outcome = run(studies, session)
         assert outcome.succeeded
         assert outcome.conclude(session) == 0
         assert outcome.places == outcome.open_before == 34
@@ -84,22 +85,21 @@ def test_every_place_is_filled_once_whatever_the_workers(tmp_path: Path, workers
             for study in studies
             for trial in study.study.trials
         }
-    with searching(tmp_path / "other", learns, 1, batch_sizes=(32, 64)) as (studies, session, fake):
-        run(studies, session, fake)
+    with searching(tmp_path / "other", learns, 1, batch_sizes=(32, 64)) as (studies, session, _):
+        run(studies, session)
         for study in studies:
             for trial in study.study.trials:
                 assert found[study.name, trial.user_attrs["slot"]] == trial.params
 
 
 def test_studies_are_handed_on_in_order_when_they_are_complete(tmp_path: Path) -> None:
-    with searching(tmp_path, learns, batch_sizes=(64, 32)) as (studies, session, fake):
+    with searching(tmp_path, learns, batch_sizes=(64, 32)) as (studies, session, _):
         complete: list[tuple[str, bool]] = []
         fill(
             "search",
             studies,
             session,
             on_complete=lambda study: complete.append((study.name, study.is_complete)),
-            timing=Timing(clock=fake.clock),
         )
         assert complete == [("64", True), ("32", True)]
 
@@ -111,7 +111,7 @@ def test_failed_trial_is_tried_again_in_its_place_with_its_configuration(tmp_pat
         return Failed("ZeroDivisionError", "on purpose") if next(fails, False) else learns(job)
 
     with searching(tmp_path, script) as ([study], session, fake):
-        assert run([study], session, fake).succeeded
+        assert run([study], session).succeeded
         (failed,) = [t for t in study.study.trials if t.state == TrialState.FAIL]
         (again,) = [
             trial
@@ -130,7 +130,7 @@ def test_three_failures_in_a_row_with_one_cause_stop_the_search(tmp_path: Path) 
         session,
         fake,
     ):
-        outcome = run([study], session, fake)
+        outcome = run([study], session)
         assert not outcome.succeeded
         with pytest.raises(UserError, match="3 trials in a row failed with the same cause"):
             outcome.conclude(session)
@@ -150,7 +150,7 @@ def test_place_whose_trials_fail_three_times_is_left_empty_until_the_next_run(
     with searching(tmp_path, script) as ([study], session, fake):
         bad = study.job(started).seed if (started := study.start()) else -1
         study.requeue_all()
-        outcome = run([study], session, fake)
+        outcome = run([study], session)
         assert outcome.given_up == 1
         assert study.given_up == [0]
         with pytest.raises(UserError, match="1 of 17 places of the plan are empty"):
@@ -158,7 +158,7 @@ def test_place_whose_trials_fail_three_times_is_left_empty_until_the_next_run(
         assert states(study).count(TrialState.FAIL) == 3
     bad = -1
     with searching(tmp_path, script) as ([study], session, fake):
-        assert run([study], session, fake).succeeded
+        assert run([study], session).succeeded
         assert len(fake.jobs) == 1
 
 
@@ -167,7 +167,7 @@ def test_silent_worker_is_given_up(tmp_path: Path) -> None:
         return None if len(fake.jobs) == 1 else learns(job)
 
     with searching(tmp_path, script) as ([study], session, fake):
-        assert run([study], session, fake).succeeded
+        assert run([study], session).succeeded
         (failed,) = [t for t in study.study.trials if t.state == TrialState.FAIL]
         assert failed.user_attrs["outcome"]["reason"] == "its worker was silent for 600 seconds"
         assert fake.seconds > 600
@@ -179,14 +179,14 @@ def test_interrupted_trials_wait_and_go_on(tmp_path: Path) -> None:
             return Interrupted("time is up", 0) if fake.seconds > 5 else None
 
     with searching(tmp_path, learns, workers=2, interruption=After()) as ([study], session, fake):
-        outcome = run([study], session, fake)
+        outcome = run([study], session)
         assert not outcome.succeeded
         assert outcome.conclude(session) == 0
         assert TrialState.WAITING in states(study)
         assert TrialState.RUNNING not in states(study)
         reported = [trial.intermediate_values for trial in study.study.trials]
     with searching(tmp_path, learns, workers=2) as ([study], session, fake):
-        assert run([study], session, fake).succeeded
+        assert run([study], session).succeeded
         assert len(study.study.trials) == 17
         for trial, before in zip(study.study.trials, reported, strict=False):
             assert before.items() <= trial.intermediate_values.items()

@@ -2,7 +2,12 @@
 
 import copy
 import dataclasses
+import os
+import shutil
+import subprocess
+import sys
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -26,6 +31,7 @@ from src.training.step import (
     read_pixels,
 )
 from src.training.task import add_counts, no_counts
+from tests.conftest import REPOSITORY
 
 BF16 = dataclasses.replace(PLAIN_CPU, precision="bf16")
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA GPU here")
@@ -108,6 +114,73 @@ def test_fused_layer_in_bf16_is_no_less_exact_than_the_plain_one(images: Images)
     ):
         assert (ours - truth).norm() <= 1e-3 * truth.norm()
         assert (ours - truth).norm() <= (theirs - truth).norm()
+
+
+FIRST_LAYER = """
+import torch
+from src.training.fused import first_layer
+pixels = torch.arange(2 * 28 * 28, dtype=torch.uint8).view(2, 28, 28)
+weight, bias = torch.ones(4, 1, 3, 3, requires_grad=True), torch.zeros(4, requires_grad=True)
+for dtype in (torch.float32, torch.bfloat16):
+    first_layer(pixels, weight, bias, dtype).sum().backward()
+print(weight.grad.sum().item())
+"""
+
+
+def run_first_layer(environment: dict[str, str], cache: Path) -> tuple[str, str]:
+    """Return the output and the errors of a process that keeps compiled code in the folder."""
+    done = subprocess.run(
+        [sys.executable, "-c", FIRST_LAYER],
+        cwd=REPOSITORY,
+        env=environment | {"NUMBA_CACHE_DIR": str(cache)},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout, done.stderr
+
+
+@pytest.mark.parametrize("files", ["*.nbi", "*.nbc", "*"])
+@pytest.mark.parametrize("damage", ["empty", "cut short", "zeros", "a folder"])
+def test_damaged_cache_costs_the_compiling_and_one_line(
+    files: str, damage: str, compiled: tuple[Path, str], tmp_path: Path, environment: dict[str, str]
+) -> None:
+    cache = tmp_path / "cache"
+    shutil.copytree(compiled[0], cache)
+    damaged = [file for file in cache.rglob(files) if file.is_file()]
+    assert damaged
+    for file in damaged:
+        content = file.read_bytes()
+        file.unlink()
+        if damage == "a folder":  # as unreadable to root as another user's file to anybody else
+            file.mkdir()
+        else:
+            left = {"empty": b"", "cut short": content[: len(content) // 2]}
+            file.write_bytes(left.get(damage, bytes(len(content))))
+    out, err = run_first_layer(environment, cache)
+    assert out == compiled[1]
+    assert err.count("\n") == 1
+    assert f"warning: {cache}" in err
+    assert "going on without numba's cache" in err
+    if damage != "a folder":
+        assert run_first_layer(environment, cache) == (out, "")  # the cache is whole again
+
+
+def test_cache_that_cannot_be_made_costs_the_compiling_alone(
+    compiled: tuple[Path, str], tmp_path: Path, environment: dict[str, str]
+) -> None:
+    (tmp_path / "file").touch()
+    assert run_first_layer(environment, tmp_path / "file/cache") == (compiled[1], "")
+
+
+@pytest.fixture(scope="module")
+def compiled(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """Compiled code on disk, and what it computes."""
+    cache = tmp_path_factory.mktemp("compiled")
+    out, err = run_first_layer({**os.environ, "PYTHONPATH": str(REPOSITORY)}, cache)
+    assert err == ""
+    return cache, out
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

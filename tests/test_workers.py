@@ -1,17 +1,27 @@
 import functools
+import multiprocessing
 import os
+import resource
+import shutil
 import signal
 import sys
 import time
-from dataclasses import replace
+import warnings
+from dataclasses import asdict, replace
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from typing import Any
 
+import joblib
 import pytest
 import torch
+import werkzeug.test
 from optuna.trial import TrialState
+from tensorboard.backend.event_processing.data_provider import MultiplexerDataProvider
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.backend.event_processing.plugin_event_multiplexer import EventMultiplexer
+from tensorboard.plugins.base_plugin import TBContext
 
 from src.core.interrupt import Interrupted, Interruption
 from src.data.catalog import DataSpec
@@ -23,7 +33,14 @@ from src.training.hyperparameters import Hyperparameters
 from src.training.spec import FitSpec
 from src.workers.local import LocalWorkers
 from src.workers.messages import Advanced, Ended, Failed, Message, Reported
-from tests.conftest import Rows, Workplace, children, start_search, wait_until
+from tests.conftest import (
+    Rows,
+    Workplace,
+    children,
+    start_python,
+    start_search,
+    wait_until,
+)
 
 LOAD = functools.partial(load_training_data, DataSpec(dataset="mnist_5k", limit=300), "nowhere")
 SPEC = FitSpec(
@@ -48,6 +65,9 @@ def next_message(workers: LocalWorkers, deadline: float = 60.0) -> Message:
 
 # Forked ones would not do where there is a GPU, and fresh ones do not see what a test replaces.
 needs_fork = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
+
+
+linux = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 
 
 def train(start_method: str | None) -> Fitted:
@@ -188,7 +208,87 @@ def test_worker_that_is_killed_is_a_failure_that_says_so_and_is_replaced() -> No
         assert isinstance(next_message(workers), Reported)
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+# ---- what the environment says of other processes and of cores
+
+SCHEDULERS = {
+    "SLURM": {
+        "SLURM_NTASKS": "2", "SLURM_JOB_NAME": "x", "SLURM_JOB_ID": "7", "SLURM_PROCID": "1",
+        "SLURM_LOCALID": "1", "SLURM_NODEID": "1", "SLURM_NODELIST": "nowhere[1-2]",
+    },
+    "torchrun": {
+        "RANK": "1", "LOCAL_RANK": "1", "WORLD_SIZE": "2", "GROUP_RANK": "1", "NODE_RANK": "1",
+        "MASTER_ADDR": "192.0.2.1", "MASTER_PORT": "1", "TORCHELASTIC_RUN_ID": "7",
+    },
+    "LSF": {
+        "LSB_JOBID": "7", "LSB_DJOB_RANKFILE": "/nowhere", "JSM_NAMESPACE_SIZE": "2",
+        "JSM_NAMESPACE_RANK": "1", "JSM_NAMESPACE_LOCAL_RANK": "1",
+    },
+    "MPI in Kubernetes": {
+        "OMPI_COMM_WORLD_SIZE": "2", "OMPI_COMM_WORLD_RANK": "1", "PMI_SIZE": "2", "PMI_RANK": "1",
+        "KUBERNETES_PORT": "tcp://192.0.2.1:443", "KUBERNETES_SERVICE_HOST": "192.0.2.1",
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("scheduler", SCHEDULERS)
+@pytest.mark.parametrize("command", ["train", "tune"])
+def test_one_process_is_one_process_whatever_a_scheduler_says(
+    command: str, scheduler: str, workplace: Workplace, environment: dict[str, str]
+) -> None:
+    options = workplace.options("--workers=1")
+    if command == "train":
+        options = [o for o in options if not o.startswith(("--workers", "--reduction_factor"))]
+        options += [
+            "--conv1=8", "--conv2=8", "--dense_units=8", "--dropout_rate=0.1",
+            "--learning_rate=0.001", "--batch_size=32",
+        ]  # fmt: skip
+    process = start_python(["-m", f"src.{command}", *options], environment | SCHEDULERS[scheduler])
+    _, err = process.communicate(timeout=300)
+    assert (process.returncode, err) == (0, "")
+    events = sorted(workplace.logs.rglob("events*"))
+    runs = [path.parent for path in events if path.parent.name != "winner"]
+    assert len(runs) == (1 if command == "train" else 5)
+    for run in runs:
+        epochs = [e.step for e in EventAccumulator(str(run)).Reload().Scalars("loss/train")]
+        assert epochs == list(range(1, len(epochs) + 1))
+        assert epochs
+
+
+needs_cores = pytest.mark.skipif(
+    sys.platform != "linux" or joblib.cpu_count(only_physical_cores=True) == 1,
+    reason="needs Linux and two cores",
+)
+
+
+@needs_cores
+@pytest.mark.parametrize("binding", ["OMP_PROC_BIND=true", "GOMP_CPU_AFFINITY=0"])
+def test_workers_use_all_cores_though_openmp_binds_the_process_to_one(
+    binding: str, workplace: Workplace, environment: dict[str, str]
+) -> None:
+    name, _, value = binding.partition("=")
+    cores = joblib.cpu_count(only_physical_cores=True)
+    long = ("--max_epochs=81", "--limit=4000", "--iterations=9")
+    process = start_search(workplace, environment | {name: value}, *long)
+    wait_until(lambda: workplace.states().count(TrialState.RUNNING) == cores, 180)
+    workers = children(process.pid)
+    assert len(workers) == cores
+    assert all(os.sched_getaffinity(pid) == os.sched_getaffinity(0) for pid in workers)
+
+
+@needs_cores
+def test_spawned_worker_uses_all_cores_though_openmp_binds_it_to_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("OMP_PROC_BIND", "true")
+    with LocalWorkers(1, LOAD, PLAIN_CPU, start_method="spawn") as workers:
+        workers.submit(0, SPEC)
+        assert isinstance(next_message(workers), Reported)
+        (worker,) = multiprocessing.active_children()
+        assert worker.pid is not None
+        assert os.sched_getaffinity(worker.pid) == os.sched_getaffinity(0)
+
+
+@linux
 def test_workers_of_a_killed_search_leave_and_the_next_search_can_begin(
     workplace: Workplace, environment: dict[str, str]
 ) -> None:
@@ -242,6 +342,69 @@ def test_curves_are_kept_of_those_asked_for_and_results_of_all(
             with_curves.add(run.name)
     assert len(runs) == (len(workplace.rows()) if level == "best" else 0)
     assert with_curves == (set(expected) if level == "best" else set())
+
+
+def test_second_search_with_more_hyperparameters_keeps_its_columns(
+    workplace: Workplace, tmp_path: Path
+) -> None:
+    assert workplace.tune() == 0
+    recipe = ("--augmentation=[none,affine]", "--weight_averaging=[true,false]")
+    assert workplace.tune(f"--results_dir={tmp_path}/other", *recipe) == 0
+    experiment = ask_hparams(workplace.logs, "/experiment", {})
+    columns = [column["name"] for column in experiment["hparamInfos"]]
+    assert sorted(columns) == sorted(asdict(SPEC.hyperparameters))
+    recipe_columns = {"schedule", "label_smoothing", "augmentation", "weight_averaging"}
+    assert set(columns[-4:]) == recipe_columns  # the first few are shown
+    tags = [metric["name"]["tag"] for metric in experiment["metricInfos"]]
+    assert sorted(tags) == ["epochs", "val_accuracy"]
+    wanted = {"allowedStatuses": ["STATUS_SUCCESS"], "sliceSize": 100}
+    rows = ask_hparams(workplace.logs, "/session_groups", wanted)["sessionGroups"]
+    assert len(rows) == 10
+    assert all(row["hparams"].keys() == set(columns) for row in rows)
+    assert {row["hparams"]["augmentation"] for row in rows} == {"none", "affine"}
+
+
+def ask_hparams(logs: Path, path: str, request: dict[str, object]) -> Any:
+    """Return what TensorBoard's page of hyperparameters gets from its own backend."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "html5lib's sanitizer is deprecated")  # its own copy
+        from tensorboard.plugins.hparams.hparams_plugin import HParamsPlugin
+
+    runs = EventMultiplexer().AddRunsFromDirectory(str(logs)).Reload()
+    context = TBContext(data_provider=MultiplexerDataProvider(runs, str(logs)), logdir=str(logs))
+    app = HParamsPlugin(context).get_plugin_apps()[path]
+    answer = werkzeug.test.Client(app).post("/", json=request)
+    assert answer.status_code == 200
+    return answer.json
+
+
+@linux
+@pytest.mark.parametrize("level", ["all", "best"])
+def test_full_disk_under_curves_and_states_costs_no_more_than_them(
+    level: str, workplace: Workplace, environment: dict[str, str]
+) -> None:
+    options = ("--workers=2", "--iterations=3", f"--tensorboard={level}", "--limit=2000")
+    process = start_search(workplace, environment, *options)
+    assert process.stdout is not None
+    for line in process.stdout:
+        if " trial " in line and " bracket " in line:
+            break
+    folder = workplace.logs / "mnist_5k/batch_64"
+    shutil.rmtree(folder)  # while it is used
+    folder.touch()
+    for worker in children(process.pid):  # states: a few kilobytes are a full disk
+        _, hard = resource.prlimit(worker, resource.RLIMIT_FSIZE)
+        resource.prlimit(worker, resource.RLIMIT_FSIZE, (2000, hard))
+    _, err = process.communicate(timeout=300)
+    assert process.returncode == 0, err
+    told = err.splitlines()
+    assert len([line for line in told if "going on without what TensorBoard shows" in line]) == 1
+    assert all(line.startswith("warning: ") for line in told)
+    assert any(str(folder) in line for line in told)
+    assert len(told) <= 2  # of states as well, if there was time to write one
+    rows = workplace.rows()
+    assert [row["state"] for row in rows].count("FAIL") == 0
+    assert len(rows) == 15
 
 
 @needs_fork

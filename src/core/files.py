@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 from src.core.errors import UserError
 
@@ -94,31 +94,28 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
 
 @dataclass(frozen=True)
 class Unwritten:
-    """A file that could not be written, though nothing depends on it."""
+    """A file that could not be written or used, though nothing depends on it."""
 
     what: str
-    """What such files hold, in the plural."""
+    """What such files hold."""
     path: Path
     reason: str
     """What the system says."""
     folder: Path
     """Of other files of the same kind in here nothing more is said."""
 
-    @classmethod
-    def because(cls, error: OSError, what: str, path: Path, folder: Path | None = None) -> Self:
-        """Take path and reason from an error, as far as it names them."""
-        path = Path(error.filename or path)
-        return cls(what, path, error.strerror or str(error), folder or path.parent)
 
+_said: set[tuple[str, Path]] = set()
 
-_mentioned: set[tuple[str, Path]] = set()
+_collected: list[Unwritten] | None = None
 
 
 def warn_unwritten(unwritten: Unwritten) -> None:
     """Say on standard error, once for each folder, which file the work goes on without."""
-    key = (unwritten.what, unwritten.folder)
-    if key not in _mentioned:
-        _mentioned.add(key)
+    if _collected is not None:
+        _collected.append(unwritten)
+    elif (unwritten.what, unwritten.folder) not in _said:
+        _said.add((unwritten.what, unwritten.folder))
         print(
             f"warning: {unwritten.path}: {unwritten.reason}; going on without {unwritten.what}",
             file=sys.stderr,
@@ -126,9 +123,27 @@ def warn_unwritten(unwritten: Unwritten) -> None:
 
 
 @contextlib.contextmanager
-def optional(what: str, path: Path) -> Iterator[None]:
-    """Write a file that nothing depends on; where that fails, warn and go on."""
+def collecting_unwritten() -> Iterator[list[Unwritten]]:
+    """Collect the warnings of a block instead, for another process to give."""
+    global _collected
+    _collected = []
+    try:
+        yield _collected
+    finally:
+        _collected = None
+
+
+@contextlib.contextmanager
+def optional(what: str, path: Path, folder: Path | None = None) -> Iterator[None]:
+    """Write a file that nothing depends on; where that fails, warn and go on.
+
+    Args:
+        what: what such files hold, for the warning.
+        path: the file.
+        folder: within which one warning is enough; None: the file's own.
+    """
     try:
         yield
     except OSError as error:
-        warn_unwritten(Unwritten.because(error, what, path, path.parent))
+        reason = error.strerror or str(error)
+        warn_unwritten(Unwritten(what, path, reason, folder or path.parent))

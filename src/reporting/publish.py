@@ -8,7 +8,7 @@ from pathlib import Path
 import optuna
 
 from src.core.errors import UserError
-from src.core.files import replacing, write_json
+from src.core.files import optional, replacing, write_json
 from src.core.metrics import ConfusionMatrix
 from src.data.split import TrainingData
 from src.inference.predictions import read_probabilities, worst_mistakes
@@ -48,14 +48,12 @@ def publish_study(search: PlannedStudy, plan: Plan, session: Session) -> None:
     """Write the CSV and the pictures of one batch size's study."""
     folder, batch_size, trials = session.folder, int(search.name), ended_trials(search.study)
     write_trials(folder.study_csv(batch_size), trials)
-    draw_rungs(
-        folder.rungs_figure(batch_size),
-        f"{folder.path.name}, batch size {batch_size}: {len(trials)} trials",
-        trials,
-        plan,
-    )
+    title = f"{folder.path.name}, batch size {batch_size}: {len(trials)} trials"
+    with optional("pictures", folder.rungs_figure(batch_size)):
+        draw_rungs(folder.rungs_figure(batch_size), title, trials, plan)
     for model in load_best_models({batch_size: search.study}, session).values():
-        draw_model(folder.study_figure(batch_size), model)
+        with optional("pictures", folder.study_figure(batch_size)):
+            draw_model(folder.study_figure(batch_size), model)
 
 
 def publish_search(studies: Mapping[int, optuna.Study], session: Session) -> SavedModel | None:

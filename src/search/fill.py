@@ -12,7 +12,7 @@ from src.core.interrupt import Interrupted
 from src.results.provenance import provenance
 from src.results.records import TrialRecord
 from src.search.display import SearchDisplay
-from src.search.loop import TIMING, SearchFailed, SearchLoop, Timing
+from src.search.loop import SearchFailed, SearchLoop
 from src.search.planned_study import PlannedStudy, StartedTrial
 from src.search.session import Session
 from src.search.studies import FINISHED, RunRecorder
@@ -79,7 +79,6 @@ def fill(
     *,
     done: Sequence[TrialRecord] = (),
     on_complete: Callable[[PlannedStudy], None] = lambda study: None,
-    timing: Timing = TIMING,
 ) -> Outcome:
     """Fill the open places of the studies until nothing is left, or a reason to stop comes.
 
@@ -89,7 +88,6 @@ def fill(
         session: who trains, where it is stored, whether to stop.
         done: trials that were done before, for the display.
         on_complete: called with every study that is complete now.
-        timing: how long the loop waits for what.
     """
     left, places = open_places(studies), sum(len(study.keys) for study in studies)
     run = RunRecorder(study.study for study in studies) if left else None
@@ -112,7 +110,6 @@ def fill(
             watcher=display,
             make_checkpoint=make_checkpoint,
             on_complete=on_complete,
-            timing=timing,
         )
         try:
             with loop:

@@ -7,7 +7,6 @@ no trial is left running.
 import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from types import TracebackType
 from typing import Protocol
 
@@ -17,29 +16,6 @@ from src.search.planned_study import TRIES, MakeCheckpoint, PlannedStudy, Starte
 from src.search.session import Session
 from src.workers.launch import Workers
 from src.workers.messages import Advanced, Ended, Failed, Message, Reported
-
-
-@dataclass(frozen=True, kw_only=True)
-class Timing:
-    """How long the loop waits for what, in seconds."""
-
-    poll: float = 0.2
-    """Between two looks at whether to stop."""
-    look: float = 2.0
-    """Between two looks at what other searches on the same studies have done."""
-    starting: float = 1.0
-    """In which trials are started before those that run are heard again."""
-    pause: float = 2.0
-    """In which nothing is started after a failure, twice as many after a second one in a row: what
-    caused it, such as another program's hunger for memory, may pass."""
-    silence: float = 600.0
-    """Without a word after which a worker is given up: for want of memory a thread may wait for
-    ever. Workers speak after every chunk of training batches; a pass over validation images is the
-    longest that they are silent."""
-    clock: Callable[[], float] = time.monotonic
-
-
-TIMING = Timing()
 
 
 class Watcher(Protocol):
@@ -100,11 +76,10 @@ class SearchLoop:
     Args:
         studies: what to fill, in this order.
         workers: train the trials.
-        session: where the studies are stored, and whether to stop.
+        session: where the studies are stored, how long to wait for what, whether to stop.
         watcher: is told what happens.
         make_checkpoint: makes what is kept of a best trial.
         on_complete: called with each study that is complete now.
-        timing: how long to wait for what.
     """
 
     def __init__(
@@ -116,7 +91,6 @@ class SearchLoop:
         watcher: Watcher,
         make_checkpoint: MakeCheckpoint,
         on_complete: Callable[[PlannedStudy], None] = lambda study: None,
-        timing: Timing = TIMING,
     ) -> None:
         self.last_failure: Failed | None = None
         """Of all trials of this run."""
@@ -126,15 +100,15 @@ class SearchLoop:
         self._make_checkpoint = make_checkpoint
         self._on_complete = on_complete
         self._store = session.store
-        self._timing = timing
-        self._now = timing.clock
+        self._timing = session.timing
+        self._now = session.timing.clock
         self._studies = studies
         self._unfinished = [study for study in studies if not study.is_complete]
         self._filled = {study: study.done for study in studies}
         self._running: dict[int, tuple[PlannedStudy, StartedTrial, float]] = {}
         self._stopping: Interrupted | None = None
         self._failure: SearchFailed | None = None
-        self._streak = FailureStreak(timing.clock)
+        self._streak = FailureStreak(session.timing.clock)
         self._next_heartbeat = 0.0
         self._next_look = 0.0
         self._pause_ends = 0.0

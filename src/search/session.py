@@ -15,7 +15,10 @@ from src.search.database import Database
 from src.search.journal import Journal
 from src.search.logs import Logs
 from src.search.store import Store
+from src.search.timing import Timing
 from src.workers.launch import Launcher
+
+TIMING = Timing()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +36,7 @@ class Session:
     interruption: Interruption
     """Asked whether to stop."""
     console: Console
+    timing: Timing = TIMING
 
 
 @contextlib.contextmanager

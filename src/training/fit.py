@@ -113,7 +113,6 @@ def fit(
         ),
         diverged=recorder.diverged,
         interrupted=interrupted,
-        unwritten=tuple(one.unwritten for one in (writer, state) if one and one.unwritten),
     )
 
 

@@ -4,7 +4,6 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from src.core.files import Unwritten
 from src.core.interrupt import Interrupted
 from src.training.history import Epoch
 
@@ -29,5 +28,3 @@ class Fitted:
     """Why it was given up, if a loss was no number."""
     interrupted: Interrupted | None
     """Why it was stopped from outside, if it was."""
-    unwritten: tuple[Unwritten, ...] = ()
-    """Curves or a state that could not be written, which is no reason to stop."""

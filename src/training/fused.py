@@ -6,17 +6,22 @@ gradient. Here the four sums of a pooling window never leave the registers; what
 gradient is one byte a window: which of the four won. `TwoConvNet.first_layer` is the reference.
 """
 
+import contextlib
 import functools
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import numba
 import numpy as np
 import numpy.typing as npt
 import torch
+from numba.core.caching import FunctionCache
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+
+from src.core.files import Unwritten, warn_unwritten
 
 SIDE = 12
 """Rows and columns of what comes out: pooling windows of the 24×24 sums."""
@@ -111,14 +116,39 @@ def _threads(number: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(number)
 
 
+class _Cache(FunctionCache):
+    """Compiled code on disk; without it where its files are damaged or not ours to use."""
+
+    def load_overload(self, sig: Any, target_context: Any) -> Any:
+        try:
+            return super().load_overload(sig, target_context)
+        except Exception as error:  # whatever a damaged pickle raises
+            self._warn(error)
+            with contextlib.suppress(OSError):
+                self.flush()  # the index; what is compiled now takes the place of the rest
+            return None
+
+    def save_overload(self, sig: Any, data: Any) -> None:
+        try:
+            super().save_overload(sig, data)
+        except Exception as error:
+            self._warn(error)
+            self.disable()
+
+    def _warn(self, error: Exception) -> None:
+        folder = Path(self.cache_path)
+        reason = " ".join(str(error).split()) or type(error).__name__
+        warn_unwritten(Unwritten("numba's cache, compiling anew", folder, reason, folder))
+
+
 def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     """Compile when first called, without Python's lock; keep the result on disk where possible."""
-    compile_ = functools.partial(numba.njit, nogil=True, fastmath={"contract"})
-    try:
-        kernel: Callable[..., Any] = compile_(cache=True)(function)
-    except RuntimeError:  # no folder to keep it in: neither here nor in the user's cache
-        kernel = compile_()(function)
-    return kernel
+    kernel: Any = numba.njit(nogil=True, fastmath={"contract"})(function)
+    # Without a folder to keep it in, neither here nor in the user's cache, it is a RuntimeError.
+    with contextlib.suppress(RuntimeError, OSError):
+        kernel._cache = _Cache(function)  # where `cache=True` puts numba's own
+    compiled: Callable[..., Any] = kernel
+    return compiled
 
 
 @_compiled

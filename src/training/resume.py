@@ -10,7 +10,7 @@ import lightning.pytorch as pl
 import torch
 from lightning.pytorch.plugins import TorchCheckpointIO
 
-from src.core.files import Unwritten
+from src.core.files import optional
 
 _SHARE = 20
 """The state is written when the fit has gone on for this many times what writing it takes, so that
@@ -35,8 +35,6 @@ class FitState(pl.Callback):
         self._started = time.perf_counter()
         self._seconds_before = 0.0
         self._next_writing = 0.0
-        self.unwritten: Unwritten | None = None
-        """The state, if it could not be written the last time that was tried."""
 
     @property
     def seconds(self) -> float:
@@ -61,12 +59,8 @@ class FitState(pl.Callback):
         started = time.perf_counter()
         if last or started < self._next_writing:
             return
-        try:
+        with optional("states to go on from", self._path):  # all that a full disk costs
             trainer.save_checkpoint(self._path)
-        except OSError as error:  # a full disk costs no more than the state
-            self.unwritten = Unwritten.because(error, "states to go on from", self._path)
-        else:
-            self.unwritten = None
         ended = time.perf_counter()
         self._next_writing = ended + _SHARE * (ended - started)
 

@@ -21,7 +21,7 @@ from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 from tensorboard.summary.writer.record_writer import RecordWriter
 from torch.utils.tensorboard.summary import hparams as hparams_summaries
 
-from src.core.files import Unwritten, warn_unwritten
+from src.core.files import optional
 from src.training.history import SELECTED_ON, Epoch
 from src.training.hyperparameters import RECIPE, Hyperparameters
 
@@ -66,8 +66,6 @@ class RunWriter:
     """
 
     def __init__(self, run: TensorBoardRun | None, suffix: str = "") -> None:
-        self.unwritten: Unwritten | None = None
-        """The file that could not be written, if that is so."""
         self._run = run
         self._suffix = suffix
         self._file: BinaryIO | None = None
@@ -117,17 +115,14 @@ class RunWriter:
         self._write(Summary(value=[Summary.Value(tag=tag, image=image)]))
 
     def _write(self, summary: Summary, step: int = 0) -> None:
-        if self._run is None or self.unwritten is not None:
+        if self._run is None:
             return
-        try:
+        run, self._run = self._run, None
+        with optional("what TensorBoard shows", run.folder, Path(run.log_dir)):
             if self._file is None:
-                self._open(self._run.folder)
+                self._open(run.folder)
             self._append(Event(wall_time=time.time(), step=step, summary=summary))
-        except OSError as error:
-            path = Path(self._file.name) if self._file else self._run.folder
-            log_dir = Path(self._run.log_dir)
-            self.unwritten = Unwritten.because(error, "what TensorBoard shows", path, log_dir)
-            self._close()
+            self._run = run  # there is no error, so that more can follow
 
     def _open(self, folder: Path) -> None:
         """Begin a file under a name that TensorBoard looks for and that nobody else has."""
@@ -187,8 +182,6 @@ def write_run(
         for epoch in history if curves else ():
             writer.add_epoch(epoch)
         writer.add_result(hyperparameters, val_accuracy, len(history))
-    if writer.unwritten:
-        warn_unwritten(writer.unwritten)
 
 
 def write_pictures(
@@ -206,10 +199,10 @@ def write_pictures(
     """
     run = TensorBoardRun(Path(log_dir), dataset, name)
     suffix = f".{which}"
-    for old in run.folder.glob(f"events.out.tfevents.*{'' if which == 'validation' else suffix}"):
-        old.unlink()
+    old = "events.out.tfevents.*" + ("" if which == "validation" else suffix)
+    with optional("what TensorBoard shows", run.folder, Path(log_dir)):
+        for file in run.folder.glob(old):
+            file.unlink()
     with RunWriter(run, suffix) as writer:
         for title, figure in pictures.items():
             writer.add_picture(f"{which}/{title}", figure)
-    if writer.unwritten:
-        warn_unwritten(writer.unwritten)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol
 
+from src.core.affinity import release_cores
 from src.core.interrupt import Interrupted, Interruption
 from src.training.device import Compute, Device, Precision, choose_compute, choose_workers
 
@@ -92,6 +93,7 @@ def launching(
     if spec.launcher == "local":
         from src.workers.local import LocalWorkers
 
+        release_cores()  # before they are counted
         compute = choose_compute(spec.device, spec.precision, threads=1)
         own = functools.partial(load, compute.device)
         if compute.device.type == "cpu":

@@ -149,7 +149,7 @@ class LocalWorkers:
             message = self._next_message(worker)
             if isinstance(message, Ended):
                 self._busy.discard(worker)
-                for unwritten in message.fitted.unwritten:
+                for unwritten in message.unwritten:
                     warn_unwritten(unwritten)
             elif isinstance(message, Failed):
                 self.replace(worker)

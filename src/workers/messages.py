@@ -4,6 +4,7 @@ import abc
 from dataclasses import dataclass
 from typing import Any
 
+from src.core.files import Unwritten
 from src.core.interrupt import Interrupted
 from src.training.fitted import Fitted
 
@@ -33,6 +34,8 @@ class Ended:
     fitted: Fitted
     pruned: bool
     """Whether it was told to stop."""
+    unwritten: tuple[Unwritten, ...] = ()
+    """Files that it went on without: for the process of the search to say, once for all workers."""
 
 
 @dataclass(frozen=True)

@@ -313,7 +313,7 @@ class RayWorkers:
             spec = self._specs.pop(worker)
             if isinstance(message, Ended):
                 _write_run(spec, message.fitted)
-                for unwritten in message.fitted.unwritten:
+                for unwritten in message.unwritten:
                     warn_unwritten(unwritten)
             else:
                 self.replace(worker)

@@ -16,6 +16,8 @@ import optuna
 import torch
 from optuna_integration import PyTorchLightningPruningCallback
 
+from src.core.affinity import release_cores
+from src.core.files import collecting_unwritten
 from src.core.interrupt import Interrupted, Interruption
 from src.data.split import TrainingData
 from src.training.device import Compute
@@ -62,7 +64,11 @@ def _train(
         monitor=SELECTED_ON,
     )
     try:
-        fitted = fit(spec, load(), compute, _AskedToStop(search), [_Progress(search), hyperband])
+        with collecting_unwritten() as unwritten:
+            callbacks: list[pl.Callback] = [_Progress(search), hyperband]
+            data = load()
+            release_cores()  # scikit-learn, which splits the data, has an OpenMP of its own
+            fitted = fit(spec, data, compute, _AskedToStop(search), callbacks)
     except SearchGone:
         raise
     except Exception as error:
@@ -71,7 +77,7 @@ def _train(
         return Failed("no epoch", "it ended before its first epoch had")
     if hyperband.pruned or fitted.interrupted:  # nobody will want its weights
         fitted = dataclasses.replace(fitted, weights=None)
-    return Ended(fitted, hyperband.pruned)
+    return Ended(fitted, hyperband.pruned, tuple(unwritten))
 
 
 def _describe(error: Exception) -> Failed:

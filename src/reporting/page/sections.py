@@ -1,6 +1,5 @@
 """Assemble the report from its sections; a missing part is a sentence."""
 
-from src.data.catalog import TRAINING_IMAGES
 from src.reporting.analysis import ranking
 from src.reporting.findings import Findings, Search
 from src.reporting.page.blocks import Facts, Page, Section, Text
@@ -14,7 +13,7 @@ from src.reporting.page.search_sections import (
     rung_blocks,
     slice_blocks,
 )
-from src.reporting.page.words import accuracy_text, is_subset, title_of, validated
+from src.reporting.page.words import accuracy_text, is_subset, official_images, title_of, validated
 
 PICTURES = (
     *("batch-sizes", "history", "budget", "learning-curves", "importance", "slices", "parallel"),
@@ -83,7 +82,7 @@ def _data(dataset: str, search: Search | None) -> str:
     text = f"{train:,} images train and {validation:,} validate ({rule}); each trial sees the same."
     if is_subset(dataset, search):
         text += (
-            f" These are a subset, {train + validation:,} of the {TRAINING_IMAGES[dataset]:,} "
+            f" These are a subset, {train + validation:,} of the {official_images(dataset):,} "
             "images of the official training files, so no figure here is one of the whole data "
             "set."
         )

@@ -4,7 +4,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from src.data.catalog import TRAINING_IMAGES
+from src.data.catalog import find_entry
 from src.reporting import figures
 from src.reporting.findings import Findings, Search
 from src.reporting.page.blocks import Picture
@@ -12,15 +12,21 @@ from src.reporting.page.blocks import Picture
 
 def title_of(findings: Findings) -> str:
     """Return the data set's name, with `subset` where not all official images were used."""
-    head, _, rest = findings.dataset.partition("_")
-    name = f"{head.upper()} {rest.replace('_', ' ')}".strip()
+    entry = find_entry(findings.dataset)
+    name = entry.title if entry else findings.dataset
     return f"{name} subset" if is_subset(findings.dataset, findings.search) else name
 
 
 def is_subset(dataset: str, search: Search | None) -> bool:
     """Return whether the search had other images than the official training files have."""
-    official = TRAINING_IMAGES.get(dataset)
+    official = official_images(dataset)
     return search is not None and official is not None and sum(search.images.values()) != official
+
+
+def official_images(dataset: str) -> int | None:
+    """Return how many images the official training files have, where that is known."""
+    entry = find_entry(dataset)
+    return entry.training_images if entry else None
 
 
 def accuracy_text(value: float | None, images: int) -> str:
