@@ -70,7 +70,7 @@ def states(study: PlannedStudy) -> list[TrialState]:
 
 @pytest.mark.parametrize("workers", [1, 2, 8])
 def test_every_place_is_filled_once_whatever_the_workers(tmp_path: Path, workers: int) -> None:
-    with searching(tmp_path, learns, workers, batch_sizes=(32, 64)) as (studies, session, fake):
+    with searching(tmp_path, learns, workers, batch_sizes=(32, 64)) as (studies, session, _):
         outcome = run(studies, session)
         assert outcome.succeeded
         assert outcome.conclude(session) == 0
