@@ -12,7 +12,6 @@ import warnings
 from collections.abc import Collection, Iterator
 from typing import Any
 
-import filelock
 import optuna
 import sqlalchemy
 from optuna.storages import RDBStorage
@@ -20,6 +19,7 @@ from optuna.storages import RDBStorage
 from src.core.errors import UserError
 from src.core.files import replacing
 from src.results.folder import ResultsFolder
+from src.results.lock import FolderLock
 from src.results.shipped import set_aside
 from src.search.store import Store
 
@@ -120,24 +120,19 @@ class Database(Store):
                 f"database (={heartbeat}); its machines must agree on when one is given up"
             )
         another = "go on with it as it was begun, or choose another folder with `--results_dir`"
-        try:
-            with filelock.FileLock(self._folder.lock, timeout=_ANSWER):
-                set_aside(self._folder)
-                if self._folder.journal.exists():
-                    raise UserError(
-                        f"{self._folder.path} holds a search with an embedded study; {another}"
-                    )
-                if not self._folder.database.exists():
-                    with replacing(self._folder.database) as temporary:
-                        temporary.write_text(identity)
-                elif self._folder.database.read_text(errors="replace") != identity:
-                    raise UserError(
-                        f"{self._folder.path} holds a search of another database; {another}"
-                    )
-        except filelock.Timeout as error:
-            raise UserError(
-                f"another search is running in {self._folder.path}; {another}"
-            ) from error
+        with FolderLock(self._folder.lock, timeout=_ANSWER):
+            set_aside(self._folder)
+            if self._folder.journal.exists():
+                raise UserError(
+                    f"{self._folder.path} holds a search with an embedded study; {another}"
+                )
+            if not self._folder.database.exists():
+                with replacing(self._folder.database) as temporary:
+                    temporary.write_text(identity)
+            elif self._folder.database.read_text(errors="replace") != identity:
+                raise UserError(
+                    f"{self._folder.path} holds a search of another database; {another}"
+                )
 
     def __exit__(self, *_: object) -> None:
         self._engine.dispose()
@@ -180,15 +175,17 @@ class Database(Store):
             yield
 
     def release_abandoned(self, study: optuna.Study, ours: Collection[int]) -> None:
-        """Fail the trials whose machine has been silent, so that their places are free again."""
+        """Fail the trials whose process has been silent, so that their places are free again.
+
+        Also `ours`, if they were: others may have looked meanwhile.
+        """
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             optuna.storages.fail_stale_trials(study)
 
-    def heartbeat(self, trial: optuna.Trial) -> None:
-        """Record a heartbeat."""
+    def _record_heartbeat(self, trial_id: int) -> None:
         assert self._opened is not None
-        self._opened.record_heartbeat(trial._trial_id)
+        self._opened.record_heartbeat(trial_id)
 
     def keep_model(self, name: str, content: bytes) -> None:
         """Write it to the database, for all machines."""

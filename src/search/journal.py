@@ -8,15 +8,15 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
-import filelock
 import optuna
 from optuna.storages import BaseStorage, JournalStorage
-from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
+from optuna.storages.journal import BaseJournalBackend
 from optuna.trial import TrialState
 
 from src.core.errors import UserError
 from src.core.files import replacing
 from src.results.folder import ResultsFolder
+from src.results.lock import FolderLock
 from src.results.shipped import set_aside
 from src.search.store import Store
 
@@ -31,17 +31,11 @@ class Journal(Store):
 
     def __init__(self, folder: ResultsFolder) -> None:
         self._folder = folder
-        self._lock = filelock.FileLock(folder.lock, timeout=0)
+        self._lock = FolderLock(folder.lock)
 
     def __enter__(self) -> "Journal":
-        try:
-            self._lock.acquire()
-        except filelock.Timeout as error:
-            raise UserError(
-                f"another search is running in {self._folder.path}; wait for it, choose another "
-                "folder with `--results_dir`, or share one on a server with `--storage`"
-            ) from error
-        try:
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(self._lock)
             set_aside(self._folder)
             if self._folder.database.exists():
                 raise UserError(
@@ -49,14 +43,12 @@ class Journal(Store):
                     "it with `--storage`, or choose another folder with `--results_dir`"
                 )
             self._folder.sweep()
-            self.storage = open_journal(self._folder)
-        except BaseException:
-            self._lock.release()
-            raise
+            self.storage = open_journal(self._folder, self._lock)
+            stack.pop_all()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._lock.release()
+        self._lock.__exit__()
 
     @contextlib.contextmanager
     def exclusive(self) -> Iterator[None]:
@@ -64,13 +56,12 @@ class Journal(Store):
         yield
 
     def release_abandoned(self, study: optuna.Study, ours: Collection[int]) -> None:
-        """Let the trials of a search that was killed wait to be gone on with."""
+        """Requeue the trials of a search that was killed: who holds the folder is alone."""
         for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-            if trial.number in ours:
-                continue
-            self.storage.set_trial_state_values(trial._trial_id, state=TrialState.WAITING)
+            if trial.number not in ours:
+                study._storage.set_trial_state_values(trial._trial_id, state=TrialState.WAITING)
 
-    def heartbeat(self, trial: optuna.Trial) -> None:
+    def _record_heartbeat(self, trial_id: int) -> None:
         """Do nothing: there is nobody to see it."""
 
     def keep_model(self, name: str, content: bytes) -> None:
@@ -82,80 +73,117 @@ class Journal(Store):
         """Do nothing: they are there."""
 
 
-class _OwnJournal(JournalFileBackend):
-    """Optuna's journal file for the search that holds its results folder.
+class _CheckedLog(BaseJournalBackend):
+    """Optuna's log of operations: a line of JSON each, with a checksum over it and all before it.
 
-    Every line ends with a checksum over it and all lines before it. Optuna reads past them.
-    Optuna's own lock is a file that a killed process leaves behind for its successor to wait on.
+    A line is the operation with `"check"` as its last key: CRC-32 of the line without that key,
+    begun with the checksum of the line before. Optuna reads past the key. Nobody else may write to
+    the file; it is cut only where this process has left a part of a line itself.
 
     Args:
         path: the file.
-        whole: bytes of its whole lines.
+        ends: where each whole line ends, in bytes, after a 0 for the beginning.
         check: checksum of the last of them.
+        lock: shows that the file is still ours; None: it is only read.
     """
 
-    def __init__(self, path: Path, whole: int, check: int) -> None:
-        super().__init__(str(path), lock_obj=_NoLock(str(path)))
+    def __init__(
+        self, path: Path, ends: list[int], check: int, lock: FolderLock | None = None
+    ) -> None:
         self._path = path
-        self._whole = whole
+        self._ends = ends
         self._check = check
+        self._lock = lock
+
+    def read_logs(self, log_number_from: int) -> Iterator[dict[str, Any]]:
+        """Give the operations from this number on."""
+        if log_number_from + 1 < len(self._ends):
+            start = self._ends[log_number_from]
+            with self._path.open("rb") as file:
+                file.seek(start)
+                yield from map(json.loads, file.read(self._ends[-1] - start).splitlines())
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
-        """Append lines; first cut off what a crash or a full disk has left of one."""
-        if self._path.stat().st_size > self._whole:
-            os.truncate(self._path, self._whole)
-        check, checked = self._check, []
+        """Append operations, and flush them to the disk.
+
+        Raises:
+            UserError: the journal may be another search's now.
+            OSError: it cannot be written; it is as before.
+        """
+        self._check_ours()
+        check, lines = self._check, []
         for log in logs:
-            check = zlib.crc32(json.dumps(log, separators=(",", ":")).encode(), check)
-            checked.append({**log, _CHECK: f"{check:08x}"})
+            body = json.dumps(log, separators=(",", ":")).encode()
+            check = zlib.crc32(body, check)
+            lines.append(body[:-1] + b',"%s":"%08x"}\n' % (_CHECK.encode(), check))
         try:
-            super().append_logs(checked)
+            with self._path.open("ab") as file:
+                file.write(b"".join(lines))
+                file.flush()
+                os.fsync(file.fileno())
         except OSError as error:  # which does not say where
+            with contextlib.suppress(OSError):
+                os.truncate(self._path, self._ends[-1])
             raise OSError(error.errno, error.strerror, str(self._path)) from error
-        self._whole, self._check = self._path.stat().st_size, check
+        self._check = check
+        for line in lines:
+            self._ends.append(self._ends[-1] + len(line))
+
+    def _check_ours(self) -> None:
+        if self._lock is None:
+            raise UserError(f"{self._path} is open for reading only")
+        self._lock.check()
+        try:
+            size = self._path.stat().st_size
+        except FileNotFoundError:
+            size = 0
+        if size != self._ends[-1]:
+            raise UserError(
+                f"{self._path} has {size:,} bytes, where this search has left {self._ends[-1]:,}: "
+                "another one has written to it. This one has stopped; the same command goes on "
+                "when no other runs"
+            )
 
 
-class _NoLock(JournalFileSymlinkLock):
-    def acquire(self) -> bool:
-        return True
-
-    def release(self) -> None:
-        pass
-
-
-def open_journal(folder: ResultsFolder) -> BaseStorage:
+def open_journal(folder: ResultsFolder, lock: FolderLock | None = None) -> BaseStorage:
     """Open the journal that holds all studies of a data set; make it if it is not there.
 
-    Nobody else may write to it. A last line that a crash cut short does not count: nothing was
-    built on it.
+    A last line that a crash cut short does not count, and is cut off: nothing was built on it.
+
+    Args:
+        folder: whose journal.
+        lock: the folder's, held; None: the journal is only read.
 
     Raises:
         UserError: the journal is damaged, or lost while its tables are there.
     """
+    path = folder.journal
     begin_anew = f"restore it, or move {folder.path} away to begin a new search"
-    if folder.journal.exists() and not folder.journal.is_file():
-        raise UserError(f"{folder.journal} is no file; {begin_anew}")
-    content = folder.journal.read_bytes() if folder.journal.exists() else b""
-    whole = content.rfind(b"\n") + 1
-    if not whole and folder.all_csv.exists():
+    if path.exists() and not path.is_file():
+        raise UserError(f"{path} is no file; {begin_anew}")
+    content = path.read_bytes() if path.exists() else b""
+    lines = content[: content.rfind(b"\n") + 1].splitlines(keepends=True)
+    if not lines and folder.all_csv.exists():
         raise UserError(
-            f"{folder.journal} is missing or empty, though {folder.all_csv.name} shows trials; "
-            f"{begin_anew}"
+            f"{path} is missing or empty, though {folder.all_csv.name} shows trials; {begin_anew}"
         )
-    check = 0
-    for number, line in enumerate(content[:whole].splitlines(), start=1):
+    check, ends = 0, [0]
+    for number, line in enumerate(lines, start=1):
         body, _, told = line.rpartition(b',"' + _CHECK.encode() + b'":"')
         check = zlib.crc32(body + b"}", check)
-        if told != b'%08x"}' % check:
+        if told != b'%08x"}\n' % check:
             raise UserError(
-                f"{folder.journal} is damaged in line {number}, or written by another version; "
-                f"{begin_anew}"
+                f"{path} is damaged in line {number}, or written by another version; {begin_anew}"
             )
+        ends.append(ends[-1] + len(line))
+    if lock is not None:
+        with path.open("ab") as file:
+            file.truncate(ends[-1])
     try:
-        return JournalStorage(_OwnJournal(folder.journal, whole, check))
+        return JournalStorage(_CheckedLog(path, ends, check, lock))
     except OSError:
         raise
     except Exception as error:  # whatever a forged line makes Optuna raise
         raise UserError(
-            f"{folder.journal} is damaged ({type(error).__name__}: {error}); {begin_anew}"
+            f"{path} is damaged ({type(error).__name__}: {error}); {begin_anew}"
         ) from error

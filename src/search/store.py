@@ -45,24 +45,40 @@ class Store(abc.ABC):
 
     @abc.abstractmethod
     def release_abandoned(self, study: optuna.Study, ours: Collection[int]) -> None:
-        """X"""
+        """Requeue (journal) or fail (database) RUNNING trials whose process is gone.
 
-    @abc.abstractmethod
-    def heartbeat(self, trial: optuna.Trial) -> None:
-        """X"""
+        To be called within `exclusive`.
+
+        Args:
+            study: whose trials.
+            ours: numbers of the trials that this process runs, which are left alone.
+        """
 
     def start(self, study: optuna.Study, waiting: FrozenTrial) -> optuna.Trial:
-        """X"""
-        self.storage.set_trial_state_values(waiting._trial_id, state=TrialState.RUNNING)
+        """Let a WAITING trial run; to be called within `exclusive`."""
+        self._record_heartbeat(waiting._trial_id)  # first: a trial without one is never stale
+        study._storage.set_trial_state_values(waiting._trial_id, state=TrialState.RUNNING)
         return optuna.Trial(study, waiting._trial_id)
 
     def requeue(self, trial: optuna.Trial) -> None:
-        """X"""
-        self.storage.set_trial_state_values(trial._trial_id, state=TrialState.WAITING)
+        """Let a RUNNING trial wait to be gone on with.
+
+        Raises:
+            UpdateFinishedTrialError: others have ended it.
+        """
+        trial.storage.set_trial_state_values(trial._trial_id, state=TrialState.WAITING)
 
     def is_running(self, trial: optuna.Trial) -> bool:
-        """X"""
-        return bool(self.storage.get_trial(trial._trial_id).state == TrialState.RUNNING)
+        """Return whether a trial is RUNNING: whether nobody has given it up."""
+        return bool(trial.storage.get_trial(trial._trial_id).state == TrialState.RUNNING)
+
+    def heartbeat(self, trial: optuna.Trial) -> None:
+        """Record that the process which runs a trial lives."""
+        self._record_heartbeat(trial._trial_id)
+
+    @abc.abstractmethod
+    def _record_heartbeat(self, trial_id: int) -> None:
+        """Record a sign of life of a trial, if anybody looks at it."""
 
     @abc.abstractmethod
     def keep_model(self, name: str, content: bytes) -> None:
