@@ -94,7 +94,7 @@ def _sleep(
     started = time.monotonic()
     generator = torch.Generator().manual_seed(spec.seed)
     limit, rate = torch.rand(2, generator=generator).tolist()
-    weights = make_task(spec.hyperparameters, classes=10).state_dict()
+    weights = dict(make_task(spec.hyperparameters, classes=10).state_dict())
     (hyperband,) = (callback for callback in callbacks if isinstance(callback, HyperbandCallback))
     time.sleep(SECONDS - (time.monotonic() - started))
 
@@ -112,7 +112,7 @@ def _sleep(
         history=tuple(history),
         best=history[-1],
         weights=weights,
-        confusion=torch.eye(10, dtype=torch.int64),
+        confusion=torch.bincount(data.validation.labels, minlength=10).diag(),
         seconds=time.monotonic() - started,
         early_stopped=False,
         diverged=None,

@@ -244,7 +244,7 @@ def test_search_goes_on_when_a_worker_is_killed(
     process = start(workplace, environment)
     killed = children(process.pid)[0]
     os.kill(killed, signal.SIGKILL)
-    _, err = process.communicate(timeout=120)
+    _, err = process.communicate(timeout=300)
     assert process.returncode == 0, err
     rows = workplace.rows()
     (failed,) = [row for row in rows if row["state"] == "FAIL"]
@@ -265,7 +265,7 @@ def test_search_goes_on_when_memory_runs_out(
     worker = children(process.pid)[0]
     _, hard = resource.prlimit(worker, resource.RLIMIT_AS)
     resource.prlimit(worker, resource.RLIMIT_AS, (1, hard))  # not a byte more, until it is replaced
-    _, err = process.communicate(timeout=120)
+    _, err = process.communicate(timeout=300)
     assert process.returncode == 0, err
     rows = workplace.rows()
     failed = [row["reason"] for row in rows if row["state"] == "FAIL"]

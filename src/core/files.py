@@ -72,7 +72,7 @@ def free_name(folder: Path, name: str) -> str:
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Give a path to write to; what is there becomes `path` when the block ends well.
+    """Write a file atomically: give a temporary path that becomes `path` when the block succeeds.
 
     A crash at any moment leaves the old file or the new one, never a part of one.
     """

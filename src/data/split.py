@@ -1,4 +1,4 @@
-"""The training images, split once and for all into training and validation."""
+"""Split the official training images into training and validation, once for all trials."""
 
 import hashlib
 from collections.abc import Iterable
@@ -22,7 +22,7 @@ class TrainingData:
     """The part of a data set that a search may see: never the official test split."""
 
     spec: DataSpec
-    """Which images these are."""
+    """The choice of images."""
     class_names: tuple[str, ...]
     """What each label stands for."""
     train: Images
@@ -34,7 +34,7 @@ class TrainingData:
 
     @property
     def counts(self) -> dict[str, int]:
-        """How many images train and validate."""
+        """Numbers of training and validation images."""
         return {"train": len(self.train), "validation": len(self.validation)}
 
 
@@ -66,7 +66,7 @@ def load_training_data(
 
 
 def split_validation(parts: list[Tensor], spec: DataSpec) -> tuple[Tensor, Tensor]:
-    """Choose which training images train and which validate.
+    """Choose the training and the validation images.
 
     Args:
         parts: labels of each file, int64 (N_i,); image indices count through the files in order.

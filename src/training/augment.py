@@ -1,4 +1,4 @@
-"""Distorted copies of images, drawn anew for every batch, on the images' device."""
+"""Augment images: random affine and elastic distortions, on the images' device."""
 
 import math
 
@@ -7,16 +7,16 @@ from torch import Tensor
 from torch.nn import functional
 
 ROTATION = 10.0
-"""Degrees at most, either way."""
+"""Maximal rotation, in degrees, either way."""
 
 SHEAR = 0.1
-"""Pixels that a row is moved by for each pixel that it is away from the middle, at most."""
+"""Maximal shear: pixels a row moves for each pixel of distance from the middle."""
 
 SCALE = 0.1
 """Width and height are divided by factors between 1 - this and 1 + this, each on its own."""
 
 SHIFT = 2.0
-"""Pixels at most, either way, in each direction."""
+"""Maximal translation, in pixels, either way, along each axis."""
 
 ELASTIC_SIGMA = 4.0
 """Standard deviation, in pixels, of the Gaussian that smooths random displacements."""
@@ -30,7 +30,7 @@ _MIDDLE = (_SIDE - 1) / 2
 
 
 class Distortion:
-    """Small affine maps, elastic ones, or both, each image's own.
+    """Random affine maps, elastic distortions, or both, drawn for each image.
 
     Elastic ones move every pixel by random numbers from -1 to 1, smoothed and enlarged (Simard,
     Steinkraus, Platt: "Best Practices for Convolutional Neural Networks Applied to Visual Document
@@ -49,10 +49,10 @@ class Distortion:
         along = torch.arange(_SIDE, device=device) - _MIDDLE
         rows, columns = torch.meshgrid(along, along, indexing="ij")
         self._pixels = torch.stack([columns, rows, torch.ones_like(rows)], dim=2).view(-1, 3)
-        """(784, 3): where each pixel is, as x, y, 1, from the middle."""
+        """(784, 3): homogeneous coordinates x, y, 1 of each pixel, from the middle."""
         near = torch.exp(-((along[:, None] - along[None, :]) ** 2) / (2 * ELASTIC_SIGMA**2))
         self._smooth = near / (math.sqrt(2 * math.pi) * ELASTIC_SIGMA)
-        """(28, 28): convolves the rows, or columns, of an image with the Gaussian."""
+        """(28, 28): multiplying with it convolves rows or columns with the Gaussian."""
 
     def __call__(self, pixels: Tensor, generator: torch.Generator) -> Tensor:
         """Return a distorted copy of pixels, uint8 (B, 28, 28)."""

@@ -1,4 +1,4 @@
-"""What a fit leaves."""
+"""The result of a fit."""
 
 from dataclasses import dataclass
 
@@ -10,7 +10,7 @@ from src.training.history import Epoch
 
 @dataclass(frozen=True)
 class Fitted:
-    """A fit that has ended, one way or another."""
+    """The result of a fit that has ended, however it did."""
 
     history: tuple[Epoch, ...]
     """Every epoch trained to its end."""

@@ -1,4 +1,4 @@
-"""The figures of a fit's epochs."""
+"""Loss and accuracy of a fit's epochs."""
 
 from dataclasses import dataclass
 
@@ -8,7 +8,7 @@ SELECTED_ON = "val_accuracy"
 
 @dataclass(frozen=True)
 class Epoch:
-    """Means over one epoch; training values are taken while the weights change."""
+    """Means over one epoch; training values while the weights change."""
 
     epoch: int
     """Counted from 1."""

@@ -1,4 +1,4 @@
-"""The live display of one fit."""
+"""Show the progress of one fit live."""
 
 import lightning.pytorch as pl
 from rich.progress import Progress
@@ -18,7 +18,7 @@ class FitDisplay(pl.Callback):
         self._bar = progress.add_task("train", total=None, status="")
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Learn how many batches there are."""
+        """Set the bar's length to the number of batches."""
         total = self._max_epochs * trainer.num_training_batches
         self._progress.update(self._bar, total=total)
 

@@ -13,8 +13,8 @@ from lightning.pytorch.plugins import TorchCheckpointIO
 from src.core.files import optional
 
 _SHARE = 20
-"""The state is written when the fit has gone on for this many times what writing it takes, so that
-short epochs are not held up by it: then the last epoch but a few is what a crash leaves."""
+"""Training time between two writings of the state, as a multiple of the time that one takes, so
+that short epochs are not held up: a crash then costs a few epochs, not one."""
 
 
 class FitState(pl.Callback):
@@ -38,11 +38,11 @@ class FitState(pl.Callback):
 
     @property
     def seconds(self) -> float:
-        """Seconds that the fit has taken, those before an interruption included."""
+        """Duration of the fit in seconds, including the time before an interruption."""
         return self._seconds_before + time.perf_counter() - self._started
 
     def find(self) -> Path | None:
-        """Return the file, if it is whole and has the state of this fit."""
+        """Return the file's path, if it is whole and its state is of this fit; else None."""
         try:
             with zipfile.ZipFile(self._path) as archive:
                 if archive.testzip() is not None:  # torch.load does not look at the checksums
@@ -65,7 +65,7 @@ class FitState(pl.Callback):
         self._next_writing = ended + _SHARE * (ended - started)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what is written of this callback."""
+        """Return the fit's identity and duration, to be written with its state."""
         return {"fit": self._fit, "seconds": self.seconds}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -74,12 +74,12 @@ class FitState(pl.Callback):
 
 
 class StateFile(TorchCheckpointIO):
-    """Writes a Lightning checkpoint so that there is a whole one at any moment."""
+    """Writes Lightning checkpoints atomically: there is a whole one at any moment."""
 
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: str | Path, storage_options: object = None
     ) -> None:
-        """Write beside the file, under a name that the next writing takes again, and rename."""
+        """Write to a temporary file beside it, and rename that."""
         buffer = io.BytesIO()  # so that a full disk is an OSError like any other
         torch.save(checkpoint, buffer)
         path = Path(path)

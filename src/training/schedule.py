@@ -1,4 +1,4 @@
-"""How the learning rate goes over a fit, as a function of the step: a fit can go on anywhere."""
+"""Learning-rate schedules as functions of the step, so that a fit can resume anywhere."""
 
 import math
 from typing import Literal
@@ -12,11 +12,11 @@ FIRST = 1 / 25
 """Where a one-cycle schedule begins, as a share of its highest learning rate."""
 
 LAST = FIRST / 10_000
-"""Where it ends."""
+"""Where a one-cycle schedule ends, as a share of its highest learning rate."""
 
 
 def learning_rate_share(schedule: Schedule, step: int, steps: int) -> float:
-    """Return the share of the highest learning rate that a step is taken with.
+    """Return the learning rate of a step, as a share of the highest.
 
     one_cycle: Smith & Topin, "Super-Convergence", 2018, as PyTorch's OneCycleLR has it by default:
     up in the first 30 % of the steps and down to almost nothing, both along half a cosine. cosine:
@@ -38,5 +38,5 @@ def learning_rate_share(schedule: Schedule, step: int, steps: int) -> float:
 
 
 def _between(start: float, end: float, share: float) -> float:
-    """Go from one value to another along half a cosine."""
+    """Interpolate between two values along half a cosine."""
     return end + (start - end) * (1 + math.cos(math.pi * share)) / 2

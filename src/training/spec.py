@@ -1,4 +1,4 @@
-"""What a fit is asked for: all that its result follows from, beside the images."""
+"""The specification of a fit: all that its result follows from, beside the images."""
 
 from dataclasses import dataclass
 from pathlib import Path

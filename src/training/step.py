@@ -1,4 +1,4 @@
-"""One optimizer step on one batch: the plain path, and the fast ones that must agree with it.
+"""Take one optimizer step on one batch: the plain path, and fast ones that must agree with it.
 
 `PlainStep` is the reference. On CPU, `MicroBatchStep` computes the first layer fused and cuts the
 batch so that what is kept for the backward pass stays in cache. On CUDA, `GraphStep` records the
@@ -29,7 +29,7 @@ batches of 208 or 256, and faster than 64 (benchmarks/README.md)."""
 
 
 def make_optimizer(model: TwoConvNet, learning_rate: float) -> torch.optim.Adam:
-    """Return Adam as Keras sets it up, for a model that is on its device."""
+    """Return Adam with Keras' defaults for a model that is on its device."""
     on_cuda = next(model.parameters()).is_cuda
     return torch.optim.Adam(
         model.parameters(), lr=learning_rate, eps=ADAM_EPSILON, fused=True, capturable=on_cuda
@@ -50,7 +50,7 @@ def read_pixels(model: TwoConvNet, pixels: Tensor, dropout: Tensor | None = None
 
 @dataclass(frozen=True)
 class Recipe:
-    """What steps do beyond cross-entropy and Adam."""
+    """Options of a step beyond cross-entropy and Adam."""
 
     learning_rate: Callable[[int], float] | None = None
     """Adam's step size at a step, counted from 0; None: as the optimizer has it."""
@@ -58,22 +58,22 @@ class Recipe:
     """Share of every label that is spread evenly over all classes (Szegedy et al., CVPR 2016,
     section 7)."""
     distort: Distortion | None = None
-    """Makes other images of the batch's."""
+    """Distorts the batch's images; None: they stay as they are."""
     average_over: int | None = None
-    """Steps that an exponential average of the weights reaches back; None: there is none."""
+    """Steps over which the weights are exponentially averaged; None: they are not."""
 
 
 PLAIN = Recipe()
 
 
 class PlainStep:
-    """Forward, backward and Adam on a whole batch; counts what it sees on the device.
+    """Forward, backward and Adam on a whole batch; sums losses and hits on the device.
 
     Args:
         model: on the device of `compute`.
         optimizer: of the model's parameters.
         compute: device and precision.
-        recipe: what is done beyond that.
+        recipe: options beyond cross-entropy and Adam.
     """
 
     def __init__(
@@ -88,20 +88,20 @@ class PlainStep:
         self.compute = compute
         self.recipe = recipe
         self.steps = 0
-        """Steps taken; whoever goes on after some sets it."""
+        """Steps taken so far; set it to resume a fit."""
         self.generator = torch.Generator(compute.device)
-        """Draws dropout and distortions; whoever wants to repeat the steps seeds it."""
+        """Draws dropout and distortions; seed it to make the steps reproducible."""
         self.totals = torch.zeros(2, dtype=torch.float64, device=compute.device)
-        """Since they were last zeroed: sum of the images' losses; images read correctly."""
+        """Sum of the images' losses and number of correct images, since they were last zeroed."""
         self.averaged = copy.deepcopy(model) if recipe.average_over else None
-        """The model with the averages of its weights, if they are wanted."""
+        """The model with averaged weights, if the recipe averages them."""
         # On the device, because a recorded step looks at them there.
         self._rate = torch.zeros((), device=compute.device)
         self._pull = torch.zeros((), device=compute.device)
 
     @property
     def result(self) -> TwoConvNet:
-        """The model that the steps are for."""
+        """The model to validate and to keep: the averaged one, if there is one."""
         return self.averaged or self.model
 
     def __call__(self, images: Images, indices: Tensor) -> None:
@@ -142,7 +142,7 @@ class PlainStep:
         self._mean_loss(logits, labels, len(labels)).backward()
 
     def _mean_loss(self, logits: Tensor, labels: Tensor, batch: int) -> Tensor:
-        """Return these images' part of the mean cross-entropy of `batch` images."""
+        """Return the contribution of these images to the mean cross-entropy of `batch` images."""
         logits = logits.float()  # bf16 would lose digits in the loss
         loss = functional.cross_entropy(
             logits, labels, reduction="sum", label_smoothing=self.recipe.label_smoothing
@@ -173,7 +173,7 @@ class GraphStep(PlainStep):
         optimizer: of the model's parameters.
         compute: device and precision.
         batch_size: images of the batches to record.
-        recipe: what is done beyond that.
+        recipe: options beyond cross-entropy and Adam.
     """
 
     def __init__(
@@ -237,7 +237,7 @@ class GraphStep(PlainStep):
                     value.zero_()
 
     def _record(self, images: Images) -> torch.cuda.CUDAGraph:
-        """Record a step on the batch that `_indices` names at the time of a replay."""
+        """Record a step as a CUDA graph, which replays it on the batch then in `_indices`."""
         graph = torch.cuda.CUDAGraph()
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())

@@ -1,4 +1,4 @@
-"""The training task around the network, as Lightning runs it: chunks of optimizer steps."""
+"""The LightningModule around the network: optimizer steps in chunks, figures of an epoch."""
 
 from typing import Any
 
@@ -27,7 +27,7 @@ def make_task(
 
 
 class CharacterTask(pl.LightningModule):
-    """Cross-entropy with Adam; logs train_loss, train_accuracy, val_loss, val_accuracy an epoch.
+    """Trains with cross-entropy and Adam; logs loss and accuracy of training and validation.
 
     What Lightning takes for a batch is a chunk of many: optimization is manual, and the
     Trainer's `global_step` counts optimizer steps.
@@ -81,7 +81,7 @@ class CharacterTask(pl.LightningModule):
             classes=classes,
         )
         self.confusion: Tensor
-        """Of the last validation, int64 (classes, classes): true by predicted class."""
+        """Confusion matrix of the last validation, int64 (classes, classes): true by predicted."""
         self._step: PlainStep
         self._validation_loss: Tensor
         self._averages: dict[str, Tensor] | None = None
@@ -92,7 +92,7 @@ class CharacterTask(pl.LightningModule):
         return logits
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        """Return Adam as Keras sets it up."""
+        """Return Adam with Keras' defaults."""
         return make_optimizer(self.model, self.learning_rate)
 
     def on_fit_start(self) -> None:
@@ -113,7 +113,7 @@ class CharacterTask(pl.LightningModule):
         return steps
 
     def _recipe(self, steps_an_epoch: int) -> Recipe:
-        """Return what the steps do beyond cross-entropy and Adam."""
+        """Build the recipe of the steps from the hyperparameters."""
         rate = distort = None
         if self.schedule != "constant":
             assert self.trainer.max_epochs is not None
@@ -132,25 +132,25 @@ class CharacterTask(pl.LightningModule):
         return Recipe(rate, self.label_smoothing, distort, average_over)
 
     def result(self) -> dict[str, Tensor]:
-        """Return the state of a task with the weights that were validated."""
+        """Return the validated weights as a state dict of this task."""
         weights = self._step.result.state_dict()
         return {f"model.{name}": value.detach().clone() for name, value in weights.items()}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add the averages of the weights."""
+        """Save the averaged weights."""
         if self._step.averaged is not None:
             checkpoint[_AVERAGES] = self._step.averaged.state_dict()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Go on with the averages of the weights."""
+        """Restore the averaged weights."""
         self._averages = checkpoint.get(_AVERAGES)
 
     def seed_dropout(self, seed: int) -> None:
-        """Make the dropout and the distortions that come follow from this seed."""
+        """Seed the generator of dropout and distortions."""
         self._step.generator.manual_seed(seed)
 
     def on_train_epoch_start(self) -> None:
-        """Begin to count anew."""
+        """Reset the sums of the epoch, and set the number of steps before it."""
         self._step.totals.zero_()
         self._step.steps = self.trainer.current_epoch * self._steps_an_epoch
 
@@ -166,12 +166,12 @@ class CharacterTask(pl.LightningModule):
             progress.increment_completed()
 
     def on_validation_epoch_start(self) -> None:
-        """Begin to count anew."""
+        """Reset the confusion matrix and the sum of losses."""
         self.confusion = no_counts(self.model, self.compute.device)
         self._validation_loss = torch.zeros((), dtype=torch.float64, device=self.compute.device)
 
     def validation_step(self, chunk: Chunk, batch_idx: int) -> None:
-        """Count loss and confusions of validation images."""
+        """Add the chunk to the validation loss and the confusion matrix."""
         for indices in chunk.batches():
             batch = chunk.images[indices]
             with autocast(self.compute):
@@ -181,7 +181,7 @@ class CharacterTask(pl.LightningModule):
             add_counts(self.confusion, batch.labels, logits)
 
     def on_validation_epoch_end(self) -> None:
-        """Log the epoch's figures; this is the one time an epoch that the device is waited for."""
+        """Log the epoch's figures: the only synchronisation with the device in an epoch."""
         read = self.confusion.trace()
         sums = torch.stack([*self._step.totals, self._validation_loss, read]).cpu()
         data = self.trainer.datamodule.data  # type: ignore[attr-defined]  # of CharacterData
@@ -192,12 +192,12 @@ class CharacterTask(pl.LightningModule):
 
 
 def no_counts(model: TwoConvNet, device: torch.device) -> Tensor:
-    """Return a confusion matrix, int64 (classes, classes), in which nothing is counted yet."""
+    """Return a confusion matrix of zeros, int64 (classes, classes)."""
     classes = model.logits.out_features
     return torch.zeros(classes, classes, dtype=torch.int64, device=device)
 
 
 def add_counts(counts: Tensor, labels: Tensor, logits: Tensor) -> None:
-    """Count a batch, labels (B,) and logits (B, classes), without waiting for the device."""
+    """Add a batch, labels (B,) and logits (B, classes), without synchronising with the device."""
     cells = labels * len(counts) + logits.argmax(dim=1)
     counts.view(-1).index_add_(0, cells, torch.ones_like(cells))

@@ -1,7 +1,4 @@
-"""What TensorBoard shows: a run for each fit, and pictures of how the best model reads.
-
-A fit's run has its curves against the epochs and a row of HPARAMS; it has either or both.
-"""
+"""Write TensorBoard runs: curves and a row of HPARAMS for each fit, pictures of the best model."""
 
 import contextlib
 import io
@@ -41,7 +38,7 @@ _numbers = itertools.count()
 
 @dataclass(frozen=True)
 class TensorBoardRun:
-    """Where one fit's run is: <log_dir>/<study>/<fit>."""
+    """The location of one fit's run: <log_dir>/<study>/<fit>."""
 
     log_dir: Path
     study: str

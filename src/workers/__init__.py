@@ -1,1 +1,1 @@
-"""What trains trials for a search: worker processes on this machine, or actors on a Ray cluster."""
+"""Workers that train a search's trials: processes on this machine, or actors on a Ray cluster."""

@@ -34,7 +34,7 @@ from src.workers.messages import Ended, Failed, Message, SearchGone, SearchProce
 from src.workers.worker import Fit, work
 
 _PATIENCE = 1.0
-"""Seconds between two looks at whether the process of the search still lives."""
+"""Seconds between two checks that the process of the search still lives."""
 
 _GRACE = 10.0
 """Seconds for a worker to leave when it has nothing to do; then it is killed."""
@@ -141,7 +141,7 @@ class LocalWorkers:
             self._send(worker, reason)
 
     def receive(self, timeout: float) -> list[tuple[int, Message]]:
-        """Return what busy workers have said, waiting up to so many seconds for the first."""
+        """Return the messages of busy workers, waiting up to `timeout` seconds for the first."""
         watched: dict[Any, int] = {self._connections[worker]: worker for worker in self._busy}
         watched |= {self._processes[worker].sentinel: worker for worker in self._busy}
         messages = []
@@ -169,7 +169,7 @@ class LocalWorkers:
         return message
 
     def replace(self, worker: int) -> None:
-        """Give up a worker, whatever it is doing, and start another in its stead."""
+        """Kill a worker, whatever it is doing, and start another in its place."""
         self._busy.discard(worker)
         self._processes[worker].kill()
         self._processes[worker].join()
@@ -183,7 +183,7 @@ class LocalWorkers:
 
 @contextlib.contextmanager
 def _signals_held() -> Iterator[None]:
-    """Keep Ctrl-C and SIGTERM from the processes that are started meanwhile, for good.
+    """Block Ctrl-C and SIGTERM for good in the processes that the block starts.
 
     A terminal sends Ctrl-C to all of them, and Lightning would answer either in its own way; it is
     for the process of the search, which gets them a little later, to say what happens.
@@ -218,7 +218,7 @@ def _work(
     compute: Compute,
     fit: Fit,
 ) -> None:
-    """Work for the process at the other end, as long as it lives."""
+    """Train for the process at the other end of the connection, as long as it lives."""
     if not hasattr(signal, "pthread_sigmask"):
         signal.signal(signal.SIGINT, signal.SIG_IGN)
     if compute.device.type == "cpu":

@@ -54,7 +54,7 @@ Message = Advanced | Reported | Ended | Failed
 
 
 class SearchProcess(abc.ABC):
-    """The process of the search, as a worker sees it."""
+    """The process of the search, as its workers see it."""
 
     def __init__(self) -> None:
         self._interrupted: Interrupted | None = None
@@ -69,7 +69,7 @@ class SearchProcess(abc.ABC):
 
     @abc.abstractmethod
     def receive(self) -> Any:
-        """Wait for what the search says next: a `FitSpec`, an answer, `Interrupted`; None: go home.
+        """Wait for the search's next message: a `FitSpec`, an answer, `Interrupted`; None: go home.
 
         Raises:
             SearchGone: nothing will come any more.

@@ -57,13 +57,13 @@ except ImportError as missing:
     ) from missing
 
 _POLL = 0.2
-"""Seconds between two looks at whether to stop waiting for the cluster."""
+"""Seconds between two checks whether to stop waiting for the cluster."""
 
 _PATIENCE = 10.0
 """Seconds for the cluster to take a connection."""
 
 _TRIES = 3
-"""So often in a row may a worker's process end before it is ready."""
+"""Times in a row that a worker's process may end before it is ready."""
 
 _QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",  # a search tells nobody of itself
@@ -160,7 +160,7 @@ class Cluster:
         return RayWorkers(number, data, compute, self._share(compute.device.type), fit)
 
     def _share(self, device: str) -> dict[str, float]:
-        """Return what Ray is asked for a worker."""
+        """Return the resources that Ray is asked for per worker."""
         return {"num_cpus": 1, "num_gpus": self._gpus_per_worker if device == "cuda" else 0}
 
     def _room(self, device: str) -> int:
@@ -178,7 +178,7 @@ class Cluster:
 
 
 def _reach(address: str) -> None:
-    """Find out in seconds whether somebody listens there: Ray would try for twenty minutes."""
+    """Check within seconds that the address accepts connections: Ray would try for 20 minutes."""
     host, colon, port = address.removeprefix("ray://").rpartition(":")
     if colon:
         socket.create_connection((host, int(port)), _PATIENCE).close()
@@ -186,7 +186,7 @@ def _reach(address: str) -> None:
 
 @contextlib.contextmanager
 def _this_code() -> Iterator[str]:
-    """Give a folder for the nodes to work in: with this package, and nothing else.
+    """Copy this package, and nothing else, to a folder for the nodes to work in.
 
     As Ray's `py_modules` it would come behind a checkout that a node happens to have.
     """
@@ -232,7 +232,7 @@ class RayWorkers:
         self._images: Any = None
         self._actors: list[Any] = []
         self._hearing: list[Any] = []
-        """What each worker says next, as Ray's reference."""
+        """Each worker's next message, as a Ray object reference."""
         self._ready: dict[int, _Ready] = {}
         self._specs: dict[int, FitSpec] = {}
         self._lost_unready = [0] * number
@@ -277,7 +277,7 @@ class RayWorkers:
             self._tell(worker, reason)
 
     def receive(self, timeout: float) -> list[tuple[int, Message]]:
-        """Return what busy workers have said, waiting up to so many seconds for the first.
+        """Return the messages of busy workers, waiting up to `timeout` seconds for the first.
 
         Raises:
             UserError: a worker does not start, however often it is tried.
@@ -299,7 +299,7 @@ class RayWorkers:
         self._actors[worker].tell.remote(message)  # if it was lost, `receive` will say so
 
     def _next(self, worker: int) -> Message | None:
-        """Return what a worker has said, unless it is of no interest to the search."""
+        """Return a worker's message, unless it is of no interest to the search."""
         try:
             message: Message | _Ready = ray.get(self._hearing[worker])
         except RayError as error:
@@ -320,7 +320,7 @@ class RayWorkers:
         return message
 
     def _lose(self, worker: int, error: RayError) -> Failed | None:
-        """Replace a worker; return what becomes of its trial, if it had one."""
+        """Replace a lost worker; return the failure of its trial, if it had one."""
         ready = self._ready.get(worker)
         if ready is None:
             self._lost_unready[worker] += 1
@@ -336,7 +336,7 @@ class RayWorkers:
         return Failed(cause, f"{cause} ({type(error).__name__}{where})", str(error))
 
     def replace(self, worker: int) -> None:
-        """Give up a worker, whatever it is doing, and start another in its stead."""
+        """Kill a worker, whatever it is doing, and start another in its place."""
         self._ready.pop(worker, None)
         self._specs.pop(worker, None)
         ray.kill(self._actors[worker])  # it may only be out of reach
@@ -406,12 +406,12 @@ class _Worker:
 
     @ray.method(concurrency_group="hear")
     def hear(self) -> Message | _Ready:
-        """Wait for what the worker says next."""
+        """Wait for the worker's next message."""
         return self._search.said.get()
 
     @ray.method(concurrency_group="tell")
     def tell(self, message: object) -> None:
-        """Say something to the worker."""
+        """Send the worker a message."""
         if isinstance(message, FitSpec) and message.state and not message.state.parents[1].is_dir():
             # This node does not see the results folder: a fit keeps its state there or nowhere.
             message = dataclasses.replace(message, state=None)
