@@ -126,13 +126,8 @@ def open_study(spec: SearchSpec, batch_size: int, plan: Plan, session: Session) 
         space.distributions(spec.recipe),
         lambda trial: derive_seed(seed, SAMPLER, batch_size, int(trial.user_attrs[SLOT])),
     )
-    study = optuna.create_study(
-        study_name=f"{dataset}-{batch_size}",
-        storage=session.store.storage,
-        direction="maximize",
-        sampler=sampler,
-        pruner=PlannedHyperbandPruner(plan),
-        load_if_exists=True,
+    study = _load_or_create(
+        f"{dataset}-{batch_size}", session.store.storage, sampler, PlannedHyperbandPruner(plan)
     )
     if study.user_attrs.get(_ITERATIONS, 0) < plan.iterations:
         study.set_user_attr(_ITERATIONS, plan.iterations)
@@ -147,18 +142,29 @@ def open_study(spec: SearchSpec, batch_size: int, plan: Plan, session: Session) 
 def open_finals_study(session: Session) -> optuna.Study:
     """Load the study of a data set's finals, or begin it; its trials leave nothing to propose."""
     dataset = session.data.spec.dataset
-    study = optuna.create_study(
-        study_name=_finals_name(dataset),
-        storage=session.store.storage,
-        direction="maximize",
-        sampler=optuna.samplers.RandomSampler(),
-        pruner=optuna.pruners.NopPruner(),
-        load_if_exists=True,
+    study = _load_or_create(
+        _finals_name(dataset),
+        session.store.storage,
+        optuna.samplers.RandomSampler(),
+        optuna.pruners.NopPruner(),
     )
     if _LOG_NAME not in study.user_attrs:
         logs = free_name(session.logs.folder, f"{dataset}/finals")
         study.set_user_attr(_LOG_NAME, logs)
     return study
+
+
+def _load_or_create(
+    name: str,
+    storage: BaseStorage,
+    sampler: optuna.samplers.BaseSampler,
+    pruner: optuna.pruners.BasePruner,
+) -> optuna.Study:
+    if name in optuna.get_all_study_names(storage):  # creating would write, though it is there
+        return optuna.load_study(study_name=name, storage=storage, sampler=sampler, pruner=pruner)
+    return optuna.create_study(
+        study_name=name, storage=storage, sampler=sampler, pruner=pruner, direction="maximize"
+    )
 
 
 def load_decision(session: Session) -> Decision | None:
