@@ -171,10 +171,9 @@ _started: list[subprocess.Popen[str]] = []
 def no_search_outlives_its_test() -> Iterator[None]:
     yield
     while _started:
-        process = _started.pop()
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.communicate()
+        with _started.pop() as process:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
 
 
 def start_search(
@@ -190,6 +189,7 @@ def start_python(arguments: Sequence[str], environment: dict[str, str]) -> subpr
         [sys.executable, *arguments],
         cwd=REPOSITORY,
         env=environment,
+        stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -14,13 +14,17 @@ from src.core.interrupt import Interrupted, Interruption
 from src.data.catalog import DataSpec
 from src.data.split import load_training_data
 from src.results.folder import ResultsFolder
+from src.search import space
+from src.search.hyperband import Plan
 from src.search.logs import Logs
 from src.search.session import Session
+from src.search.spec import SearchSpec
 from src.search.store import Store
 from src.search.timing import Timing
 from src.training.device import PLAIN_CPU
 from src.training.fitted import Fitted
 from src.training.history import Epoch
+from src.training.hyperparameters import RECIPE, Hyperparameters
 from src.training.network import TwoConvNet
 from src.training.spec import FitSpec
 from src.workers.launch import Launcher
@@ -152,3 +156,18 @@ def open_session(
             console=Console(quiet=True),
             timing=Timing(clock=workers.clock),
         )
+
+
+def plain_spec(session: Session, plan: Plan) -> SearchSpec:
+    """Return what a search by the plain recipe and random configurations is begun with."""
+    return SearchSpec(
+        data=session.data.spec,
+        max_epochs=plan.max_epochs,
+        reduction_factor=plan.reduction_factor,
+        sampler="random",
+        patience=None,
+        precision="32",
+        recipe={name: [getattr(Hyperparameters, name)] for name in RECIPE},
+        search_space=space.describe(),
+        split_hash=session.data.split_hash,
+    )

@@ -14,18 +14,16 @@ from optuna.trial import TrialState
 
 from src import finalists, tune
 from src.core.files import make_writable
-from src.data.split import load_training_data
 from src.results.folder import ResultsFolder
 from src.search.database import Database
 from src.search.hyperband import make_plan
-from src.search.hyperband_study import Search
-from src.search.planned_study import StartedTrial
-from src.training.device import PLAIN_CPU
+from src.search.hyperband_study import open_hyperband_studies
+from src.search.planned_study import PlannedStudy, StartedTrial
 from src.training.fitted import Fitted
 from src.training.history import Epoch
-from src.tune import TuneOptions
 from src.workers.messages import Ended
 from tests.conftest import Rows, Workplace, start_search
+from tests.fake_workers import FakeWorkers, open_session, plain_spec
 from tests.postgres import PASSWORD, Server, find_program, running_server
 
 pytestmark = pytest.mark.skipif(
@@ -89,7 +87,7 @@ def test_searches_join_and_take_over_from_one_that_is_killed(
     os.killpg(processes[2].pid, signal.SIGKILL)
     processes[2].communicate()
     for process in processes[:2]:
-        _, err = process.communicate(timeout=120)
+        _, err = process.communicate(timeout=300)
         assert process.returncode == 0, err
 
     alone = Workplace(workplace.folder / "alone")
@@ -112,7 +110,7 @@ def test_machines_share_the_finals(
     processes = [start_search(place, environment, *options) for place in (workplace, elsewhere)]
     printed = []
     for process in processes:
-        out, err = process.communicate(timeout=200)
+        out, err = process.communicate(timeout=300)
         assert process.returncode == 0, err
         printed += [line for line in out.splitlines() if line.startswith("finalist:")]
     assert len(printed) == 4  # each fit was trained by one of the two
@@ -147,11 +145,11 @@ def test_search_that_was_thought_dead_leaves_its_trial_to_others(
     os.killpg(sleeping.pid, signal.SIGSTOP)
     try:
         awake = start_search(Workplace(workplace.folder / "awake"), environment, *shared)
-        _, err = awake.communicate(timeout=120)
+        _, err = awake.communicate(timeout=300)
         assert awake.returncode == 0, err
     finally:
         os.killpg(sleeping.pid, signal.SIGCONT)
-    _, err = sleeping.communicate(timeout=120)
+    _, err = sleeping.communicate(timeout=300)
     assert sleeping.returncode == 0, err
     assert len(numbers(workplace)) == 2
     (abandoned,) = [row for row in workplace.rows() if row["state"] == "FAIL"]
@@ -173,13 +171,13 @@ def test_server_that_goes_away_ends_the_search_in_one_line_and_it_goes_on_later(
     wait_for(process, "trial ")
     server.stop()
     try:
-        _, err = process.communicate(timeout=60)
+        _, err = process.communicate(timeout=300)
         assert process.returncode == 2
         assert err.count("\n") == 1
         assert "goes on when the database answers" in err
         assert PASSWORD not in err
         late = start_search(workplace, environment, *options)
-        _, err = late.communicate(timeout=60)
+        _, err = late.communicate(timeout=300)
         assert late.returncode == 2
         assert "Connection refused" in err
     finally:
@@ -242,7 +240,7 @@ def test_password_is_nowhere_in_what_a_search_leaves(
     workplace: Workplace, database: str, environment: dict[str, str], server: Server
 ) -> None:
     process = start_search(workplace, environment, f"--storage={database}")
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=300)
     assert process.returncode == 0
     assert PASSWORD not in out + err
     files = [path for path in workplace.folder.rglob("*") if path.is_file()]
@@ -306,23 +304,14 @@ def test_database_holds_several_data_sets(workplace: Workplace, database: str) -
 
 
 @contextlib.contextmanager
-def searching(workplace: Workplace, database: str, name: str) -> Iterator[tuple[Search, Database]]:
-    """Give a search that only does what it is told, with a folder of its own."""
-    config = TuneOptions(
-        dataset="mnist_5k",
-        limit=100,
-        max_epochs=3,
-        reduction_factor=3,
-        log_dir=workplace.logs,
-    )
-    folder = ResultsFolder(workplace.folder / name, "mnist_5k")
-    make_writable(folder.path, "")
-    data = load_training_data(config.data_spec, "")
-    with Database(database, folder, heartbeat=15) as store:
+def searching(workplace: Workplace, database: str, name: str) -> Iterator[PlannedStudy]:
+    """Give a study of 5 places, on which a search with a folder of its own works."""
+    folder, plan = ResultsFolder(workplace.folder / name, "mnist_5k"), make_plan(3, 3)
+    store = Database(database, folder, heartbeat=15)
+    with open_session(store, folder, FakeWorkers(1, lambda _: None)) as session:
         with store.exclusive():
-            plan = make_plan(3, 3)
-            search = Search(config, 64, plan, store, folder, data, PLAIN_CPU)
-        yield search, store
+            (study,) = open_hyperband_studies(plain_spec(session, plan), [64], plan, session)
+        yield study
 
 
 def ended(*accuracies: float) -> Ended:
@@ -331,18 +320,18 @@ def ended(*accuracies: float) -> Ended:
     return Ended(Fitted(history, best, {}, None, 1.0, False, None, None), pruned=False)
 
 
-def give_up(search: Search, trial: StartedTrial) -> None:
-    trial_id = search.study.trials[trial.number]._trial_id
-    search.study._storage.set_trial_state_values(trial_id, state=TrialState.FAIL)
+def give_up(search: PlannedStudy, trial: StartedTrial) -> None:
+    """Fail a trial as Optuna does whose machine is silent."""
+    search.study.tell(trial.number, state=TrialState.FAIL)
 
 
 def test_each_search_takes_another_place(workplace: Workplace, database: str) -> None:
     with (
-        searching(workplace, database, "a") as (one, _),
-        searching(workplace, database, "b") as (other, _),
+        searching(workplace, database, "a") as one,
+        searching(workplace, database, "b") as other,
     ):
         started = [search.start() for _ in range(3) for search in (one, other)]
-    slots = [trial.slot for trial in started if trial is not None]
+    slots = [trial.place.key for trial in started if trial is not None]
     assert slots == [0, 1, 2, 3, 4]
     assert started[5] is None
 
@@ -351,8 +340,8 @@ def test_trial_that_was_given_up_changes_nothing_any_more(
     workplace: Workplace, database: str
 ) -> None:
     with (
-        searching(workplace, database, "a") as (late, store),
-        searching(workplace, database, "b") as (other, _),
+        searching(workplace, database, "a") as late,
+        searching(workplace, database, "b") as other,
     ):
         lost = late.start()
         assert lost is not None
@@ -360,31 +349,32 @@ def test_trial_that_was_given_up_changes_nothing_any_more(
         give_up(other, lost)
         again = other.start()
         assert again is not None
-        assert again.slot == lost.slot
+        assert again.place == lost.place
         assert again.hyperparameters == lost.hyperparameters
         # It goes on from the reports of the one before, so that rungs have all their values.
         assert other.study.trials[again.number].intermediate_values == {1: 0.5}
         other.end(again, ended(0.5, 0.6, 0.7), lambda *_: b"counts")
         assert late.report(lost, 2, 0.8)  # is told to stop
         assert late.end(lost, ended(0.5, 0.8, 0.9), lambda *_: b"too late") is None
-        store.fetch_models()
-        kept = ResultsFolder(workplace.folder / "a", "mnist_5k").study_model(64)
-        assert kept.read_bytes() == b"counts"
         assert late.done == other.done == 1
+    folder = ResultsFolder(workplace.folder / "a", "mnist_5k")
+    with Database(database, folder, heartbeat=15) as store:
+        store.fetch_models()
+    assert folder.study_model(64).read_bytes() == b"counts"
 
 
 def test_place_that_another_search_fills_is_not_given_up(
     workplace: Workplace, database: str
 ) -> None:
     with (
-        searching(workplace, database, "a") as (small, _),
-        searching(workplace, database, "b") as (large, _),
+        searching(workplace, database, "a") as small,
+        searching(workplace, database, "b") as large,
     ):
         for _ in range(3):
             for slot in range(5):
                 trial = small.start()
                 assert trial is not None
-                assert trial.slot == slot
+                assert trial.place.key == slot
                 small.fail(trial, "out of memory")
         assert small.given_up == [0, 1, 2, 3, 4]
         assert small.start() is None
@@ -393,17 +383,17 @@ def test_place_that_another_search_fills_is_not_given_up(
             assert trial is not None
             large.end(trial, ended(0.1, 0.2, 0.3), lambda *_: b"")
         assert small.given_up == []
-        assert small.is_over
+        assert small.is_complete
 
 
 def test_heartbeats_do_not_depend_on_time_zones(
     workplace: Workplace, database: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with searching(workplace, database, "a") as (one, _):
+    with searching(workplace, database, "a") as one:
         assert one.start() is not None
         monkeypatch.setenv("PGTZ", "Pacific/Auckland")
-        with searching(workplace, database, "b") as (other, _):
-            other.recover()
+        with searching(workplace, database, "b") as other:
+            other.release_abandoned()
             assert [trial.state for trial in other.study.trials] == [TrialState.RUNNING]
 
 

@@ -10,7 +10,6 @@ from optuna.trial import TrialState
 from src.core.errors import UserError
 from src.core.interrupt import Interrupted, Interruption
 from src.results.folder import ResultsFolder
-from src.search import space
 from src.search.fill import Outcome, fill
 from src.search.hyperband import make_plan
 from src.search.hyperband_study import open_hyperband_studies
@@ -18,12 +17,10 @@ from src.search.journal import Journal
 from src.search.loop import FailureStreak
 from src.search.planned_study import PlannedStudy
 from src.search.session import Session
-from src.search.spec import SearchSpec
 from src.search.timing import Timing
-from src.training.hyperparameters import RECIPE, Hyperparameters
 from src.training.spec import FitSpec
 from src.workers.messages import Failed
-from tests.fake_workers import NEVER, FakeWorkers, Script, open_session
+from tests.fake_workers import NEVER, FakeWorkers, Script, open_session, plain_spec
 
 PLAN = make_plan(9, 3)
 """Brackets of 9, 5 and 3 trials."""
@@ -40,17 +37,7 @@ def searching(
     """Give a search in this folder whose trials follow a script."""
     results, fake = ResultsFolder(folder, "mnist_5k"), FakeWorkers(workers, script)
     with open_session(Journal(results), results, fake, interruption) as session:
-        spec = SearchSpec(
-            data=session.data.spec,
-            max_epochs=PLAN.max_epochs,
-            reduction_factor=PLAN.reduction_factor,
-            sampler="random",
-            patience=None,
-            precision="32",
-            recipe={name: [getattr(Hyperparameters, name)] for name in RECIPE},
-            search_space=space.describe(),
-            split_hash=session.data.split_hash,
-        )
+        spec = plain_spec(session, PLAN)
         yield open_hyperband_studies(spec, batch_sizes, PLAN, session), session, fake
 
 

@@ -138,10 +138,10 @@ def refuse_to_lose_trials(studies: Mapping[int, optuna.Study], session: Session)
     there = sum(record.state in done for record in found)
     shown = sum(record.state in done for record in read_trials(folder.all_csv))
     if there < shown:
+        held = "the database" if session.store.shared else folder.journal
         raise UserError(
-            f"the studies hold {there} finished trials ({folder.journal.name}, or the database of "
-            f"`--storage`), though {folder.all_csv} shows {shown}: some are lost; restore them, or "
-            f"move {folder.path} away to begin a new search"
+            f"{held} holds {there} finished trials, though {folder.all_csv} shows {shown}: some "
+            f"are lost; restore them, or move {folder.path} away to begin a new search"
         )
 
 
