@@ -67,8 +67,8 @@ def broken(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     (folder / "flock.c").write_text(FLOCK)
     libraries = {"does nothing": (folder / "noop.so", 0), "missing": (folder / "enosys.so", -1)}
     for library, result in libraries.values():
-        options = [f"-DRESULT={result}", "-shared", "-fPIC", "-o", library, folder / "flock.c"]
-        subprocess.run([compiler, *options], check=True)
+        options = [f"-DRESULT={result}", "-shared", "-fPIC", "-o", str(library)]
+        subprocess.run([compiler, *options, str(folder / "flock.c")], check=True)
     return {name: library for name, (library, _) in libraries.items()}
 
 
