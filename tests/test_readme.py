@@ -51,6 +51,23 @@ def test_what_the_readme_names_exists() -> None:
     assert "@@" not in README
 
 
+def test_contributing_maps_every_file() -> None:
+    contributing = (REPOSITORY / "CONTRIBUTING.md").read_text()
+    (tree,) = re.findall(r"^```text\nsrc/\n(.*?)^tests/", contributing, re.MULTILINE | re.DOTALL)
+    folder, mapped = "", []
+    for indent, name in re.findall(r"^( +)(\S+)", tree, re.MULTILINE):
+        if len(indent) == 4:
+            mapped.append(Path(folder, name))
+        elif name.endswith("/"):
+            folder = name
+        else:
+            mapped.append(Path(name))
+    files = (path.relative_to(REPOSITORY / "src") for path in (REPOSITORY / "src").rglob("*.py"))
+    # Of a package in a package, the folder.
+    there = {Path(*path.parts[:2]) for path in files if path.name != "__init__.py"}
+    assert sorted(mapped) == sorted(there)
+
+
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
     """What the quickstart needs of this repository, somewhere else."""
