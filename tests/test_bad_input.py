@@ -33,6 +33,7 @@ from src.core.errors import UserError
 from src.data.catalog import CLASS_NAMES, DataSpec
 from src.data.catalog import Dataset as DatasetName
 from src.data.files import _SAMPLE, Images, load_images
+from src.search.spec import Sampler
 from src.training.archive import read_archive
 from src.training.checkpoint import SavedModel, load_model, save_model
 from src.training.history import Epoch
@@ -654,7 +655,7 @@ def valid_configs() -> st.SearchStrategy[TuneOptions]:
         "batch_sizes": st.lists(whole, min_size=1, max_size=9, unique=True).map(tuple),
         "reduction_factor": st.integers(2, 10),
         "iterations": st.integers(1, 10),
-        "sampler": st.sampled_from(["tpe", "random"]),
+        "sampler": st.sampled_from(get_args(Sampler)),
         "patience": st.none() | whole,
         "workers": st.just("auto") | whole,
         "timeout": st.none() | st.sampled_from(["90s", "1h30m", "1.5h"]) | st.floats(1, 1e6),

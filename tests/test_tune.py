@@ -1,6 +1,7 @@
 import json
 import re
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from src import evaluate
 from src.data.files import load_images
+from src.search.spec import Sampler
 from src.training.checkpoint import load_model
 from src.training.network import to_inputs
 from tests.conftest import Workplace
@@ -273,7 +275,7 @@ def test_changed_settings_are_refused(
     assert error.count("\n") == 1
 
 
-@pytest.mark.parametrize("sampler", ["tpe", "random"])
+@pytest.mark.parametrize("sampler", get_args(Sampler))
 def test_no_configuration_is_drawn_twice_at_any_batch_size(
     sampler: str, workplace: Workplace
 ) -> None:

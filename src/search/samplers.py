@@ -24,21 +24,15 @@ class _KnownSpaceTPESampler(optuna.samplers.TPESampler):
         return self._space
 
 
-def _tpe(space: Distributions, seed: int) -> BaseSampler:
-    return _KnownSpaceTPESampler(
-        space, seed=seed, n_startup_trials=10, multivariate=True, constant_liar=True
-    )
-
-
-def _random(space: Distributions, seed: int) -> BaseSampler:
-    return optuna.samplers.RandomSampler(seed=seed)
-
-
-SAMPLERS: dict[Sampler, Callable[[Distributions, int], BaseSampler]] = {
-    "tpe": _tpe,
-    "random": _random,
-}
-"""How each sampler is made of the space that is searched and a seed."""
+def make_sampler(kind: Sampler, space: Distributions, seed: int) -> BaseSampler:
+    """Return what proposes one trial's configuration from this space."""
+    match kind:
+        case "tpe":
+            return _KnownSpaceTPESampler(
+                space, seed=seed, n_startup_trials=10, multivariate=True, constant_liar=True
+            )
+        case "random":
+            return optuna.samplers.RandomSampler(seed=seed)
 
 
 class PlaceSampler(BaseSampler):
@@ -53,14 +47,14 @@ class PlaceSampler(BaseSampler):
     def __init__(
         self, kind: Sampler, space: Distributions, seed_of: Callable[[FrozenTrial], int]
     ) -> None:
-        self._make = SAMPLERS[kind]
+        self._kind = kind
         self._space = space
         self._seed_of = seed_of
         self._current: BaseSampler
 
     def before_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
         """Make the trial's sampler."""
-        self._current = self._make(self._space, self._seed_of(trial))
+        self._current = make_sampler(self._kind, self._space, self._seed_of(trial))
         self._current.before_trial(study, trial)
 
     def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> Distributions:

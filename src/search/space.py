@@ -31,10 +31,10 @@ def distributions(recipe: Choices) -> dict[str, BaseDistribution]:
     """
     return {
         **{
-            name: IntDistribution(UNITS[0], UNITS[1], step=UNITS[2])
+            name: IntDistribution(*UNITS[:2], step=UNITS[2])
             for name in ("conv1", "conv2", "dense_units")
         },
-        "dropout_rate": FloatDistribution(DROPOUT_RATE[0], DROPOUT_RATE[1], step=DROPOUT_RATE[2]),
+        "dropout_rate": FloatDistribution(*DROPOUT_RATE[:2], step=DROPOUT_RATE[2]),
         "learning_rate": FloatDistribution(*LEARNING_RATE, log=True),
         **{name: CategoricalDistribution(values) for name, values in _open(recipe).items()},
     }
@@ -42,18 +42,19 @@ def distributions(recipe: Choices) -> dict[str, BaseDistribution]:
 
 def suggest(trial: optuna.Trial, batch_size: int, recipe: Choices) -> Hyperparameters:
     """Draw a configuration for this trial; asking again gives the same one."""
-    low, high, step = UNITS
-    least, most, apart = DROPOUT_RATE
-    params: dict[str, Any] = {
-        "conv1": trial.suggest_int("conv1", low, high, step=step),
-        "conv2": trial.suggest_int("conv2", low, high, step=step),
-        "dense_units": trial.suggest_int("dense_units", low, high, step=step),
-        "dropout_rate": trial.suggest_float("dropout_rate", least, most, step=apart),
-        "learning_rate": trial.suggest_float("learning_rate", *LEARNING_RATE, log=True),
-    }
-    for name, values in _open(recipe).items():
-        params[name] = trial.suggest_categorical(name, values)
+    params = {name: _draw(trial, name, kind) for name, kind in distributions(recipe).items()}
     return restore(params, batch_size, recipe)
+
+
+def _draw(trial: optuna.Trial, name: str, kind: BaseDistribution) -> Any:
+    match kind:
+        case IntDistribution():
+            return trial.suggest_int(name, kind.low, kind.high, step=kind.step)
+        case FloatDistribution():
+            return trial.suggest_float(name, kind.low, kind.high, step=kind.step, log=kind.log)
+        case CategoricalDistribution():
+            return trial.suggest_categorical(name, kind.choices)
+    raise TypeError(f"{name} has the distribution {kind}")
 
 
 def restore(params: Mapping[str, Any], batch_size: int, recipe: Choices) -> Hyperparameters:
