@@ -43,10 +43,10 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
             accuracies[precision] = fitted.best.val_accuracy
         difference = round(accuracies["bf16"] - accuracies["32"], 6)
         rows.append({"seed": seed, **accuracies, "bf16 - 32": difference})
-    return {"rows": rows, "notes": _compare(rows), "epochs": epochs, "images": data.counts}
+    return {"rows": rows, "notes": compare(rows), "epochs": epochs, "images": data.counts}
 
 
-def _compare(rows: list[dict[str, Any]]) -> list[str]:
+def compare(rows: list[dict[str, Any]]) -> list[str]:
     """Say how the mean difference compares with its standard error."""
     differences = [row["bf16 - 32"] for row in rows]
     mean = statistics.mean(differences)

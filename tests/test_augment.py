@@ -22,7 +22,7 @@ def seeded(seed: int = 0) -> torch.Generator:
 
 def test_affine_distortion_is_scipys_affine_transform(pixels: torch.Tensor) -> None:
     distortion = Distortion(affine=True, elastic=False, device=CPU)
-    maps = distortion._draw_maps(len(pixels), seeded()).numpy()
+    maps = distortion.draw_maps(len(pixels), seeded()).numpy()
     distorted = distortion(pixels, seeded()).numpy()
     middle = np.array([13.5, 13.5])
     for image, found, (to_x, to_y, shift) in zip(pixels.numpy(), distorted, maps, strict=True):
@@ -35,7 +35,7 @@ def test_affine_distortion_is_scipys_affine_transform(pixels: torch.Tensor) -> N
 
 def test_maps_turn_shear_scale_and_shift_a_little() -> None:
     distortion = Distortion(affine=True, elastic=False, device=CPU)
-    maps = distortion._draw_maps(20_000, seeded()).numpy()
+    maps = distortion.draw_maps(20_000, seeded()).numpy()
     linear, shift = maps[:, :2], maps[:, 2]
     assert np.abs(shift).max() == pytest.approx(SHIFT, abs=0.01)
     areas = np.abs(np.linalg.det(linear))

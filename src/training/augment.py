@@ -59,7 +59,7 @@ class Distortion:
         images = len(pixels)
         sources = self._pixels[:, :2].expand(images, -1, -1)  # (B, 784, 2), as x, y in pixels
         if self._affine:
-            sources = self._pixels @ self._draw_maps(images, generator)
+            sources = self._pixels @ self.draw_maps(images, generator)
         if self._elastic:
             sources = sources + self._draw_bends(images, generator)
         grid = (sources / _MIDDLE).view(images, _SIDE, _SIDE, 2)
@@ -68,7 +68,7 @@ class Distortion:
         )
         return distorted.squeeze(1).round_().to(torch.uint8)
 
-    def _draw_maps(self, images: int, generator: torch.Generator) -> Tensor:
+    def draw_maps(self, images: int, generator: torch.Generator) -> Tensor:
         """Draw an affine map for each image, (B, 3, 2): from x, y, 1 to a pixel's source."""
         uniform = self._uniform((6, images), generator)
         angle, shear = uniform[0] * math.radians(ROTATION), uniform[1] * SHEAR
