@@ -313,10 +313,8 @@ def test_a_path_on_the_command_line_is_never_read_as_yaml(
 ) -> None:
     monkeypatch.setenv("HOME", str(tmp_path / "~"))
     monkeypatch.chdir(tmp_path)
-    words = [
-        word for option in ("--folder", "--other") for word in way.format(option, name).split()
-    ]
-    options = run(*words, "--", "--other=a")
+    words = [way.format(option, name).split() for option in ("--folder", "--other")]
+    options = run(*itertools.chain(*words), "--", "--other=a")
     assert options.folder == options.other == tmp_path / name
     assert options.files == (tmp_path / "--other=a",)
 
