@@ -1,5 +1,6 @@
 """Print to the terminal, however narrow it is: text, tables of figures, live bars."""
 
+import shutil
 import textwrap
 from collections.abc import Sequence
 from typing import Literal
@@ -27,7 +28,12 @@ _TIGHT = "\0"
 def open_console() -> Console:
     """Open standard output, wide enough for a table where it is no terminal."""
     console = Console()
-    return console if console.is_terminal else Console(width=120)
+    if not console.is_terminal:
+        return Console(width=120)
+    if console.is_dumb_terminal:  # of which Rich assumes 80 columns
+        width, height = shutil.get_terminal_size()
+        return Console(width=width, height=height)
+    return console
 
 
 def live_progress(console: Console) -> Progress:

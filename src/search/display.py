@@ -89,7 +89,7 @@ class SearchDisplay:
         say(
             self._progress.console,
             f"{trial.label} {record.state:8s} {accuracy:8s} {figures}  {configuration}  "
-            f"{record.reason}",
+            f"{record.reason}".rstrip(),
         )
 
     def places_filled(self, count: int) -> None:
