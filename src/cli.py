@@ -1,6 +1,7 @@
 """The command line: options from typed fields, errors as one line, exit codes."""
 
 import io
+import itertools
 import json
 import os
 import re
@@ -72,7 +73,8 @@ class Command(Generic[_Options]):
                 stream.reconfigure(errors="replace")  # an old terminal gets "?" for what it lacks
         parser = self.parser()
         try:
-            options = self._read(parser.parse_args(argv))
+            words = sys.argv[1:] if argv is None else argv
+            options = self._read(parser.parse_args(self._with_absolute_path_options(words)))
             record_command(self._as_typed(options))
             return self.run(options)
         except (jsonargparse.ArgumentError, UnicodeDecodeError) as error:
@@ -117,6 +119,32 @@ class Command(Generic[_Options]):
             help_text = texts.get(self.positional)
             parser.add_argument(self.positional, type=kind, help=help_text, **several)
         return parser
+
+    def _with_absolute_path_options(self, words: Sequence[str]) -> list[str]:
+        """Make the values of path options absolute, or some would be read as YAML or as options.
+
+        `null` stays for an option that may have no path: elsewhere than in a file, where ~ is null
+        too, nothing else means that.
+        """
+        nameless = {Path: (), Path | None: ("null",)}
+        kinds = get_type_hints(self.options)
+        paths = {f"--{name}": nameless[kind] for name, kind in kinds.items() if kind in nameless}
+
+        def absolute(option: str, value: str) -> str:
+            if value in paths[option]:
+                return value
+            return str(checks.absolute_path(option.removeprefix("--"), Path(value)))
+
+        end = words.index("--") if "--" in words else len(words)  # files follow
+        options: list[str] = []
+        for before, word in itertools.pairwise(["", *words[:end]]):
+            option, equals, value = word.partition("=")
+            if equals and option in paths:
+                word = f"{option}={absolute(option, value)}"
+            elif before in paths and not word.startswith("-"):
+                word = absolute(before, word)
+            options.append(word)
+        return [*options, *words[end:]]
 
     def _read(self, parsed: jsonargparse.Namespace) -> _Options:
         """Build the options of what was parsed, with every path absolute.
@@ -187,7 +215,7 @@ def _as_typed(value: object) -> str:
     if isinstance(value, SecretStr):
         return "***"
     if isinstance(value, Path):
-        return short_path(value)
+        return "./null" if (text := short_path(value)) == "null" else text
     if isinstance(value, tuple):
         return json.dumps([str(one) if isinstance(one, Path) else one for one in value])
     return value if isinstance(value, str) else json.dumps(value)

@@ -83,7 +83,8 @@ def _run(options: TrainOptions) -> int:
         f"Validation accuracy {model.val_accuracy:.6f} at epoch {model.best_epoch} of "
         f"{len(model.history)} ({ending}), {fitted.seconds:.0f} s.\n"
         f"Written to {folder}: model.ckpt, model.json, model.png\n"
-        f"Next: python -m src.evaluate {shlex.quote(str(folder / 'model.ckpt'))}",
+        "Next:\n"
+        f"  python -m src.evaluate {shlex.quote(str(folder / 'model.ckpt'))}",
     )
     return fitted.interrupted.exit_code if fitted.interrupted else 0
 

@@ -1,3 +1,4 @@
+import itertools
 import json
 import os
 import re
@@ -228,7 +229,9 @@ def run(*arguments: str) -> Options:
     return seen[0]
 
 
-_NAME = st.text("abcXYZ019 -_.~'\"$\\[]{}:#*é", min_size=1, max_size=12)
+_NAME = st.sampled_from(["--", "~", "null", "./null", "---", "#"]) | st.text(
+    "abcXYZ019 -_.~'\"$\\[]{}:#*&!=é", min_size=1, max_size=12
+).filter(lambda name: not name.startswith("~"))
 
 _FLOAT = st.floats(0, 1e30, allow_nan=False)
 
@@ -244,8 +247,8 @@ def one_or_several(one: st.SearchStrategy[object]) -> st.SearchStrategy[object]:
     values=st.fixed_dictionaries(
         {},
         optional={
-            "folder": _NAME.filter(lambda name: not name.startswith("~")),
-            "other": _NAME.filter(lambda name: not name.startswith("~")),
+            "folder": _NAME,
+            "other": _NAME,
             "precision": st.sampled_from(["auto", "32", "bf16"]),
             "sizes": st.lists(st.integers(1, 999), max_size=3),
             "schedule": one_or_several(st.sampled_from(["constant", "cosine"])),
@@ -301,6 +304,33 @@ def test_paths_are_absolute_and_home_is_expanded(
     assert options.other == tmp_path / "up/../there"
     assert options.files == (Path("/home/me/a.png"), tmp_path / "b.png")
     assert run("x").folder == tmp_path / "here"
+
+
+@pytest.mark.parametrize("way", ["{}={}", "{} {}"])
+@pytest.mark.parametrize("name", ["#", "&a", "*a", "~", "Null", "true", "5", "[a]", "a=b"])
+def test_a_path_on_the_command_line_is_never_read_as_yaml(
+    name: str, way: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "~"))
+    monkeypatch.chdir(tmp_path)
+    words = [way.format(option, name).split() for option in ("--folder", "--other")]
+    options = run(*itertools.chain(*words), "--", "--other=a")
+    assert options.folder == options.other == tmp_path / name
+    assert options.files == (tmp_path / "--other=a",)
+
+
+@pytest.mark.parametrize("line", ["other: null", "other: ~", "--other=null", "--other null"])
+def test_null_is_no_path_and_in_a_file_yaml_calls_it_tilde_too(line: str, tmp_path: Path) -> None:
+    (tmp_path / "some.yaml").write_text(line)
+    in_file = not line.startswith("--")
+    words = [f"--config={tmp_path}/some.yaml"] if in_file else line.split()
+    assert run("--other=a", *words, "x").other is None
+
+
+def test_two_dashes_as_a_path_are_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run("--folder=--", "--other=--", "x").folder == tmp_path / "--"
+    assert recorded_command() == "python -m src.x --folder ./-- --other ./-- x"
 
 
 def test_a_name_that_is_no_text_can_be_recorded(tmp_path: Path) -> None:

@@ -1,12 +1,16 @@
 """Tables in terminals of any width."""
 
 import io
+import os
 import re
+import subprocess
+import sys
 
 import pytest
 from rich.console import Console
 
 from src.core.console import print_figures
+from tests.conftest import REPOSITORY
 
 COLUMNS = ["val accuracy", "conv1", "dense units", "learning rate", "batch size", "95 % interval"]
 ROWS = [
@@ -47,3 +51,26 @@ def test_a_table_without_rows_is_not_printed() -> None:
     print_figures(console, COLUMNS, [], title="The best")
     assert isinstance(console.file, io.StringIO)
     assert console.file.getvalue() == ""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo-terminal")
+@pytest.mark.parametrize("kind", ["xterm", "dumb"])
+def test_text_fits_a_terminal_of_any_kind(kind: str) -> None:
+    import pty
+    import termios
+
+    ours, theirs = pty.openpty()
+    termios.tcsetwinsize(theirs, (25, 40))
+    sized = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES")}
+    done = subprocess.run(
+        [sys.executable, "-m", "src.tune", "--dataset=mnist", "--plan"],
+        cwd=REPOSITORY,
+        env={**sized, "TERM": kind},
+        stdout=theirs,
+    )
+    assert done.returncode == 0
+    text = re.sub(r"\x1b\[[\d;]*m", "", os.read(ours, 2**16).decode())
+    os.close(ours)
+    os.close(theirs)
+    assert "for each batch size" in " ".join(text.split())
+    assert 30 < max(map(len, text.splitlines())) <= 40

@@ -228,6 +228,8 @@ SCHEDULERS = {
         "KUBERNETES_PORT": "tcp://192.0.2.1:443", "KUBERNETES_SERVICE_HOST": "192.0.2.1",
     },
 }  # fmt: skip
+NAMES = [name for variables in SCHEDULERS.values() for name in variables]
+SCHEDULERS["nobody: empty or no number"] = {name: "x" * (i % 2) for i, name in enumerate(NAMES)}
 
 
 @pytest.mark.parametrize("scheduler", SCHEDULERS)

@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.progress import TaskID
-from rich.table import Table
 
-from src.core.console import live_progress, plural, say
+from src.core.console import live_progress, plural, print_figures, say, together
 from src.results.folder import RESULTS_DIR
 from src.results.records import Decision, TrialRecord
 from src.search.hyperband import Plan
@@ -72,7 +71,7 @@ class SearchDisplay:
 
     def epoch_ended(self, trial: StartedTrial, epoch: int, val_accuracy: float) -> None:
         """Show the trial's best validation accuracy."""
-        status = f"epoch {epoch}/{trial.max_epochs} · validation {val_accuracy:.4f}"
+        status = f"epoch {epoch}/{trial.max_epochs} · val {val_accuracy:.4f}"
         self._progress.update(self._training[trial], completed=epoch, status=status)
 
     def trial_ended(self, trial: StartedTrial, record: TrialRecord | None) -> None:
@@ -83,17 +82,14 @@ class SearchDisplay:
         self._tally(record)
         accuracy = "–" if record.val_accuracy is None else f"{record.val_accuracy:.6f}"
         hp = record.hyperparameters
-        on_terminal = self._progress.console.is_terminal  # elsewhere lines may be any length
-        self._progress.print(
-            f"{trial.label} "
-            f"{record.state:8s} {accuracy:8s} {record.epochs:3d} epochs {record.seconds:6.1f} s  "
-            f"{hp.conv1}-{hp.conv2}-{hp.dense_units} {hp.dropout_rate:g} {hp.learning_rate:.2e}  "
-            f"{record.reason}",
-            highlight=False,
-            markup=False,
-            no_wrap=True,
-            overflow="ellipsis" if on_terminal else "ignore",
-            crop=on_terminal,
+        figures = together(f"{record.epochs:3d} epochs {record.seconds:6.1f} s")
+        configuration = together(
+            f"{hp.conv1}-{hp.conv2}-{hp.dense_units} {hp.dropout_rate:g} {hp.learning_rate:.2e}"
+        )
+        say(
+            self._progress.console,
+            f"{trial.label} {record.state:8s} {accuracy:8s} {figures}  {configuration}  "
+            f"{record.reason}".rstrip(),
         )
 
     def places_filled(self, count: int) -> None:
@@ -118,17 +114,19 @@ def print_data(console: Console, data: TrainingData, compute: Compute, workers: 
 def print_plan(console: Console, plan: Plan, batch_sizes: Sequence[int]) -> None:
     """Print a plan: a row for each bracket, a column for each of its rungs."""
     studies = len(batch_sizes)
-    table = Table("bracket", *(f"rung {i}" for i in range(len(plan.brackets))))
+    rows = []
     for bracket in plan.brackets:
-        rungs = (f"{rung.trials} → {rung.epochs}" for rung in bracket.rungs)
-        table.add_row(str(bracket.s), *rungs)
-    say(
+        rungs = [f"{rung.trials} → {rung.epochs}" for rung in bracket.rungs]
+        rows.append([str(bracket.s), *rungs, *[""] * (len(plan.brackets) - len(rungs))])
+    print_figures(
         console,
-        f"Hyperband: {plan.max_epochs} epochs, factor {plan.reduction_factor}, "
+        ["bracket", *(f"rung {i}" for i in range(len(plan.brackets)))],
+        rows,
+        title=f"Hyperband: {plan.max_epochs} epochs, factor {plan.reduction_factor}, "
         f"{plural(plan.iterations, 'iteration')}, {plural(studies, 'batch size')}. "
         "An iteration, as trials on the rung → epochs they have had there:",
+        justify="left",
     )
-    console.print(table)
     say(
         console,
         f"{plural(plan.trials, 'trial')} for each batch size, {studies * plan.trials:,} in all. "
@@ -144,42 +142,48 @@ def print_ranking(console: Console, records: Sequence[TrialRecord], most: int = 
         say(console, "No trial has trained to its end yet.")
         return
     finished.sort(key=lambda record: -(record.val_accuracy or 0.0))
-    table = Table()
-    for column in ("val accuracy", "conv1", "conv2", "dense units", "dropout rate"):
-        table.add_column(column, justify="right")
-    for column in ("learning rate", "batch size", "epochs", "bracket", "trial"):
-        table.add_column(column, justify="right")
+    rows = []
     for record in finished[:most]:
         hp = record.hyperparameters
-        table.add_row(
+        rows.append([
             f"{record.val_accuracy:.6f}", str(hp.conv1), str(hp.conv2), str(hp.dense_units),
             f"{hp.dropout_rate:g}", f"{hp.learning_rate:.3g}", str(hp.batch_size),
             str(record.epochs), str(record.bracket), str(record.trial),
-        )  # fmt: skip
-    say(console, f"The best of {plural(len(records), 'trial')}, {len(finished):,} finished:")
-    console.print(table)
+        ])  # fmt: skip
+    print_figures(
+        console,
+        [
+            "val accuracy", "conv1", "conv2", "dense units", "dropout rate", "learning rate",
+            "batch size", "epochs", "bracket", "trial",
+        ],
+        rows,
+        title=f"The best of {plural(len(records), 'trial')}, {len(finished):,} finished:",
+    )  # fmt: skip
 
 
 def print_finals(console: Console, decision: Decision) -> None:
     """Print the finalists, the winner first."""
-    table = Table()
-    for column in ("mean ± std", "95 % interval", "seeds", "search said", "optimism"):
-        table.add_column(column, justify="right", no_wrap=True)
-    for column in ("batch size", "trial", "conv1-conv2-dense"):
-        table.add_column(column, justify="right")
+    rows = []
     for one in decision.finalists:
         hp, seeds = one.hyperparameters, str(len(one.seeds))
         if one.diverged:
             seeds += f", {len(one.diverged)} diverged"
         low, high = one.ci95 or (math.nan, math.nan)
-        table.add_row(
+        rows.append([
             f"{one.mean:.5f} ± {one.std or 0.0:.5f}", f"{low:.5f} to {high:.5f}",
             seeds, f"{one.search_val_accuracy:.5f}", f"{one.optimism:+.5f}",
             str(one.batch_size), str(one.trial),
             f"{hp.conv1}-{hp.conv2}-{hp.dense_units}",
-        )  # fmt: skip
-    say(console, "The finalists' validation accuracy, each trained again with several seeds:")
-    console.print(table)
+        ])  # fmt: skip
+    print_figures(
+        console,
+        [
+            "mean ± std", "95 % interval", "seeds", "search said", "optimism", "batch size",
+            "trial", "conv1-conv2-dense",
+        ],
+        rows,
+        title="The finalists' validation accuracy, each trained again with several seeds:",
+    )  # fmt: skip
 
 
 def print_best(session: Session, best: SavedModel, batch_sizes: Sequence[int]) -> None:

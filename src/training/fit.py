@@ -11,7 +11,6 @@ import torch
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.pytorch.callbacks import Callback, EarlyStopping
 from lightning.pytorch.utilities.exceptions import SIGTERMException
-from lightning_utilities.core.rank_zero import rank_zero_only
 
 from src.core.interrupt import Interrupted, Interruption
 from src.core.seeding import DROPOUT, INITIALISATION, derive_seed
@@ -25,9 +24,6 @@ from src.training.resume import FitState, StateFile
 from src.training.spec import FitSpec
 from src.training.task import CharacterTask, make_task
 from src.training.tensorboard import RunWriter
-
-# Lightning takes it from RANK, SLURM_PROCID and others when it is imported.
-rank_zero_only.rank = 0  # type: ignore[attr-defined]
 
 
 def fit(
