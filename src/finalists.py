@@ -49,10 +49,11 @@ def run(options: FinalsOptions) -> int:
     )
     from src.results.folder import ResultsFolder
     from src.results.shipped import are_shipped
-    from src.search.display import print_best, print_data
+    from src.search.display import print_best
     from src.search.finals import choose_finalists, run_finals
     from src.search.session import Session, open_store
     from src.search.studies import load_studies, study_spec
+    from src.training.progress import print_data
     from src.workers.launch import launching
 
     console = open_console()

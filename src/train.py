@@ -17,7 +17,6 @@ from src.core.errors import UserError
 from src.core.files import free_name, make_writable, optional, write_json
 from src.core.interrupt import Signals
 from src.options import TrainOptions
-from src.search.display import print_data
 from src.training.device import choose_compute
 
 
@@ -27,7 +26,7 @@ def _run(options: TrainOptions) -> int:
     from src.results.provenance import provenance
     from src.training.checkpoint import model_of, save_model
     from src.training.fit import fit
-    from src.training.progress import FitDisplay
+    from src.training.progress import FitDisplay, print_data
     from src.training.spec import FitSpec
     from src.training.tensorboard import TensorBoardRun
 

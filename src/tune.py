@@ -19,7 +19,7 @@ from src.core.console import open_console, say
 from src.core.errors import UserError
 from src.core.interrupt import Signals
 from src.options import FitOptions, SearchRunOptions
-from src.search.display import print_best, print_data, print_plan, print_ranking
+from src.search.display import print_best, print_plan, print_ranking
 from src.search.hyperband import Plan, make_plan
 from src.search.spec import Sampler, SearchSpec
 from src.training.hyperparameters import RECIPE, Augmentation
@@ -184,6 +184,7 @@ def _search(options: TuneOptions, plan: Plan, session: "Session") -> int:
     from src.search.hyperband_study import open_hyperband_studies
     from src.search.planned_study import PlannedStudy
     from src.search.studies import check_spec, ended_trials, load_studies
+    from src.training.progress import print_data
 
     store = session.store
     spec = options.search_spec(session)

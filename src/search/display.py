@@ -6,7 +6,6 @@ import math
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -18,11 +17,9 @@ from src.results.records import Decision, TrialRecord
 from src.search.hyperband import Plan
 
 if TYPE_CHECKING:  # the plan is printed before anything heavy is imported
-    from src.data.split import TrainingData
     from src.search.planned_study import StartedTrial
     from src.search.session import Session
     from src.training.checkpoint import SavedModel
-    from src.training.device import Compute
 
 
 class SearchDisplay:
@@ -49,12 +46,7 @@ class SearchDisplay:
         self._progress.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         for bar in self._training.values():
             self._progress.remove_task(bar)
         self._progress.stop()
@@ -100,15 +92,6 @@ class SearchDisplay:
         if record.state == "COMPLETE" and record.val_accuracy is not None:
             self._best = max(self._best, record.val_accuracy)
             self._progress.update(self._bar, status=f"best {self._best:.6f}")
-
-
-def print_data(console: Console, data: TrainingData, compute: Compute, workers: int = 1) -> None:
-    """Print how many images there are, and on what they are trained."""
-    text = (
-        f"{data.spec.dataset}: {len(data.train):,} images train, {len(data.validation):,} "
-        f"validate. {compute.name}, {compute.precision}"
-    )
-    say(console, text + (f", {workers} workers." if workers > 1 else "."))
 
 
 def print_plan(console: Console, plan: Plan, batch_sizes: Sequence[int]) -> None:

@@ -7,7 +7,6 @@ no trial is left running.
 import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from types import TracebackType
 from typing import Protocol
 
 from src.core.interrupt import Interrupted
@@ -118,12 +117,7 @@ class SearchLoop:
     def __enter__(self) -> "SearchLoop":
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         for study in self._studies:
             study.requeue_all()
 
