@@ -286,8 +286,14 @@ def _check_small(text: str, quoted: bool = False) -> None:
 
 def fail(message: str) -> int:
     """Print one line on standard error; return the exit code for what a user can mend."""
-    print(f"error: {printable(shorten_paths(message))}", file=sys.stderr)
+    print(f"error: {printable(shorten_paths(_without_passwords(message)))}", file=sys.stderr)
     return USER_ERROR
+
+
+def _without_passwords(message: str) -> str:
+    """Hide the passwords of URLs, which may have been given for something else."""
+    message = re.sub(r"(://[^\s:/]*:)\S*@", r"\1***@", message)
+    return re.sub(r"(password=)[^\s&'\"]+", r"\1***", message)
 
 
 def printable(text: str) -> str:

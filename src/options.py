@@ -1,6 +1,6 @@
 """Options that several commands share, as dataclasses that check themselves."""
 
-import urllib.parse
+import re
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -16,6 +16,9 @@ from src.training.hyperparameters import Hyperparameters
 from src.workers.launch import LauncherName, LaunchSpec
 
 _Part = TypeVar("_Part")
+
+_PASSWORD = r"://[^:/]*:[^@]*@"
+"""How a URL begins whose password SQLAlchemy finds."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,6 +88,8 @@ class SearchRunOptions(FolderOptions):
             raise UserError(f"`gpus_per_worker` (={self.gpus_per_worker}) must be above 0, up to 1")
         if self.timeout is not None:
             checks.parse_duration(self.timeout)
+        if self.storage_url and re.search(_PASSWORD + r"[^?]*@", self.storage_url):
+            raise UserError("`storage` must have %40 for each @ in its password")
         if self.launcher == "ray" and self.storage_url and _has_password(self.storage_url):
             raise UserError(
                 "`storage` must name no password with `--launcher ray`, as Ray shows the command "
@@ -137,8 +142,7 @@ class TrainOptions(FitOptions, Hyperparameters):
 
 
 def _has_password(url: str) -> bool:
-    parts = urllib.parse.urlsplit(url)
-    return parts.password is not None or "password" in parts.query
+    return re.search(_PASSWORD, url) is not None or "password" in url.partition("?")[2]
 
 
 def _part(config: object, part: type[_Part]) -> _Part:

@@ -23,17 +23,24 @@ class ReportOptions:
 
     dataset: Dataset
     """Data set of the search to report on."""
-    results_dir: Path = Path("results")
-    """Folder for results: one folder in it for each data set."""
+    results_dir: Path | None = None
+    """Folder for results: one folder in it for each data set; null: results, or where it has no
+    such search, the results that came with the project."""
 
 
 def _run(options: ReportOptions) -> int:
     from src.core.metrics import ConfusionMatrix
     from src.reporting.findings import read_findings
     from src.reporting.page import PICTURES, Winner, make_page, render
+    from src.results.saved_models import usual_results_dirs
     from src.training.checkpoint import load_description
 
-    folder = ResultsFolder(options.results_dir, options.dataset)
+    given = options.results_dir
+    folders = [
+        ResultsFolder(results_dir.absolute(), options.dataset)
+        for results_dir in ((given,) if given else usual_results_dirs())
+    ]
+    folder = next((folder for folder in folders if folder.all_csv.exists()), folders[0])
     findings = read_findings(folder)
     winner = None
     if folder.best_model.exists():

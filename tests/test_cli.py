@@ -377,3 +377,44 @@ def test_messages_show_paths_without_the_working_directory(
         error = capsys.readouterr().err
         assert "here/mnist" in error
         assert str(tmp_path) not in error
+
+
+@pytest.mark.parametrize(
+    ("options", "shown"),
+    [
+        (["--timeout={}"], "postgresql://me:***@host/d"),
+        (["{}"], "unrecognized arguments: postgresql://me:***@host/d"),
+        (["--config={}"], "postgresql://me:***@host/d"),
+        (["--plan={}"], "postgresql://me:***@host/d"),
+    ],
+)
+@pytest.mark.parametrize("password", ["hunter2", "hunt/er2", "%40hunter2"])
+def test_password_given_in_the_wrong_place_is_not_shown(
+    options: list[str], shown: str, password: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    url = f"postgresql://me:{password}@host/d"
+    assert tune.main(["--dataset=mnist", *(option.format(url) for option in options)]) == 2
+    error = capsys.readouterr().err
+    assert shown in error
+    assert password not in error
+
+
+def test_password_with_a_bare_at_sign_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert tune.main(["--dataset=mnist", "--storage=postgresql://me:a@b/c@host/d"]) == 2
+    assert capsys.readouterr().err == (
+        "error: `storage` must have %40 for each @ in its password\n"
+    )
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["postgresql://me:a/b@host/d", "postgresql://me:a?b@host/d", "postgresql://host/d?password=a"],
+)
+def test_ray_is_given_no_password(url: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert tune.main(["--dataset=mnist", "--launcher=ray", f"--storage={url}"]) == 2
+    assert "must name no password with `--launcher ray`" in capsys.readouterr().err
+
+
+def test_url_without_a_password_is_taken(capsys: pytest.CaptureFixture[str]) -> None:
+    url = "postgresql://me@host:5432/d"
+    assert tune.main(["--dataset=mnist", "--launcher=ray", f"--storage={url}", "--plan"]) == 0

@@ -379,6 +379,8 @@ def test_heic_without_its_extra_is_named_with_the_way_out(
 
 
 UNREAD = {
+    "empty.png": (b"", "an empty file"),
+    "drawing.svgz": (b"\x1f\x8b\x08\0" + bytes(20), "a gzip archive"),
     "scan.pdf": (
         b"%PDF-1.4\n%\xe2\xe3\xcf\xd3\n1 0 obj<</Type/Catalog>>endobj\n",
         "a PDF document",
@@ -415,6 +417,18 @@ def test_avif_that_pillow_cannot_read_is_named(
     monkeypatch.setattr(features, "check", lambda name: name != "avif")
     with pytest.raises(UserError, match="an AVIF picture, which is not read"):
         load_picture(path)
+
+
+def test_picture_may_be_in_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    home, here = tmp_path / "home", tmp_path / "here"
+    for folder in (home, here):
+        folder.mkdir()
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.chdir(here)
+    write().save(home / "one.png")
+    write().save(here / "~draft.png")
+    assert load_picture("~/one.png").size == (600, 450)
+    assert load_picture("~draft.png").size == (600, 450)
 
 
 def test_picture_may_come_through_a_pipe(tmp_path: Path) -> None:

@@ -596,3 +596,22 @@ def test_pictures_of_an_earlier_report_go_and_others_stay(simulated: ResultsFold
     make_report(simulated)
     assert not (simulated.figures / "learning-curves.png").exists()
     assert own.exists()
+
+
+def test_results_that_came_with_the_project_are_found_from_elsewhere(
+    simulated: ResultsFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    usual = (Path("results"), simulated.path.parent)
+    monkeypatch.setattr("src.results.saved_models.usual_results_dirs", lambda: usual)
+    assert report.main([f"--dataset={simulated.path.name}"]) == 0
+    assert simulated.report.exists()
+    ours = ResultsFolder("results", simulated.path.name)
+    shutil.copytree(simulated.path, ours.path)
+    ours.report.unlink()
+    before = simulated.report.stat().st_mtime_ns
+    assert report.main([f"--dataset={simulated.path.name}"]) == 0
+    assert ours.report.exists()
+    assert simulated.report.stat().st_mtime_ns == before

@@ -92,6 +92,15 @@ def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path: Path) -> None
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_a_full_disk_is_told_with_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "table.csv"
+    with pytest.raises(OSError, match="No space") as caught, replacing(path) as temporary:
+        temporary.symlink_to("/dev/full")
+        temporary.write_text("x")
+    assert caught.value.filename == str(path)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_process_killed_while_writing_leaves_an_old_or_a_new_file(
     tmp_path: Path, environment: dict[str, str]
 ) -> None:

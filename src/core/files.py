@@ -82,6 +82,10 @@ def replacing(path: Path) -> Iterator[Path]:
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
         temporary.replace(path)
+    except OSError as error:
+        if error.errno and error.filename in (None, str(temporary)):
+            error.filename = str(path)  # a full disk does not say whose write it refused
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError, features
 
+from src.core import checks
 from src.core.errors import UserError
 
 _FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "AVIF", "GIF", "TIFF", "BMP", "PPM", "JPEG2000", "TGA")
@@ -25,6 +26,7 @@ _BRANDS = {
 the first one here counts."""
 
 _BEGINNINGS = {
+    rb"\Z": "an empty file",
     rb"\s*%PDF-": "a PDF document",
     rb"%!PS|\xc5\xd0\xd3\xc6": "a PostScript drawing",
     rb"\s*<(!doctype html|html)[\s>]": "a web page",
@@ -34,6 +36,7 @@ _BEGINNINGS = {
     rb"\xff\x0a|\0\0\0\x0cJXL ": "a JPEG XL picture",
     rb"II\*\0.{4}CR|FUJIFILMCCD-RAW|IIRO|IIRS|MMOR|IIU\0|FOVb|\0MRM": _RAW,
     rb"\x1aE\xdf\xa3": _VIDEO,
+    rb"\x1f\x8b": "a gzip archive",
     rb"PK\x03\x04": "a ZIP archive or an office document",
 }
 """How files begin, as regular expressions, and what they are."""
@@ -55,12 +58,14 @@ def load_picture(path: str | Path) -> Image.Image:
         UserError: there is no such file, it is no whole picture, one too large to be read, or of a
             kind that is not read.
     """
-    kind = None
+    path, kind = Path(path), None
+    if not path.exists():  # a name such as ~draft.png is no home folder
+        path = checks.absolute_path("picture", path)
     try:
-        with warnings.catch_warnings(), Path(path).open("rb") as file:
+        with warnings.catch_warnings(), path.open("rb") as file:
             warnings.simplefilter("ignore")  # of odd metadata, which do not matter here
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            kind = _kind(file.peek(_LOOKED_AT)[:_LOOKED_AT], Path(path).suffix.lower())
+            kind = _kind(file.peek(_LOOKED_AT)[:_LOOKED_AT], path.suffix.lower())
             with Image.open(file, formats=_formats(with_heif=kind == _HEIC)) as picture:
                 picture.load()
                 return with_8_bits(ImageOps.exif_transpose(picture))
