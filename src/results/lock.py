@@ -8,6 +8,7 @@ from pathlib import Path
 import filelock
 
 from src.core.errors import UserError
+from src.core.files import naming
 
 try:
     import fcntl
@@ -51,7 +52,8 @@ class FolderLock:
         except filelock.Timeout as error:
             raise self._taken() from error
         if works:
-            self._path.write_text(f"{os.getpid()}\n{socket.gethostname()}\n")
+            with naming(self._path):
+                self._path.write_text(f"{os.getpid()}\n{socket.gethostname()}\n")
         held = Path(self._lock.lock_file)
         self._held = (held, held.stat().st_ino, held.read_bytes())
         return self

@@ -8,6 +8,7 @@ from pathlib import Path
 from src.core.command import recorded_command
 from src.core.console import say
 from src.core.errors import UserError
+from src.core.files import optional
 from src.core.interrupt import Interrupted
 from src.results.provenance import provenance
 from src.results.records import TrialRecord
@@ -131,7 +132,8 @@ def fill(
     )
     if outcome.last_failure is not None:
         failure = outcome.last_failure
-        outcome.failure_file.write_text(failure.details or failure.reason)
+        with optional("the last failure", outcome.failure_file):
+            outcome.failure_file.write_text(failure.details or failure.reason)
     if run is not None:
         run.end(str(stopped or ("trials failed" if outcome.given_up else FINISHED)))
     return outcome

@@ -14,7 +14,7 @@ from optuna.storages.journal import BaseJournalBackend
 from optuna.trial import TrialState
 
 from src.core.errors import UserError
-from src.core.files import replacing
+from src.core.files import naming, replacing
 from src.results.folder import ResultsFolder
 from src.results.lock import FolderLock
 from src.results.shipped import set_aside
@@ -117,14 +117,14 @@ class _CheckedLog(BaseJournalBackend):
             check = zlib.crc32(body, check)
             lines.append(body[:-1] + b',"%s":"%08x"}\n' % (_CHECK.encode(), check))
         try:
-            with self._path.open("ab") as file:
+            with naming(self._path), self._path.open("ab") as file:
                 file.write(b"".join(lines))
                 file.flush()
                 os.fsync(file.fileno())
-        except OSError as error:  # which does not say where
+        except OSError:
             with contextlib.suppress(OSError):
                 os.truncate(self._path, self._ends[-1])
-            raise OSError(error.errno, error.strerror, str(self._path)) from error
+            raise
         self._check = check
         for line in lines:
             self._ends.append(self._ends[-1] + len(line))
