@@ -326,6 +326,8 @@ def _plain(message: str) -> str:
         words = message.removeprefix(_UNKNOWN).split()
         options = [word.partition("=")[0] for word in words if word.startswith("-")]
         return _short(_UNKNOWN + " ".join(options or words))
+    if no_file := re.search(r"File does not exist: '(.*)'$|Unexpected config:(.*)$", message):
+        return f"`config` (={_short(no_file[1] or no_file[2].strip())}) must be a file of options"
     if no_path := re.match(r'Parser key "(.+?)": Not of type Path:', message):
         return f"`{no_path[1]}` must be a path, as text (in a file: in quotes)"
     wrong = re.fullmatch(r'Parser key "(.+?)": (.+?)\.? (?:Got|Given) value: (.*)', message)

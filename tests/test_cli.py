@@ -59,7 +59,8 @@ TRAIN = [
         (["--dataset=mnist", "--precision=16"], "`precision` (=16) must be one of auto, 32, bf16"),
         (["--dataset=mnist", "--sampler=grid"], "`sampler` (=grid) must be one of tpe, random"),
         (["--dataset=mnist", "--epochs=3"], "unrecognized arguments: --epochs "),
-        (["--config=nowhere.yaml"], "nowhere.yaml"),
+        (["--config=nowhere.yaml"], "`config` (=nowhere.yaml) must be a file of options"),
+        (["--config="], "`config` (=) must be a file of options"),
     ],
 )
 def test_wrong_option_is_one_line_and_exit_code_2(
