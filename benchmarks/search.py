@@ -33,7 +33,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
             rows += _round(seed, arguments, setting, limit, file, options)
     return {
         "rows": rows,
-        "notes": _compare(rows),
+        "notes": compare(rows),
         "setting": setting,
         "images": {"dataset": "mnist", **data.counts},
     }
@@ -77,7 +77,7 @@ def _round(
     ]
 
 
-def _compare(rows: list[dict[str, Any]]) -> list[str]:
+def compare(rows: list[dict[str, Any]]) -> list[str]:
     """Say how many times as long the peers took, seed by seed."""
     seconds = {(row["contestant"], row["seed"]): row["seconds"] for row in rows}
     rates = {(row["contestant"], row["seed"]): row["images/s"] for row in rows}

@@ -22,7 +22,7 @@ def test_operations_of_a_step_are_what_pytorch_counts(shape: tuple[int, int, int
     with FlopCounterMode(display=False) as counter:
         logits = net(torch.rand(2, 1, 28, 28))
         functional.cross_entropy(logits, torch.tensor([0, 1])).backward()
-    assert gpu._operations(shape) * 2 == counter.get_total_flops()
+    assert gpu.training_operations(shape) * 2 == counter.get_total_flops()
 
 
 def test_peers_are_compared_seed_by_seed() -> None:
@@ -30,7 +30,7 @@ def test_peers_are_compared_seed_by_seed() -> None:
         {"contestant": name, "seed": seed, "seconds": seconds, "images/s": 1000 // seconds}
         for name, seed, seconds in (("ours", 0, 1), ("ours", 1, 2), ("slow", 0, 2), ("slow", 1, 16))
     ]
-    (note,) = search._compare(rows)
+    (note,) = search.compare(rows)
     assert note.startswith("slow took 4.00 times as long as ours (2.00, 8.00)")  # √(2 · 8)
 
 
