@@ -1,5 +1,6 @@
 """What becomes of a search whose trials fail."""
 
+import contextlib
 import functools
 import multiprocessing
 import os
@@ -184,10 +185,16 @@ def die() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+HOARD: list[bytearray] = []
+
+
 def use_up_memory() -> None:
-    """Let this process have not a byte more, until it is replaced."""
+    """Let this process have not a byte more, nor what it has freed, until it is replaced."""
     _, hard = resource.getrlimit(resource.RLIMIT_AS)
     resource.setrlimit(resource.RLIMIT_AS, (1, hard))
+    with contextlib.suppress(MemoryError):
+        while True:
+            HOARD.append(bytearray(2**16))
 
 
 @linux
