@@ -230,6 +230,7 @@ def test_workers_share_a_gpu_and_who_finds_no_room_waits_for_it(
             (worker, message), *_ = next_messages(workers)
             assert worker == first
             assert isinstance(message, Reported)
+            wait_until(lambda: len(actors(node)) == 2)  # those from before have left
             before = actors(node)
             (idle,) = before - {int((tmp_path / "pid").read_text())}
             os.kill(idle, signal.SIGKILL)  # nobody's trial is lost, and there is room for the third

@@ -91,10 +91,12 @@ def in_this_process() -> Fitted:
 
 
 @pytest.mark.parametrize("start_method", [pytest.param("fork", marks=needs_fork), "spawn"])
-def test_worker_gives_what_the_same_fit_gives_here(
-    start_method: str, in_this_process: Fitted
+def test_worker_gives_what_the_same_fit_gives_here_and_says_nothing(
+    start_method: str, in_this_process: Fitted, capfd: pytest.CaptureFixture[str]
 ) -> None:
+    capfd.readouterr()
     fitted = train(start_method)
+    assert capfd.readouterr() == ("", "")
     assert fitted.history == in_this_process.history
     assert fitted.weights is not None
     assert in_this_process.weights is not None
@@ -189,12 +191,6 @@ def test_worker_whose_trial_failed_is_replaced_by_a_fresh_one() -> None:
         assert after.pid != before.pid
         workers.submit(0, SPEC)
         assert isinstance(next_message(workers), Reported)
-
-
-def test_spawned_workers_say_nothing(capfd: pytest.CaptureFixture[str]) -> None:
-    train("spawn")
-    out, err = capfd.readouterr()
-    assert out + err == ""
 
 
 @dataclass(frozen=True)
@@ -422,7 +418,7 @@ def ask_hparams(logs: Path, path: str, request: dict[str, object]) -> Any:
 def test_full_disk_under_curves_and_states_costs_no_more_than_them(
     level: str, workplace: Workplace, tmp_path: Path, environment: dict[str, str]
 ) -> None:
-    options = ("--workers=2", "--iterations=3", f"--tensorboard={level}", "--limit=1000")
+    options = ("--workers=2", "--iterations=3", f"--tensorboard={level}", "--limit=400")
     process = start_search(workplace, environment, *options)
     assert process.stdout is not None
     for line in process.stdout:
