@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import re
 import secrets
 import signal
 import socket
@@ -11,7 +10,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -173,17 +172,11 @@ def test_search_outlives_a_node_and_gives_what_a_local_one_gives(
     } - {f"trial_{int(lost['trial']):04d}"}
 
 
-def actors(node: subprocess.Popen[bytes]) -> set[int]:
-    """Return the processes of a node's workers."""
-    titles = {pid: Path(f"/proc/{pid}/cmdline").read_text() for pid in children(raylet(node))}
-    return {pid for pid, title in titles.items() if re.match("ray::(?!IDLE)", title)}
-
-
 @dataclass(frozen=True)
 class TellingFit:
-    """Trains on CPU, and writes to a file in which process."""
+    """Trains, and writes in which process, to a file that is named by the seed."""
 
-    pid: Path
+    folder: Path
 
     def __call__(
         self,
@@ -193,7 +186,7 @@ class TellingFit:
         interruption: Interruption,
         callbacks: Sequence[Callback],
     ) -> Fitted:
-        self.pid.write_text(str(os.getpid()))
+        (self.folder / str(spec.seed)).write_text(str(os.getpid()))
         return fit(spec, data, compute, interruption, callbacks)
 
 
@@ -222,20 +215,22 @@ def test_workers_share_a_gpu_and_who_finds_no_room_waits_for_it(
             wait_until(lambda: ray.available_resources().get("GPU", 0) == 0)
         wait_until(lambda: ray.available_resources().get("GPU", 0) == 1)
         share = {"num_cpus": 1, "num_gpus": 0.5}  # as those had, though these compute on CPU
-        with RayWorkers(3, data, PLAIN_CPU, share, TellingFit(tmp_path / "pid")) as workers:
+        with RayWorkers(3, data, PLAIN_CPU, share, TellingFit(tmp_path)) as workers:
             wait_until(lambda: two_are_ready(workers))
             wait_until(lambda: ray.available_resources().get("GPU", 0) == 0)
-            first, _ = workers.idle
+            first, second = workers.idle
+            workers.submit(second, replace(SPEC, seed=6))
+            next_messages(workers)
+            workers.answer(second, stop=True)
+            next_messages(workers)
+            assert workers.idle == [first, second]
             workers.submit(first, SPEC)
             (worker, message), *_ = next_messages(workers)
             assert worker == first
             assert isinstance(message, Reported)
-            wait_until(lambda: len(actors(node)) == 2)  # those from before have left
-            before = actors(node)
-            (idle,) = before - {int((tmp_path / "pid").read_text())}
-            os.kill(idle, signal.SIGKILL)  # nobody's trial is lost, and there is room for the third
-            wait_until(lambda: actors(node) - before)
-            wait_until(lambda: (workers.receive(0.2), len(workers.idle) == 1)[1])
+            os.kill(int((tmp_path / "6").read_text()), signal.SIGKILL)  # idle: nobody's trial
+            wait_until(lambda: (workers.receive(0.2), workers.idle != [second])[1])
+            wait_until(lambda: (workers.receive(0.2), len(workers.idle) == 1)[1])  # there is room
             assert workers.idle != [first]
             workers.answer(first, stop=True)
             (_, message), *_ = next_messages(workers)
