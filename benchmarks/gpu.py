@@ -76,7 +76,7 @@ def _row(
                 step(train, indices)
 
         seconds[path] = _time(epoch, compute) / len(whole)
-    flops, traffic = operations(shape) * batch_size, _bytes(shape, batch_size)
+    flops, traffic = training_operations(shape) * batch_size, _bytes(shape, batch_size)
     floor = max(flops / operations, traffic / bandwidth)
     return {
         "conv1-conv2-dense": "-".join(map(str, shape)),
@@ -89,7 +89,7 @@ def _row(
     }
 
 
-def operations(shape: tuple[int, int, int]) -> float:
+def training_operations(shape: tuple[int, int, int]) -> float:
     """Return the floating-point operations of one image's training: 2 a multiply-add.
 
     The backward pass computes twice the products of the forward pass, but no gradient of pixels.

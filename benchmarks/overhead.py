@@ -5,6 +5,7 @@ and the sampler that searches have by default; only the training is replaced, by
 """
 
 import argparse
+import dataclasses
 import functools
 import tempfile
 import time
@@ -12,7 +13,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
-from unittest import mock
 
 import torch
 from lightning.pytorch import Callback
@@ -30,7 +30,6 @@ from src.training.history import Epoch
 from src.training.spec import FitSpec
 from src.training.task import make_task
 from src.training.tensorboard import write_run
-from src.workers.launch import launching
 from src.workers.worker import HyperbandCallback
 
 SECONDS = 1.0
@@ -55,15 +54,15 @@ def _search(workers: int, iterations: int) -> dict[str, Any]:
     trials = make_plan(MAX_EPOCHS, FACTOR, iterations).trials
     started = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
-        with mock.patch.object(tune, "launching", functools.partial(launching, fit=_sleep)):
-            code = tune.main(
-                [
-                    *("--dataset=mnist_5k", f"--limit={IMAGES}", f"--workers={workers}"),
-                    *(f"--max_epochs={MAX_EPOCHS}", f"--reduction_factor={FACTOR}"),
-                    *(f"--iterations={iterations}", "--device=cpu", "--tensorboard=all"),
-                    *(f"--results_dir={folder}/results", f"--log_dir={folder}/logs"),
-                ]
-            )
+        search = dataclasses.replace(tune.COMMAND, run=functools.partial(tune.run, fit=_sleep))
+        code = search.main(
+            [
+                *("--dataset=mnist_5k", f"--limit={IMAGES}", f"--workers={workers}"),
+                *(f"--max_epochs={MAX_EPOCHS}", f"--reduction_factor={FACTOR}"),
+                *(f"--iterations={iterations}", "--device=cpu", "--tensorboard=all"),
+                *(f"--results_dir={folder}/results", f"--log_dir={folder}/logs"),
+            ]
+        )
         if code != 0:
             raise RuntimeError("the search failed")
         command_seconds = time.perf_counter() - started

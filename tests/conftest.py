@@ -2,6 +2,7 @@ import csv
 import dataclasses
 import functools
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -50,7 +51,11 @@ def children(pid: int) -> list[int]:
     return [int(p) for p in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
-def wait_until(true: Callable[[], object], seconds: float = 120) -> None:
+ENOUGH = 300.0
+"""Seconds in which anything happens that happens at all, on a busy machine too."""
+
+
+def wait_until(true: Callable[[], object], seconds: float = ENOUGH) -> None:
     deadline = time.monotonic() + seconds
     while not true():
         assert time.monotonic() < deadline
@@ -103,6 +108,12 @@ class Workplace:
             return list(csv.DictReader(file))
 
 
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> None:
+    """Compute in one thread: so small a network gains nothing by more, and loses on busy cores."""
+    torch.set_num_threads(1)
+
+
 @pytest.fixture
 def workplace(tmp_path: Path) -> Workplace:
     return Workplace(tmp_path)
@@ -117,6 +128,23 @@ def finished_search(tmp_path_factory: pytest.TempPathFactory) -> Workplace:
 
 
 @pytest.fixture(scope="session")
+def small_search(tmp_path_factory: pytest.TempPathFactory) -> Workplace:
+    """The search that `Workplace.tune()` makes, run once."""
+    workplace = Workplace(tmp_path_factory.mktemp("small"))
+    assert workplace.tune() == 0
+    return workplace
+
+
+@pytest.fixture
+def searched(small_search: Workplace, tmp_path: Path) -> Workplace:
+    """A copy of a small finished search, to go on with or to damage."""
+    workplace = Workplace(tmp_path)
+    shutil.copytree(small_search.results, workplace.results)
+    shutil.copytree(small_search.logs, workplace.logs)
+    return workplace
+
+
+@pytest.fixture(scope="session")
 def digit_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small model that reads digits, trained once in seconds: its checkpoint."""
     workplace = Workplace(tmp_path_factory.mktemp("digits"))
@@ -126,10 +154,7 @@ def digit_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ]  # fmt: skip
     options = workplace.options("--limit=3000", max_epochs=4)
     options.remove("--reduction_factor=3")
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # so small a network gains nothing by more, and loses on busy cores
     assert train.main([*options, *hyperparameters]) == 0
-    torch.set_num_threads(threads)
     (checkpoint,) = workplace.results.glob("mnist_5k/train/*/model.ckpt")
     return checkpoint
 

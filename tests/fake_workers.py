@@ -18,7 +18,7 @@ from src.search import space
 from src.search.hyperband import Plan
 from src.search.logs import Logs
 from src.search.session import Session
-from src.search.spec import SearchSpec
+from src.search.spec import Sampler, SearchSpec
 from src.search.store import Store
 from src.search.timing import Timing
 from src.training.device import PLAIN_CPU
@@ -158,13 +158,13 @@ def open_session(
         )
 
 
-def plain_spec(session: Session, plan: Plan) -> SearchSpec:
-    """Return what a search by the plain recipe and random configurations is begun with."""
+def plain_spec(session: Session, plan: Plan, sampler: Sampler = "random") -> SearchSpec:
+    """Return what a search by the plain recipe is begun with."""
     return SearchSpec(
         data=session.data.spec,
         max_epochs=plan.max_epochs,
         reduction_factor=plan.reduction_factor,
-        sampler="random",
+        sampler=sampler,
         patience=None,
         precision="32",
         recipe={name: [getattr(Hyperparameters, name)] for name in RECIPE},

@@ -22,7 +22,7 @@ def test_operations_of_a_step_are_what_pytorch_counts(shape: tuple[int, int, int
     with FlopCounterMode(display=False) as counter:
         logits = net(torch.rand(2, 1, 28, 28))
         functional.cross_entropy(logits, torch.tensor([0, 1])).backward()
-    assert gpu.operations(shape) * 2 == counter.get_total_flops()
+    assert gpu.training_operations(shape) * 2 == counter.get_total_flops()
 
 
 def test_peers_are_compared_seed_by_seed() -> None:

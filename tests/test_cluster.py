@@ -9,19 +9,24 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
+from lightning.pytorch import Callback
 
+from src.core.interrupt import Interruption
 from src.data.catalog import DataSpec
-from src.data.split import load_training_data
-from src.training.device import PLAIN_CPU
+from src.data.split import TrainingData, load_training_data
+from src.training.device import PLAIN_CPU, Compute
+from src.training.fit import fit
+from src.training.fitted import Fitted
 from src.training.hyperparameters import Hyperparameters
 from src.training.spec import FitSpec
 from src.workers.launch import Workers
 from src.workers.messages import Advanced, Ended, Failed, Message, Reported
-from tests.conftest import REPOSITORY, Rows, Workplace, wait_until
+from tests.conftest import ENOUGH, REPOSITORY, Rows, Workplace, children, wait_until
 
 # A node's ports are open to the network. Ray reads these when it is imported.
 os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(16)}
@@ -104,15 +109,15 @@ def nodes() -> Iterator[Nodes]:
 
 def raylet(node: subprocess.Popen[bytes]) -> int:
     """Return the process that is a node's heart."""
-    for pid in Path(f"/proc/{node.pid}/task/{node.pid}/children").read_text().split():
+    for pid in children(node.pid):
         if Path(f"/proc/{pid}/comm").read_text().strip() == "raylet":
-            return int(pid)
+            return pid
     raise AssertionError("the node has no raylet")
 
 
 def next_messages(workers: Workers) -> list[tuple[int, Message]]:
     """Return what the workers say next, but for their progress."""
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + ENOUGH
     while time.monotonic() < deadline:
         said: list[tuple[int, Message]] = [
             (w, m) for w, m in workers.receive(0.2) if not isinstance(m, Advanced)
@@ -153,7 +158,7 @@ def test_search_outlives_a_node_and_gives_what_a_local_one_gives(
         states = there.results / "mnist_5k/running"
         wait_until(lambda: len(list(states.glob("*.ckpt"))) == 2 or search.poll() is not None)
         os.kill(raylet(node), signal.SIGKILL)
-        out, err = search.communicate(timeout=300)
+        out, err = search.communicate(timeout=ENOUGH)
     assert (search.returncode, err) == (0, "")
     assert "2 workers" in out
     assert "raylet" not in out
@@ -167,11 +172,29 @@ def test_search_outlives_a_node_and_gives_what_a_local_one_gives(
     } - {f"trial_{int(lost['trial']):04d}"}
 
 
+@dataclass(frozen=True)
+class TellingFit:
+    """Trains, and writes in which process, to a file that is named by the seed."""
+
+    folder: Path
+
+    def __call__(
+        self,
+        spec: FitSpec,
+        data: TrainingData,
+        compute: Compute,
+        interruption: Interruption,
+        callbacks: Sequence[Callback],
+    ) -> Fitted:
+        (self.folder / str(spec.seed)).write_text(str(os.getpid()))
+        return fit(spec, data, compute, interruption, callbacks)
+
+
 @pytest.mark.long
 @needs_ray
 @needs_linux
 def test_workers_share_a_gpu_and_who_finds_no_room_waits_for_it(
-    nodes: Nodes, monkeypatch: pytest.MonkeyPatch
+    nodes: Nodes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from src.workers.ray_cluster import Cluster, RayWorkers
 
@@ -179,25 +202,35 @@ def test_workers_share_a_gpu_and_who_finds_no_room_waits_for_it(
         monkeypatch.setenv(name, value)
     node = nodes.add("--num-cpus=4", "--num-gpus=1")  # Ray takes our word for it
     data = load_training_data(DataSpec(dataset="mnist_5k", limit=100), "nowhere")
+
+    def two_are_ready(workers: RayWorkers) -> bool:
+        workers.receive(0.2)
+        return len(workers.idle) == 2
+
     with Cluster(gpus_per_worker=0.5) as cluster:
-        assert cluster._room("cuda") == 2
-        share = cluster._share("cuda")
-        assert share == {"num_cpus": 1, "num_gpus": 0.5}
-        with RayWorkers(3, data, PLAIN_CPU, share) as workers:
-
-            def two_are_ready() -> bool:
-                workers.receive(0.2)
-                return len(workers.idle) == 2
-
-            wait_until(two_are_ready)
+        gpu = Compute("cuda", "32", "GPU")
+        assert cluster.choose_workers("auto", gpu) == 2
+        with cluster.workers(2, data, gpu) as workers:
+            wait_until(lambda: two_are_ready(workers))
+            wait_until(lambda: ray.available_resources().get("GPU", 0) == 0)
+        wait_until(lambda: ray.available_resources().get("GPU", 0) == 1)
+        share = {"num_cpus": 1, "num_gpus": 0.5}  # as those had, though these compute on CPU
+        with RayWorkers(3, data, PLAIN_CPU, share, TellingFit(tmp_path)) as workers:
+            wait_until(lambda: two_are_ready(workers))
             wait_until(lambda: ray.available_resources().get("GPU", 0) == 0)
             first, second = workers.idle
+            workers.submit(second, replace(SPEC, seed=6))
+            next_messages(workers)
+            workers.answer(second, stop=True)
+            next_messages(workers)
+            assert workers.idle == [first, second]
             workers.submit(first, SPEC)
             (worker, message), *_ = next_messages(workers)
             assert worker == first
             assert isinstance(message, Reported)
-            ray.kill(workers._actors[second])  # idle: nobody's trial, and room for the third
-            wait_until(lambda: (workers.receive(0.2), len(workers.idle) == 1)[1])
+            os.kill(int((tmp_path / "6").read_text()), signal.SIGKILL)  # idle: nobody's trial
+            wait_until(lambda: (workers.receive(0.2), workers.idle != [second])[1])
+            wait_until(lambda: (workers.receive(0.2), len(workers.idle) == 1)[1])  # there is room
             assert workers.idle != [first]
             workers.answer(first, stop=True)
             (_, message), *_ = next_messages(workers)

@@ -22,13 +22,11 @@ from src import demo, predict
 from src.core.errors import UserError
 from src.data.files import load_images
 from src.inference import canvas
-from tests.conftest import REPOSITORY, as_letters
+from tests.conftest import ENOUGH, REPOSITORY, as_letters
 
-ENOUGH = 120
-"""Seconds in which anything happens that happens at all, on a busy machine too."""
-
-STOPPED = 10
-"""Seconds in which a signal ends the command: ten times what it may take on an idle machine."""
+STOPPED = 60
+"""Seconds in which a signal ends the command, on a busy machine too: it takes one on an idle one,
+and does not wait for browsers to leave."""
 
 with contextlib.suppress(ImportError):
     from playwright.sync_api import Browser, Page, expect, sync_playwright

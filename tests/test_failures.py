@@ -1,13 +1,14 @@
 """What becomes of a search whose trials fail."""
 
+import contextlib
 import functools
+import multiprocessing
 import os
 import re
 import resource
 import signal
-import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,9 +27,9 @@ from src.training.fitted import Fitted
 from src.training.hyperparameters import Hyperparameters
 from src.training.spec import FitSpec
 from src.workers.local import LocalWorkers
-from src.workers.messages import Failed, Message, SearchProcess
+from src.workers.messages import Advanced, Failed, Message, Reported, SearchProcess
 from src.workers.worker import work
-from tests.conftest import REPOSITORY, Workplace, children
+from tests.conftest import ENOUGH, Workplace, wait_until
 
 SMALL = Hyperparameters(
     conv1=8, conv2=8, dense_units=32, dropout_rate=0.3, learning_rate=3e-3, batch_size=32
@@ -43,8 +44,8 @@ linux = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 class FailingFit:
     """Trains, or fails: always, for configurations with one `conv1`, or the first time."""
 
-    error: Exception | None
-    """Raised; None: the worker hangs."""
+    error: Callable[[], object] | Exception
+    """Raised, or what becomes of the worker before it trains."""
     conv1: int | None = None
     """Only configurations with this one fail."""
     failed: Path | None = None
@@ -59,9 +60,9 @@ class FailingFit:
         callbacks: Sequence[Callback],
     ) -> Fitted:
         if self._is_to_fail(spec.hyperparameters):
-            if self.error is not None:
+            if isinstance(self.error, Exception):
                 raise self.error
-            os.kill(os.getpid(), signal.SIGSTOP)
+            self.error()
         return fit(spec, data, compute, interruption, callbacks)
 
     def _is_to_fail(self, hyperparameters: Hyperparameters) -> bool:
@@ -109,7 +110,7 @@ def test_worker_trains_with_the_function_it_is_given(start_method: str, tmp_path
         pytest.skip("a process that has seen a GPU is not forked")
     with LocalWorkers(1, load, PLAIN_CPU, failing, start_method) as workers:
         workers.submit(0, FitSpec(SMALL, max_epochs=1, patience=None, seed=0))
-        ((_, failed),) = workers.receive(120)
+        ((_, failed),) = workers.receive(ENOUGH)
     assert isinstance(failed, Failed)
     assert failed.reason == "ZeroDivisionError: on purpose"
 
@@ -142,7 +143,6 @@ def test_trial_that_always_fails_leaves_its_place_empty_until_the_next_run(
 ) -> None:
     error = RuntimeError("CUDA error: out of memory")
     options = ("--workers=1", "--sampler=random", "--iterations=2")
-    assert workplace.tune("--timeout=0.1s", *options) == 0  # which it is, a configuration says
     assert workplace.tune(*options) == 0
     big = max(int(row["conv1"]) for row in workplace.rows())
     assert len(workplace.rows()) == 10
@@ -177,16 +177,41 @@ def test_failures_in_a_row_with_one_cause_stop_the_search(
     assert len([row for row in workplace.rows() if row["state"] != "FAIL"]) == 5
 
 
+def hang() -> None:
+    os.kill(os.getpid(), signal.SIGSTOP)
+
+
+def die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+HOARD: list[bytearray] = []
+
+
+def use_up_memory() -> None:
+    """Let this process have not a byte more, nor what it has freed, until it is replaced."""
+    _, hard = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (1, hard))
+    with contextlib.suppress(MemoryError):
+        while True:
+            HOARD.append(bytearray(2**16))
+
+
 @linux
-def test_worker_that_hangs_is_given_up(workplace: Workplace, tmp_path: Path) -> None:
-    hangs_once = FailingFit(None, failed=tmp_path / "hung")
-    timing = Timing(pause=0.1, silence=3.0)
-    assert workplace.tune("--workers=1", fit=hangs_once, timing=timing) == 0
-    rows = workplace.rows()
-    assert [row["reason"] for row in rows if row["state"] == "FAIL"] == [
-        "its worker was silent for 3 seconds"
-    ]
-    assert len(rows) == 6
+def test_worker_that_hangs_can_be_replaced(tmp_path: Path) -> None:
+    hangs_once = FailingFit(hang, failed=tmp_path / "hung")
+    load = functools.partial(load_training_data, DataSpec(dataset="mnist_5k", limit=50), "nowhere")
+    with LocalWorkers(1, load, PLAIN_CPU, hangs_once) as workers:
+        workers.submit(0, FitSpec(SMALL, max_epochs=1, patience=None, seed=0))
+        (worker,) = multiprocessing.active_children()
+        status = Path(f"/proc/{worker.pid}/status")
+        wait_until(lambda: "State:\tT" in status.read_text())
+        workers.replace(0)
+        assert not status.exists()
+        assert workers.idle == [0]
+        workers.submit(0, FitSpec(SMALL, max_epochs=1, patience=None, seed=0))
+        ((_, message),) = workers.receive(ENOUGH)
+    assert isinstance(message, Reported | Advanced)
 
 
 @pytest.mark.parametrize(
@@ -215,37 +240,10 @@ def test_memory_that_the_allocator_does_not_get_is_out_of_memory() -> None:
     assert failure(caught.value).cause == "out of memory"
 
 
-def start(
-    workplace: Workplace, environment: dict[str, str], *options: str
-) -> subprocess.Popen[str]:
-    """Start a search with two workers, and wait until its first trial has ended."""
-    process = subprocess.Popen(
-        [
-            *(sys.executable, "-m", "src.tune"),
-            *workplace.options("--limit=1000", "--workers=2", *options),
-        ],
-        cwd=REPOSITORY,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    assert process.stdout is not None
-    for line in process.stdout:
-        if " trial " in line and " bracket " in line:
-            return process
-    raise AssertionError("no trial ended")
-
-
 @linux
-def test_search_goes_on_when_a_worker_is_killed(
-    workplace: Workplace, environment: dict[str, str]
-) -> None:
-    process = start(workplace, environment)
-    killed = children(process.pid)[0]
-    os.kill(killed, signal.SIGKILL)
-    _, err = process.communicate(timeout=300)
-    assert process.returncode == 0, err
+def test_search_goes_on_when_a_worker_is_killed(workplace: Workplace, tmp_path: Path) -> None:
+    dies_once = FailingFit(die, failed=tmp_path / "dead")
+    assert workplace.tune("--workers=2", fit=dies_once, timing=SOON) == 0
     rows = workplace.rows()
     (failed,) = [row for row in rows if row["state"] == "FAIL"]
     assert failed["reason"] == "its worker process ended (killed by SIGKILL)"
@@ -257,19 +255,13 @@ def test_search_goes_on_when_a_worker_is_killed(
 
 
 @linux
-def test_search_goes_on_when_memory_runs_out(
-    workplace: Workplace, environment: dict[str, str]
-) -> None:
+def test_search_goes_on_when_memory_runs_out(workplace: Workplace, tmp_path: Path) -> None:
     # TensorBoard's writer waits for ever for its thread when there is no memory to start it.
-    process = start(workplace, environment, "--tensorboard=none")
-    worker = children(process.pid)[0]
-    _, hard = resource.prlimit(worker, resource.RLIMIT_AS)
-    resource.prlimit(worker, resource.RLIMIT_AS, (1, hard))  # not a byte more, until it is replaced
-    _, err = process.communicate(timeout=300)
-    assert process.returncode == 0, err
+    options = ("--workers=2", "--tensorboard=none")
+    starved_once = FailingFit(use_up_memory, failed=tmp_path / "starved")
+    assert workplace.tune(*options, fit=starved_once, timing=SOON) == 0
     rows = workplace.rows()
-    failed = [row["reason"] for row in rows if row["state"] == "FAIL"]
+    (failed,) = [row["reason"] for row in rows if row["state"] == "FAIL"]
     # oneDNN does not say what it lacks to make its primitive.
-    assert failed
-    assert all(re.match("out of memory: |RuntimeError: could not create", why) for why in failed)
+    assert re.match("out of memory: |RuntimeError: could not create", failed)
     assert len([row for row in rows if row["state"] in ("COMPLETE", "PRUNED")]) == 5

@@ -28,7 +28,7 @@ from src.training.checkpoint import dump_model, load_model
 from src.training.device import PLAIN_CPU
 from src.training.fit import fit
 from src.training.spec import FitSpec
-from tests.conftest import Workplace, start_search
+from tests.conftest import ENOUGH, Workplace, start_search
 from tests.fake_workers import FakeWorkers, Script, open_session
 
 
@@ -152,15 +152,6 @@ def test_earlier_finalists_stay_in_the_running(searched: Workplace) -> None:
     assert "finalists" not in origin["search"]["provenance"]["command"]
 
 
-def test_more_seeds_for_fewer_finalists_take_nobody_out(searched: Workplace) -> None:
-    assert finalists_command(searched, "--finalists=3", "--seeds=2") == 0
-    assert finalists_command(searched, "--finalists=1", "--seeds=4") == 0
-    found = read(searched, "finalists.json")["finalists"]
-    assert [len(row["seeds"]) for row in found] == [4, 2, 2]  # a mean of two is luckier
-    means = [row["mean"] for row in found[1:]]
-    assert means == sorted(means, reverse=True)
-
-
 def test_better_seed_of_unfinished_finals_changes_no_winner(searched: Workplace) -> None:
     assert finalists_command(searched, "--finalists=1", "--seeds=2") == 0
     folder = searched.results / "mnist_5k"
@@ -206,6 +197,20 @@ def test_equal_seeds_leave_the_first_ones_model(searched: Workplace) -> None:
     assert decision["finalists"][0]["epochs"] == [3, 2, 1]
     assert decision["winner"]["seed"] == 0
     assert read(searched, "best.json")["provenance"]["slot"].endswith("-0")
+
+
+def test_more_seeds_for_fewer_finalists_take_nobody_out(searched: Workplace) -> None:
+    seeds = {derive_seed(0, FINALIST, seed): seed for seed in range(4)}
+
+    def script(job: FitSpec) -> list[float]:
+        hp = job.hyperparameters
+        return [(hp.conv1 + hp.conv2 + hp.dense_units) / 1000 + 0.01 * seeds[job.seed]]
+
+    decide(searched, script, finalists=3, seeds=2)
+    found = decide(searched, script, finalists=1, seeds=4)["finalists"]
+    assert [len(row["seeds"]) for row in found] == [4, 2, 2]  # a mean of two is luckier
+    means = [row["mean"] for row in found[1:]]
+    assert means == sorted(means, reverse=True)
 
 
 def diverging(job: FitSpec) -> bool:
@@ -265,7 +270,7 @@ def test_interrupted_finals_go_on(
         if line.startswith("finalist:"):
             process.send_signal(send)
             break
-    process.communicate(timeout=60)
+    process.communicate(timeout=ENOUGH)
     assert process.returncode in (-signal.SIGKILL, 130)
     assert workplace.tune(*options) == 0
     assert without_seconds(workplace) == without_seconds(whole)

@@ -6,18 +6,22 @@ import re
 import shlex
 import signal
 import subprocess
-import sys
 import time
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from lightning.pytorch import Callback
 from optuna.trial import TrialState
 
-from src.results.folder import ResultsFolder
+from src.core.interrupt import Interruption
+from src.data.split import TrainingData
 from src.results.tables import COLUMNS
-from src.search.journal import open_journal
-from src.search.studies import load_studies
-from tests.conftest import Rows, Workplace, start_search, wait_until
+from src.training.device import Compute
+from src.training.fitted import Fitted
+from src.training.spec import FitSpec
+from tests.conftest import ENOUGH, Rows, Workplace, start_python, start_search, wait_until
 
 
 def without_seconds(workplace: Workplace) -> Rows:
@@ -39,8 +43,7 @@ def test_killed_search_ends_like_an_uninterrupted_one(
     for number in (1, 3):
         process = start_search(workplace, environment, "--workers=1")
         wait_for_trial(process, number)
-        time.sleep(0.1)  # into the next trial
-        os.kill(process.pid, signal.SIGKILL)
+        process.kill()
         process.communicate()
     # One worker, because what is pruned depends on who reaches a rung first.
     assert workplace.tune("--workers=1") == 0
@@ -106,7 +109,7 @@ def test_signal_stops_in_the_middle_and_leaves_no_trial_running(
     process = start_search(workplace, environment, "--limit=4000", "--workers=2", *long)
     wait_until(lambda: sum(1 for t in workplace.trials() if t.intermediate_values) == 2)
     (os.killpg if to == "group" else os.kill)(process.pid, number)
-    out, err = process.communicate(timeout=120)
+    out, err = process.communicate(timeout=ENOUGH)
     assert process.returncode == code, err
     assert "the same command goes on from here" in out
     assert "Traceback" not in err
@@ -127,7 +130,7 @@ def test_timeout_stops_in_the_middle_and_the_same_command_goes_on(workplace: Wor
     def run_until_more_is_reported() -> None:
         before, begun = reported(), time.monotonic()
         while reported() == before:
-            assert time.monotonic() - begun < 180
+            assert time.monotonic() - begun < ENOUGH
             assert workplace.tune(*same, "--timeout=3s", max_epochs=1000) == 0
 
     run_until_more_is_reported()
@@ -139,32 +142,45 @@ def test_timeout_stops_in_the_middle_and_the_same_command_goes_on(workplace: Wor
     assert again.intermediate_values.items() > stopped.intermediate_values.items()
 
 
-def test_trial_that_was_planned_when_the_search_was_killed_is_not_taken_for_another(
-    workplace: Workplace,
-) -> None:
-    # Between planning and starting a trial are milliseconds: what a kill there leaves is made here.
-    assert workplace.tune("--timeout=0.5s", "--limit=1000") == 0
-    storage = open_journal(ResultsFolder(workplace.results, "mnist_5k"))
-    (study,) = load_studies(storage, "mnist_5k").values()
-    study.enqueue_trial({}, user_attrs={"slot": 4, "bracket": 0})
-    assert workplace.tune("--limit=1000", "--workers=2") == 0
-    done = [t for t in study.get_trials() if t.state.name in ("COMPLETE", "PRUNED")]
-    assert sorted(t.user_attrs["slot"] for t in done) == list(range(5))
-    assert TrialState.WAITING not in workplace.states()
+@dataclass(frozen=True)
+class StubbornFit:
+    """Never ends, though it is asked to; makes a file when it is."""
+
+    asked: Path
+
+    def __call__(
+        self,
+        spec: FitSpec,
+        data: TrainingData,
+        compute: Compute,
+        interruption: Interruption,
+        callbacks: Sequence[Callback],
+    ) -> Fitted:
+        while True:
+            if interruption.pending():
+                self.asked.touch()
+            time.sleep(0.05)
+
+
+STUBBORN = """
+import sys
+from pathlib import Path
+from tests import conftest, test_interruption
+folder = Path(sys.argv[1])
+stubborn = test_interruption.StubbornFit(folder / "asked")
+sys.exit(conftest.Workplace(folder).tune("--workers=2", fit=stubborn))
+"""
 
 
 def test_second_ctrl_c_ends_it_at_once(workplace: Workplace, environment: dict[str, str]) -> None:
-    # Chunks of 1,024 images at batch size 1 take their time, so that the first has no effect yet.
-    slow = ("--max_epochs=81", "--limit=4000", "--workers=2", "--batch_sizes=[1]")
-    process = start_search(workplace, environment, *slow)
-    assert process.stdout is not None
+    process = start_python(["-c", STUBBORN, str(workplace.folder)], environment)
     wait_until(lambda: workplace.states().count(TrialState.RUNNING) == 2)
-    for _ in range(2):
-        os.killpg(process.pid, signal.SIGINT)
-        time.sleep(0.1)
-    process.communicate(timeout=120)
+    os.killpg(process.pid, signal.SIGINT)
+    wait_until((workplace.folder / "asked").exists)
+    os.killpg(process.pid, signal.SIGINT)
+    process.communicate(timeout=ENOUGH)
     assert process.returncode == 130
-    assert set(workplace.states()) == {TrialState.WAITING}
+    assert workplace.states() == [TrialState.WAITING] * 2
     with pytest.raises(ProcessLookupError):  # none of its processes is left
         os.killpg(process.pid, 0)
 
@@ -195,28 +211,26 @@ def test_second_search_in_the_same_folder_is_refused(
 
 
 def test_damaged_journal_is_refused_and_left_alone(
-    workplace: Workplace, capsys: pytest.CaptureFixture[str]
+    searched: Workplace, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert workplace.tune() == 0
-    journal = workplace.results / "mnist_5k/study.journal"
+    journal = searched.results / "mnist_5k/study.journal"
     lines = journal.read_bytes().splitlines(keepends=True)
     damaged = b"".join([*lines[:3], b"not json\n", *lines[3:]])
     journal.write_bytes(damaged)
-    assert workplace.tune() == 2
+    assert searched.tune() == 2
     assert "study.journal is damaged in line 4" in capsys.readouterr().err
     assert journal.read_bytes() == damaged
-    assert len(workplace.rows()) == 5
+    assert len(searched.rows()) == 5
 
 
-def test_line_that_a_crash_cut_short_costs_nothing(workplace: Workplace) -> None:
-    assert workplace.tune() == 0
-    before = workplace.rows()
-    journal = workplace.results / "mnist_5k/study.journal"
+def test_line_that_a_crash_cut_short_costs_nothing(searched: Workplace) -> None:
+    before = searched.rows()
+    journal = searched.results / "mnist_5k/study.journal"
     journal.write_bytes(journal.read_bytes() + b'{"op_code": 4, "worker_i')
-    assert workplace.tune("--iterations=2") == 0
-    assert workplace.tune("--iterations=2") == 0
-    assert workplace.rows()[:5] == before
-    assert len(workplace.rows()) == 10
+    assert searched.tune("--iterations=2") == 0
+    assert searched.tune("--iterations=2") == 0
+    assert searched.rows()[:5] == before
+    assert len(searched.rows()) == 10
 
 
 @pytest.mark.parametrize(
@@ -233,17 +247,16 @@ def test_lost_state_is_refused_and_the_results_stay(
     name: str,
     content: bytes | None,
     message: str,
-    workplace: Workplace,
+    searched: Workplace,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    assert workplace.tune() == 0
-    folder = workplace.results / "mnist_5k"
+    folder = searched.results / "mnist_5k"
     if content is None:
         (folder / name).unlink()
     else:
         (folder / name).write_bytes(content)
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
-    assert workplace.tune("--iterations=2") == 2
+    assert searched.tune("--iterations=2") == 2
     error = capsys.readouterr().err
     assert message in error
     assert "to begin a new search" in error
@@ -251,37 +264,33 @@ def test_lost_state_is_refused_and_the_results_stay(
 
 
 def test_lock_that_a_killed_process_left_does_not_hold_up_the_next(
-    workplace: Workplace, environment: dict[str, str]
+    workplace: Workplace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Optuna's journal lock is a link named so; with a relative path it leads nowhere.
     folder = workplace.results / "mnist_5k"
     folder.mkdir(parents=True)
     (folder / "study.journal.lock").symlink_to("results/mnist_5k/study.journal")
-    done = subprocess.run(
-        [sys.executable, "-m", "src.tune", *workplace.options("--results_dir=results")],
-        cwd=workplace.folder,
-        env=environment,
-        timeout=300,
-    )
-    assert done.returncode == 0
+    monkeypatch.chdir(workplace.folder)
+    assert workplace.tune("--results_dir=results") == 0
     assert len(workplace.rows()) == 5
 
 
-def test_two_searches_keep_their_curves_apart(workplace: Workplace, tmp_path: Path) -> None:
-    assert workplace.tune() == 0
-    curves = workplace.logs / "mnist_5k/batch_64"
+def test_two_searches_keep_their_curves_apart(searched: Workplace, tmp_path: Path) -> None:
+    curves = searched.logs / "mnist_5k/batch_64"
     before = {path: path.read_bytes() for path in curves.rglob("*") if path.is_file()}
-    assert workplace.tune(f"--results_dir={tmp_path}/other", "--seed=1") == 0
+    assert before
+    assert searched.tune(f"--results_dir={tmp_path}/other", "--seed=1") == 0
     after = {path: path.read_bytes() for path in curves.rglob("*") if path.is_file()}
     assert after == before
-    assert len(list((workplace.logs / "mnist_5k/batch_64-2").iterdir())) == 5
+    assert len(list((searched.logs / "mnist_5k/batch_64-2").iterdir())) == 5
 
 
 def test_odd_names_are_printed_so_that_they_can_be_typed(
-    workplace: Workplace, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    searched: Workplace, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = tmp_path / "[red] é"
-    assert workplace.tune(f"--results_dir={folder}") == 0
+    searched.results.rename(folder)
+    assert searched.tune(f"--results_dir={folder}") == 0
     out = capsys.readouterr().out
     (following,) = re.findall(r"python -m src\.evaluate (.*)", out)
     assert shlex.split(following) == [f"{folder}/mnist_5k/best-model.ckpt"]

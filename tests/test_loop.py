@@ -17,6 +17,7 @@ from src.search.journal import Journal
 from src.search.loop import FailureStreak
 from src.search.planned_study import PlannedStudy
 from src.search.session import Session
+from src.search.spec import Sampler
 from src.search.timing import Timing
 from src.training.spec import FitSpec
 from src.workers.messages import Failed
@@ -33,11 +34,12 @@ def searching(
     workers: int = 1,
     batch_sizes: Sequence[int] = (64,),
     interruption: Interruption = NEVER,
+    sampler: Sampler = "random",
 ) -> Iterator[tuple[list[PlannedStudy], Session, FakeWorkers]]:
     """Give a search in this folder whose trials follow a script."""
     results, fake = ResultsFolder(folder, "mnist_5k"), FakeWorkers(workers, script)
     with open_session(Journal(results), results, fake, interruption) as session:
-        spec = plain_spec(session, PLAN)
+        spec = plain_spec(session, PLAN, sampler)
         yield open_hyperband_studies(spec, batch_sizes, PLAN, session), session, fake
 
 
@@ -177,6 +179,33 @@ def test_interrupted_trials_wait_and_go_on(tmp_path: Path) -> None:
         assert len(study.study.trials) == 17
         for trial, before in zip(study.study.trials, reported, strict=False):
             assert before.items() <= trial.intermediate_values.items()
+
+
+def test_trial_that_was_planned_when_the_search_was_killed_is_not_taken_for_another(
+    tmp_path: Path,
+) -> None:
+    # Between planning and starting a trial are milliseconds: what a kill there leaves is made here.
+    with searching(tmp_path, learns) as ([study], _, _):
+        study.study.enqueue_trial({}, user_attrs={"slot": 16, "bracket": 0})
+    with searching(tmp_path, learns, workers=2) as ([study], session, _):
+        assert run([study], session).succeeded
+        assert sorted(trial.user_attrs["slot"] for trial in study.study.trials) == list(range(17))
+        assert TrialState.WAITING not in states(study)
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "random"])
+def test_no_configuration_is_drawn_twice_at_any_batch_size(
+    sampler: Sampler, tmp_path: Path
+) -> None:
+    with searching(tmp_path, learns, batch_sizes=(32, 64), sampler=sampler) as (
+        studies,
+        session,
+        _,
+    ):
+        assert run(studies, session).succeeded
+        rates = [t.params["learning_rate"] for study in studies for t in study.study.trials]
+    assert len(rates) == 34
+    assert len(set(rates)) == 34
 
 
 def test_failures_at_once_count_as_one() -> None:

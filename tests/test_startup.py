@@ -4,13 +4,13 @@ import re
 import signal
 import subprocess
 import sys
-import time
+import urllib.request
 from pathlib import Path
 
 import pytest
 from PIL import Image, ImageDraw
 
-from tests.conftest import REPOSITORY, Workplace
+from tests.conftest import ENOUGH, REPOSITORY, Workplace
 
 COMMANDS = ["tune", "finalists", "train", "evaluate", "predict", "report", "export", "demo"]
 TRAINING = {"lightning", "torchmetrics", "optuna", "sqlalchemy"}
@@ -104,11 +104,12 @@ def test_the_page_to_draw_on_imports_no_training(digit_model: Path, tmp_path: Pa
             text=True,
         )
         assert demo.stdout is not None
-        assert "Draw at" in demo.stdout.readline()
-        while demo.poll() is None:  # a signal that comes before the server listens is not heard
-            demo.send_signal(signal.SIGINT)
-            time.sleep(0.5)
-        demo.stdout.close()
+        (url,) = re.findall(r"Draw at (\S+)", demo.stdout.readline())
+        with urllib.request.urlopen(url, timeout=ENOUGH) as answer:
+            assert answer.status == 200
+        demo.send_signal(signal.SIGINT)
+        demo.communicate(timeout=ENOUGH)
+    assert demo.returncode == 130
     packages = imported((tmp_path / "errors.txt").read_text())
     assert {"gradio", "torch"} <= packages
     assert not {*TRAINING, "torchvision", "numba", "sklearn"} & packages

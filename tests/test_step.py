@@ -26,9 +26,9 @@ from src.training.step import (
     MicroBatchStep,
     PlainStep,
     Recipe,
+    logits_from_pixels,
     make_optimizer,
     make_step,
-    read_pixels,
 )
 from src.training.task import add_counts, no_counts
 from tests.conftest import REPOSITORY
@@ -141,8 +141,22 @@ def run_first_layer(environment: dict[str, str], cache: Path) -> tuple[str, str]
     return done.stdout, done.stderr
 
 
-@pytest.mark.parametrize("files", ["*.nbi", "*.nbc", "*"])
-@pytest.mark.parametrize("damage", ["empty", "cut short", "zeros", "a folder"])
+@pytest.mark.parametrize(
+    ("damage", "files"),
+    [
+        ("empty", "*.nbi"),
+        ("cut short", "*.nbc"),
+        ("a folder", "*"),
+        *(
+            pytest.param(damage, files, marks=pytest.mark.long)
+            for damage, files in [
+                *(("empty", "*.nbc"), ("empty", "*"), ("cut short", "*.nbi"), ("cut short", "*")),
+                *(("zeros", "*.nbi"), ("zeros", "*.nbc"), ("zeros", "*")),
+                *(("a folder", "*.nbi"), ("a folder", "*.nbc")),
+            ]
+        ),
+    ],
+)
 def test_damaged_cache_costs_the_compiling_and_one_line(
     files: str, damage: str, compiled: tuple[Path, str], tmp_path: Path, environment: dict[str, str]
 ) -> None:
@@ -227,12 +241,11 @@ def test_plain_step_is_cross_entropy_and_adam_as_the_textbook_has_them(images: I
 
 def test_parts_of_a_batch_add_up_to_its_gradient(images: Images) -> None:
     whole, parts = make_net(), make_net()
-    dropout = whole.draw_dropout(300, torch.Generator().manual_seed(0))
     for step in (  # the latter cuts it into 128, 128 and 44
         plain(whole, PLAIN_CPU),
         MicroBatchStep(parts, make_optimizer(parts, 1e-3), PLAIN_CPU),
     ):
-        step._backward(images.pixels, images.labels, dropout)
+        take_steps(step, images, number=1, batch_size=300)
     for name, parameter in whole.named_parameters():
         ours, theirs = parts.get_parameter(name).grad, parameter.grad
         assert ours is not None
@@ -267,14 +280,15 @@ def test_steps_on_cpu_are_the_plain_steps(recipe: Recipe, images: Images) -> Non
 
 
 def test_smoothed_labels_are_mixed_with_all_classes(images: Images) -> None:
-    step = PlainStep(
-        make_net(), make_optimizer(make_net(), 1e-3), PLAIN_CPU, Recipe(label_smoothing=0.2)
-    )
-    logits = torch.randn(50, 10, generator=torch.Generator().manual_seed(0))
-    labels = images.labels[:50]
-    targets = 0.8 * functional.one_hot(labels, 10) + 0.2 / 10
-    expected = -(targets * logits.log_softmax(dim=1)).sum(dim=1).mean()
-    assert step._mean_loss(logits, labels, 50).item() == pytest.approx(expected.item(), rel=1e-5)
+    net = make_net()
+    dropout = net.draw_dropout(200, torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        logits = net(to_inputs(images.pixels[:200]), dropout)
+    targets = 0.8 * functional.one_hot(images.labels[:200], 10) + 0.2 / 10
+    expected = -(targets * logits.log_softmax(dim=1)).sum()
+    step = PlainStep(net, make_optimizer(net, 1e-3), PLAIN_CPU, Recipe(label_smoothing=0.2))
+    take_steps(step, images, number=1)
+    assert step.totals[0].item() == pytest.approx(expected.item(), rel=1e-5)
 
 
 def test_learning_rate_is_that_of_the_step(images: Images) -> None:
@@ -317,7 +331,7 @@ def test_every_step_in_bf16_uses_the_weights_of_the_step_before(images: Images) 
         take_steps(step, images, number=40, batch_size=300)
         counts = no_counts(net, compute.device)
         with torch.no_grad():
-            add_counts(counts, images.labels, read_pixels(net, images.pixels))
+            add_counts(counts, images.labels, logits_from_pixels(net, images.pixels))
         assert counts.sum() == 300
         final[compute.precision] = counts.trace().item() / 300
     assert final["32"] > 0.8
@@ -380,18 +394,16 @@ def test_dropout_differs_at_every_replay(images: Images) -> None:
 
 @needs_cuda
 def test_step_that_breaks_while_it_is_recorded_runs_as_it_is(images: Images) -> None:
-    class Waits(GraphStep):
-        def _mean_loss(
-            self, logits: torch.Tensor, labels: torch.Tensor, batch: int
-        ) -> torch.Tensor:
-            loss = super()._mean_loss(logits, labels, batch)
-            loss.item()  # waits for the device, which no recording may
-            return loss
+    class Waits(Distortion):
+        def __call__(self, pixels: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+            pixels.sum().item()  # waits for the device, which no recording may
+            return pixels
 
     compute = Compute("cuda", "32", "GPU")
     nets = make_net().cuda(), make_net().cuda()
+    waits = Recipe(distort=Waits(affine=False, elastic=False, device=compute.device))
     reference = plain(nets[0], compute)
-    step = Waits(nets[1], make_optimizer(nets[1], 1e-3), compute, batch_size=200)
+    step = GraphStep(nets[1], make_optimizer(nets[1], 1e-3), compute, 200, waits)
     resident = images.to("cuda")
     take_steps(reference, resident)
     with pytest.warns(UserWarning, match="training without a CUDA graph"):

@@ -36,7 +36,7 @@ def make_optimizer(model: TwoConvNet, learning_rate: float) -> torch.optim.Adam:
     )
 
 
-def read_pixels(model: TwoConvNet, pixels: Tensor, dropout: Tensor | None = None) -> Tensor:
+def logits_from_pixels(model: TwoConvNet, pixels: Tensor, dropout: Tensor | None = None) -> Tensor:
     """Compute logits, (B, classes), from pixels, uint8 (B, 28, 28), in the fastest way there is."""
     if pixels.device.type != "cpu":
         logits: Tensor = model(to_inputs(pixels), dropout)
@@ -159,7 +159,7 @@ class MicroBatchStep(PlainStep):
         parts = (tensor.split(MICRO_BATCH) for tensor in (pixels, labels, dropout))
         for some_pixels, some_labels, dropped in zip(*parts, strict=True):
             with autocast(self.compute):
-                logits = read_pixels(self.model, some_pixels, dropped)
+                logits = logits_from_pixels(self.model, some_pixels, dropped)
             self._mean_loss(logits, some_labels, len(labels)).backward()
 
 

@@ -13,7 +13,7 @@ from src.training.device import PLAIN_CPU, Compute, autocast
 from src.training.hyperparameters import Augmentation, Hyperparameters, task_arguments
 from src.training.network import TwoConvNet, to_inputs
 from src.training.schedule import Schedule, learning_rate_share
-from src.training.step import PlainStep, Recipe, make_optimizer, make_step, read_pixels
+from src.training.step import PlainStep, Recipe, logits_from_pixels, make_optimizer, make_step
 
 _AVERAGES = "averaged_weights"
 """Key in the checkpoint of an unfinished fit."""
@@ -175,7 +175,7 @@ class CharacterTask(pl.LightningModule):
         for indices in chunk.batches():
             batch = chunk.images[indices]
             with autocast(self.compute):
-                logits = read_pixels(self._step.result, batch.pixels).float()
+                logits = logits_from_pixels(self._step.result, batch.pixels).float()
             loss = functional.cross_entropy(logits, batch.labels, reduction="sum")
             self._validation_loss += loss
             add_counts(self.confusion, batch.labels, logits)
