@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import filelock
 import pytest
 import torch
 from optuna.trial import FrozenTrial, TrialState
@@ -70,19 +71,23 @@ class Workplace:
         self.results = folder / "results"
         self.logs = folder / "logs"
 
-    def options(self, *options: str, max_epochs: int = 3) -> list[str]:
-        """Options of a small search on real images: 5 trials, seconds."""
+    def train_options(self, *options: str, max_epochs: int = 3) -> list[str]:
+        """Options of a small fit on 100 real images."""
         return [
             "--dataset=mnist_5k",
-            "--limit=200",
+            "--limit=100",
             f"--max_epochs={max_epochs}",
-            "--reduction_factor=3",
             "--device=cpu",
             "--precision=32",
             f"--results_dir={self.results}",
             f"--log_dir={self.logs}",
             *options,
         ]
+
+    def options(self, *options: str, max_epochs: int = 3) -> list[str]:
+        """Options of a small search: 5 trials, seconds."""
+        of_a_search = ("--reduction_factor=3", "--tensorboard=none")
+        return self.train_options(*of_a_search, *options, max_epochs=max_epochs)
 
     def tune(
         self, *options: str, max_epochs: int = 3, fit: Fit = fit, timing: Timing = TIMING
@@ -121,17 +126,29 @@ def workplace(tmp_path: Path) -> Workplace:
 
 @pytest.fixture(scope="session")
 def finished_search(tmp_path_factory: pytest.TempPathFactory) -> Workplace:
-    """One small search, run once, for the tests that only look at what it left."""
-    workplace = Workplace(tmp_path_factory.mktemp("finished"))
-    assert workplace.tune("--batch_sizes=[32,64]", max_epochs=9) == 0
-    return workplace
+    """One small search, for the tests that only look at what it left.
+
+    Of the processes that run tests, the first that needs it makes it; each has a copy.
+    """
+    common = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        common = common.parent
+    made, copy = common / "search", tmp_path_factory.mktemp("finished") / "search"
+    with filelock.FileLock(common / "search.lock"):
+        if not made.exists():
+            workplace = Workplace(common / "search.unfinished")
+            options = ("--batch_sizes=[32,64]", "--tensorboard=all")
+            assert workplace.tune(*options, max_epochs=9) == 0
+            workplace.folder.rename(made)
+    shutil.copytree(made, copy)
+    return Workplace(copy)
 
 
 @pytest.fixture(scope="session")
 def small_search(tmp_path_factory: pytest.TempPathFactory) -> Workplace:
-    """The search that `Workplace.tune()` makes, run once."""
+    """The search that `Workplace.tune()` makes, with curves, run once."""
     workplace = Workplace(tmp_path_factory.mktemp("small"))
-    assert workplace.tune() == 0
+    assert workplace.tune("--tensorboard=all") == 0
     return workplace
 
 
@@ -152,9 +169,8 @@ def digit_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "--conv1=16", "--conv2=32", "--dense_units=64", "--dropout_rate=0.2",
         "--learning_rate=0.003", "--batch_size=32",
     ]  # fmt: skip
-    options = workplace.options("--limit=3000", max_epochs=4)
-    options.remove("--reduction_factor=3")
-    assert train.main([*options, *hyperparameters]) == 0
+    options = workplace.train_options("--limit=3000", *hyperparameters, max_epochs=4)
+    assert train.main(options) == 0
     (checkpoint,) = workplace.results.glob("mnist_5k/train/*/model.ckpt")
     return checkpoint
 

@@ -137,11 +137,18 @@ def results(workplace: Workplace) -> Rows:
 
 @needs_ray
 @needs_linux
+@pytest.mark.long
 def test_search_outlives_a_node_and_gives_what_a_local_one_gives(
     nodes: Nodes, tmp_path: Path, environment: dict[str, str]
 ) -> None:
     # No rungs and no learning sampler: what remains is the training itself.
-    same = ("--sampler=random", "--reduction_factor=8", "--iterations=3", "--patience=null")
+    same = (
+        "--sampler=random",
+        "--reduction_factor=8",
+        "--iterations=3",
+        "--patience=null",
+        "--tensorboard=all",
+    )
     there, here = Workplace(tmp_path / "there"), Workplace(tmp_path / "here")
     node = nodes.add("--num-cpus=1")
     with subprocess.Popen(

@@ -394,16 +394,16 @@ def test_batches_larger_than_the_training_set_are_refused(
     command: str, workplace: Workplace, capsys: pytest.CaptureFixture[str]
 ) -> None:
     if command == "tune":
-        assert workplace.tune("--batch_sizes=[64,161]") == 2
+        assert workplace.tune("--batch_sizes=[64,81]") == 2
     else:
         options = [
             "--conv1=8", "--conv2=8", "--dense_units=8", "--dropout_rate=0.1",
-            "--learning_rate=0.001", "--batch_size=161",
+            "--learning_rate=0.001", "--batch_size=81",
         ]  # fmt: skip
-        options += [o for o in workplace.options() if "reduction_factor" not in o]
+        options += workplace.train_options()
         assert train.main(options) == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert "(=161) is more than the 160 images" in line
+    assert "(=81) is more than the 80 images" in line
     assert not list(workplace.results.rglob("*.csv"))
     assert not list(workplace.results.rglob("train/*"))
 

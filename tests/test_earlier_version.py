@@ -25,7 +25,7 @@ def test_search_that_an_earlier_version_began_goes_on(workplace: Workplace) -> N
     for name in ("study.journal", "32-best.ckpt"):
         shutil.copy(EARLIER / name, folder)
     begun = (folder / "study.journal").read_bytes()
-    same = ("--batch_sizes=[32]", "--sampler=random", "--seed=288", "--workers=1")
+    same = ("--limit=200", "--batch_sizes=[32]", "--sampler=random", "--seed=288", "--workers=1")
     assert workplace.tune(*same, max_epochs=9) == 0
     assert (folder / "study.journal").read_bytes().startswith(begun)
 

@@ -138,6 +138,7 @@ def test_trial_that_fails_once_is_tried_again_in_its_place(
     assert "raise self.error" in report
 
 
+@pytest.mark.long  # test_loop.py has it with workers that train nothing
 def test_trial_that_always_fails_leaves_its_place_empty_until_the_next_run(
     workplace: Workplace, capsys: pytest.CaptureFixture[str]
 ) -> None:

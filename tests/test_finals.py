@@ -103,7 +103,7 @@ def test_a_finalists_fit_follows_from_the_seed_alone(searched: Workplace) -> Non
     row = read(searched, "finalists.json")["finalists"][1]
     name = f"finalist-{row['batch_size']}-{row['trial']}.ckpt"
     model = load_model(searched.results / "mnist_5k" / name)
-    data = load_training_data(DataSpec(dataset="mnist_5k", limit=200), "nowhere")
+    data = load_training_data(DataSpec(dataset="mnist_5k", limit=100), "nowhere")
     best = max(row["val_accuracies"])
     spec = FitSpec(
         hyperparameters=model.hyperparameters,

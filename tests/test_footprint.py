@@ -46,7 +46,8 @@ def look(pid: int, folder: Path) -> Footprint:
     )
 
 
-@pytest.mark.parametrize("trials", [50, pytest.param(1000, marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("trials", [50, 1000])
 def test_footprint_stays_flat(
     trials: int, workplace: Workplace, environment: dict[str, str]
 ) -> None:

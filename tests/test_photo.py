@@ -331,7 +331,7 @@ def test_files_that_are_no_pictures_are_refused_with_a_reason(tmp_path: Path) ->
     photograph(write()).save(whole, "PNG")
     files = {
         "text.png": (b"no picture", "no picture"),
-        "empty.png": (b"", "no picture"),
+        "empty.png": (b"", "an empty file, which is not read"),
         "truncated.png": (whole.getvalue()[: len(whole.getvalue()) // 2], "damaged|truncated"),
         "bomb.png": (bomb(), "larger than 89 megapixels"),
     }

@@ -130,13 +130,16 @@ def test_wrong_option_is_one_line(
 
 
 def test_usual_model_is_found_from_any_folder(
-    one: Path, digit_model: Path, tmp_path: Path, environment: dict[str, str]
+    one: Path,
+    digit_model: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     def read(folder: Path, *options: str) -> str:
-        command = [sys.executable, "-m", "src.predict", "--json", *options, str(one)]
-        done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
-        assert (done.returncode, done.stderr) == (0, "")
-        return done.stdout
+        monkeypatch.chdir(folder)
+        assert predict.main(["--json", *options, str(one)]) == 0
+        return capsys.readouterr().out
 
     shipped = "results/emnist_letters_digits/best-model.ckpt"
     came_with_project = read(REPOSITORY, f"--model={shipped}")

@@ -195,7 +195,7 @@ def test_ranking_and_batch_sizes_are_those_of_the_csv(
             assert row[name.replace("_", " ")] == trial[name]
         for name in ("dropout_rate", "learning_rate"):
             assert float(row[name.replace("_", " ")]) == pytest.approx(float(trial[name]), rel=5e-3)
-        exact = scipy.stats.binomtest(round(accuracy * 40), 40).proportion_ci(method="wilson")
+        exact = scipy.stats.binomtest(round(accuracy * 20), 20).proportion_ci(method="wilson")
         assert row["95 % interval"] == f"{exact.low:.4f} to {exact.high:.4f}"
 
     for row in page.table("The best finished trial"):
@@ -242,7 +242,7 @@ def test_classes_are_counted_from_the_winners_confusion_matrix(
     _, page = reported
     classes = page.table("Classes by F1")
     assert sorted(column(classes, "class")) == list("0123456789")
-    assert sum(map(int, column(classes, "images"))) == 40
+    assert sum(map(int, column(classes, "images"))) == 20
     assert column(classes, "F1") == sorted(column(classes, "F1"))
 
 

@@ -77,6 +77,7 @@ def test_git_that_puts_them_back_costs_no_more_than_it_overwrote(shipped: Workpl
     before = content(folder)
     assert shipped.tune("--batch_sizes=[16]") == 0
     for name in before:
+        (folder / name).parent.mkdir(exist_ok=True)
         shutil.copy(folder / "shipped" / name, folder / name)
     assert shipped.tune("--batch_sizes=[16]") == 0
     assert content(folder / "shipped") == before

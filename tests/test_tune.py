@@ -89,7 +89,7 @@ def test_best_is_the_first_of_all_trials_and_says_where_it_comes_from(
     ]
     assert float(row["val_accuracy"]) == best["val_accuracy"]
     assert float(row["learning_rate"]) == best["learning_rate"]
-    assert best["data"]["images"] == {"train": 160, "validation": 40}
+    assert best["data"]["images"] == {"train": 80, "validation": 20}
     assert re.fullmatch("[0-9a-f]{64}", best["data"]["split_hash"])
     assert best["data"]["seed"] == 0
     assert {"command", "date", "git_commit", "versions", "device"} <= best["provenance"].keys()
@@ -115,9 +115,9 @@ def test_train_reload_and_test_agree(
 ) -> None:
     checkpoint = finished_search.results / "mnist_5k/best-model.ckpt"
     model = load_model(checkpoint)
-    assert sum(map(sum, model.validation_confusion)) == 40
+    assert sum(map(sum, model.validation_confusion)) == 20
     correct = sum(model.validation_confusion[i][i] for i in range(10))
-    assert correct / 40 == pytest.approx(model.val_accuracy, abs=1e-6)
+    assert correct / 20 == pytest.approx(model.val_accuracy, abs=1e-6)
 
     folders = [f"--output_dir={tmp_path}", f"--results_dir={tmp_path}"]
     assert evaluate.main([str(checkpoint), "--json", *folders]) == 0

@@ -78,19 +78,22 @@ class _CheckedLog(BaseJournalBackend):
 
     A line is the operation with `"check"` as its last key: CRC-32 of the line without that key,
     begun with the checksum of the line before. Optuna reads past the key. Nobody else may write to
-    the file; it is cut only where this process has left a part of a line itself.
+    the file; it is cut only where a crash, or a failure of this process, has left a part of a line,
+    and not before there is a line to write.
 
     Args:
         path: the file.
+        size: of the file, in bytes.
         ends: where each whole line ends, in bytes, after a 0 for the beginning.
         check: checksum of the last of them.
         lock: shows that the file is still ours; None: it is only read.
     """
 
     def __init__(
-        self, path: Path, ends: list[int], check: int, lock: FolderLock | None = None
+        self, path: Path, size: int, ends: list[int], check: int, lock: FolderLock | None = None
     ) -> None:
         self._path = path
+        self._size = size
         self._ends = ends
         self._check = check
         self._lock = lock
@@ -118,16 +121,20 @@ class _CheckedLog(BaseJournalBackend):
             lines.append(body[:-1] + b',"%s":"%08x"}\n' % (_CHECK.encode(), check))
         try:
             with naming(self._path), self._path.open("ab") as file:
+                if self._size > self._ends[-1]:  # by a part of a line
+                    file.truncate(self._ends[-1])
                 file.write(b"".join(lines))
                 file.flush()
                 os.fsync(file.fileno())
         except OSError:
             with contextlib.suppress(OSError):
                 os.truncate(self._path, self._ends[-1])
+            self._size = self._path.stat().st_size
             raise
         self._check = check
         for line in lines:
             self._ends.append(self._ends[-1] + len(line))
+        self._size = self._ends[-1]
 
     def _check_ours(self) -> None:
         if self._lock is None:
@@ -137,9 +144,9 @@ class _CheckedLog(BaseJournalBackend):
             size = self._path.stat().st_size
         except FileNotFoundError:
             size = 0
-        if size != self._ends[-1]:
+        if size != self._size:
             raise UserError(
-                f"{self._path} has {size:,} bytes, where this search has left {self._ends[-1]:,}: "
+                f"{self._path} has {size:,} bytes, where this search has left {self._size:,}: "
                 "another one has written to it. This one has stopped; the same command goes on "
                 "when no other runs"
             )
@@ -148,7 +155,7 @@ class _CheckedLog(BaseJournalBackend):
 def open_journal(folder: ResultsFolder, lock: FolderLock | None = None) -> BaseStorage:
     """Open the journal that holds all studies of a data set; make it if it is not there.
 
-    A last line that a crash cut short does not count, and is cut off: nothing was built on it.
+    A last line that a crash cut short does not count: nothing was built on it.
 
     Args:
         folder: whose journal.
@@ -176,11 +183,8 @@ def open_journal(folder: ResultsFolder, lock: FolderLock | None = None) -> BaseS
                 f"{path} is damaged in line {number}, or written by another version; {begin_anew}"
             )
         ends.append(ends[-1] + len(line))
-    if lock is not None:
-        with path.open("ab") as file:
-            file.truncate(ends[-1])
     try:
-        return JournalStorage(_CheckedLog(path, ends, check, lock))
+        return JournalStorage(_CheckedLog(path, len(content), ends, check, lock))
     except OSError:
         raise
     except Exception as error:  # whatever a forged line makes Optuna raise
