@@ -584,6 +584,7 @@ def test_download_ends_when_the_time_is_up(
     assert not list(tmp_path.glob(".download-*"))
 
 
+@pytest.mark.long
 def test_next_download_removes_what_a_killed_one_left_and_spares_one_that_runs(
     endless_mirror: str, workplace: Workplace, environment: dict[str, str]
 ) -> None:

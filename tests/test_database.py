@@ -102,6 +102,7 @@ def test_searches_join_and_take_over_from_one_that_is_killed(
     assert set(states) <= {("COMPLETE",), ("PRUNED",), ("FAIL",)}
 
 
+@pytest.mark.long
 def test_machines_share_the_finals(
     workplace: Workplace, database: str, environment: dict[str, str]
 ) -> None:

@@ -365,7 +365,9 @@ def test_a_finger_draws_on_a_phone_in_the_dark(browser: "Browser", running: Demo
 
 
 @needs_browser
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    "number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.long)]
+)
 def test_a_signal_ends_it_at_once_while_browsers_are_connected(
     number: signal.Signals, browser: "Browser", digit_model: Path, tmp_path: Path
 ) -> None:

@@ -254,9 +254,8 @@ def test_search_that_goes_on_keeps_the_winner(workplace: Workplace) -> None:
     assert (workplace.results / "mnist_5k/best-model.ckpt").read_bytes() == winner
 
 
-@pytest.mark.parametrize(
-    "send", [signal.SIGKILL, pytest.param(signal.SIGINT, marks=pytest.mark.long)]
-)
+@pytest.mark.long
+@pytest.mark.parametrize("send", [signal.SIGKILL, signal.SIGINT])
 def test_interrupted_finals_go_on(
     send: signal.Signals, workplace: Workplace, environment: dict[str, str],
 ) -> None:  # fmt: skip

@@ -296,6 +296,7 @@ def emnist() -> tuple[Images, Chosen]:
     return images[torch.from_numpy(others)], chosen
 
 
+@pytest.mark.long
 @needs_emnist
 def test_photographs_of_emnist_are_read_as_well_as_emnist(
     emnist: tuple[Images, Chosen],
@@ -314,6 +315,7 @@ def test_photographs_of_emnist_are_read_as_well_as_emnist(
     assert share[1] > share[0] - 0.04
 
 
+@pytest.mark.long
 @needs_emnist
 def test_photographs_of_emnist_have_its_strokes_and_margins(
     emnist: tuple[Images, Chosen],

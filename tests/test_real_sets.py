@@ -44,9 +44,8 @@ def test_search_needs_no_test_files_and_opens_none(
 
 @needs_mnist
 @needs_emnist
-@pytest.mark.parametrize(
-    "dataset", ["mnist", pytest.param("emnist_letters_digits", marks=pytest.mark.long)]
-)
+@pytest.mark.long
+@pytest.mark.parametrize("dataset", ["mnist", "emnist_letters_digits"])
 def test_search_on_real_images_does_not_open_the_test_split(
     dataset: str, workplace: Workplace, opened: set[str], capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -90,7 +90,10 @@ def in_this_process() -> Fitted:
     return fit(SPEC, LOAD(), PLAIN_CPU, Interruption())
 
 
-@pytest.mark.parametrize("start_method", [pytest.param("fork", marks=needs_fork), "spawn"])
+@pytest.mark.parametrize(
+    "start_method",
+    [pytest.param("fork", marks=needs_fork), pytest.param("spawn", marks=pytest.mark.long)],
+)
 def test_worker_gives_what_the_same_fit_gives_here_and_says_nothing(
     start_method: str, in_this_process: Fitted, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -315,6 +318,7 @@ def test_workers_use_all_cores_though_openmp_binds_the_process_to_one(
     assert all(os.sched_getaffinity(pid) == os.sched_getaffinity(0) for pid in workers)
 
 
+@pytest.mark.long
 @needs_cores
 def test_spawned_worker_uses_all_cores_though_openmp_binds_it_to_one(
     monkeypatch: pytest.MonkeyPatch,
@@ -415,7 +419,8 @@ def ask_hparams(logs: Path, path: str, request: dict[str, object]) -> Any:
 
 
 @linux
-@pytest.mark.parametrize("level", ["all", pytest.param("best", marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("level", ["all", "best"])
 def test_full_disk_under_curves_and_states_costs_no_more_than_them(
     level: str, workplace: Workplace, tmp_path: Path, environment: dict[str, str]
 ) -> None:
