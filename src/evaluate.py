@@ -21,7 +21,7 @@ from src.core.console import open_console, plural, print_figures, say
 from src.core.errors import UserError
 from src.core.files import make_writable, short_path, write_json
 from src.data.catalog import CLASS_NAMES, Dataset, overlap_caution
-from src.results.folder import ResultsFolder
+from src.results.folder import RESULTS_DIR, ResultsFolder
 from src.training.device import Device, choose_compute
 
 if TYPE_CHECKING:
@@ -209,7 +209,7 @@ def _results_dir(checkpoint: Path, dataset: str) -> Path:
     for folder in checkpoint.parents:
         if folder.name == dataset:
             return folder.parent
-    return Path("results")
+    return Path(RESULTS_DIR)
 
 
 COMMAND = cli.Command(

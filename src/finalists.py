@@ -98,7 +98,8 @@ def run(options: FinalsOptions) -> int:
         )
         refuse_to_lose_trials(studies, session)
         check_models(studies, session)
-        print_data(console, data, launcher.compute, launcher.worker_count)
+        fits = len(finalists) * options.seeds
+        print_data(console, data, launcher.compute, min(launcher.worker_count, fits))
         outcome = run_finals(finalists, studies, options.seeds, session)
         best = publish_search(studies, session)
         if best is not None and outcome.succeeded:

@@ -10,6 +10,7 @@ from jsonargparse.typing import SecretStr
 from src.core import checks
 from src.core.errors import UserError
 from src.data.catalog import DataSpec
+from src.results.folder import RESULTS_DIR
 from src.search.logs import CurvesLevel, Logs
 from src.training.device import Device, Precision
 from src.training.hyperparameters import Hyperparameters
@@ -23,13 +24,13 @@ _PASSWORD = r"://[^:/]*:[^@]*@"
 
 @dataclass(frozen=True, kw_only=True)
 class FolderOptions:
-    """What a command finds: folders, and what computes."""
+    """The device, and the folders of data, results and curves."""
 
     device: Device = "auto"
     """What computes; auto takes CUDA where there is one."""
     data_dir: Path = Path("data")
     """Folder with the data sets, in torchvision's layout; what is missing is downloaded there."""
-    results_dir: Path = Path("results")
+    results_dir: Path = Path(RESULTS_DIR)
     """Folder for results: one folder in it for each data set."""
     log_dir: Path = Path("lightning_logs")
     """Folder for TensorBoard."""

@@ -58,7 +58,11 @@ def _run(options: TrainOptions) -> int:
         )
         with live_progress(console) as progress:
             display = FitDisplay(progress, options.max_epochs)
-            fitted = fit(spec, data, compute, interruption, [display])
+            try:
+                fitted = fit(spec, data, compute, interruption, [display])
+            except BaseException:
+                folder.rmdir()
+                raise
     if fitted.best is None:
         folder.rmdir()
         if fitted.interrupted:

@@ -216,7 +216,7 @@ def _search(options: TuneOptions, plan: Plan, session: "Session") -> int:
         last = run_finals(finalists, studies, options.seeds, session)
         best = publish_search(studies, session)
 
-    trained = outcome.open_before + (last is not outcome and last.open_before)
+    trained = outcome.open_before or last.open_before
     if not trained:
         say(session.console, "The budget is spent already; `--iterations` can add to it.")
     if best is not None:

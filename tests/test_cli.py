@@ -56,6 +56,10 @@ TRAIN = [
         (["--dataset=mnist", "--patience=0"], "`patience` (=0) must be >= 1"),
         (["--dataset=mnist", "--timeout=soon"], "`timeout` (=soon) must be a duration"),
         (["--dataset=mnist", "--timeout=0m"], "`timeout` (=0m) must be a duration"),
+        (
+            ["--dataset=mnist", "--timeout=9999999999h"],
+            "must be a duration above 0 and up to a year",
+        ),
         (["--dataset=mnist", "--precision=16"], "`precision` (=16) must be one of auto, 32, bf16"),
         (["--dataset=mnist", "--sampler=grid"], "`sampler` (=grid) must be one of tpe, random"),
         (["--dataset=mnist", "--epochs=3"], "unrecognized arguments: --epochs "),

@@ -222,3 +222,12 @@ def test_failures_at_once_count_as_one() -> None:
     streak.end()
     streak.add("out of memory", now)
     assert streak.length == 1
+
+
+def test_failures_of_workers_in_turn_are_counted() -> None:
+    now = 0.0
+    streak = FailureStreak(lambda: now)
+    for turn in range(1, 8):  # two workers, whose trials take 20 s each and begin 10 s apart
+        now = 10.0 * turn
+        streak.add("out of memory", started=now - 20)
+    assert streak.length == 3  # at 10, 40 and 70 s

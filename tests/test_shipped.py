@@ -42,10 +42,11 @@ def test_search_begins_anew_and_keeps_what_came_with_the_project(
     (folder / "test-log.jsonl").write_text("looked\n")
     (folder / "train/mine").mkdir(parents=True)
     (folder / "train/mine/model.ckpt").write_text("mine")
-    assert shipped.tune("--batch_sizes=[16]") == 0
+    roundabout = f"--results_dir={shipped.folder}/results/../results"
+    assert shipped.tune("--batch_sizes=[16]", roundabout) == 0
     assert (folder / "test-log.jsonl").read_text() == "looked\n"
     assert (folder / "train/mine/model.ckpt").read_text() == "mine"
-    assert f"is in {folder}/shipped now" in " ".join(capsys.readouterr().out.split())
+    assert "results/mnist_5k/shipped now" in " ".join(capsys.readouterr().out.split())
     assert content(folder / "shipped") == before
     assert {row["batch_size"] for row in shipped.rows()} == {"16"}
     assert shipped.tune("--batch_sizes=[16]") == 0  # it goes on, and sets nothing aside

@@ -1,3 +1,4 @@
+import errno
 import functools
 import multiprocessing
 import os
@@ -22,6 +23,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.backend.event_processing.plugin_event_multiplexer import EventMultiplexer
 from tensorboard.plugins.base_plugin import TBContext
 
+from src.core.errors import UserError
 from src.core.interrupt import Interrupted, Interruption
 from src.data.catalog import DataSpec
 from src.data.split import TrainingData, load_training_data
@@ -161,13 +163,13 @@ def test_workers_that_cannot_all_be_started_leave_none(monkeypatch: pytest.Monke
 
     def fork_once() -> int:
         if started:
-            raise OSError("no more processes")
+            raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))
         started.append(fork())
         return started[0]
 
     monkeypatch.setattr(os, "fork", fork_once)
     workers = LocalWorkers(2, LOAD, PLAIN_CPU)
-    with pytest.raises(OSError, match="no more processes"), workers:
+    with pytest.raises(UserError, match="cannot be started .*fewer `--workers`"), workers:
         pass
     assert started
     assert multiprocessing.active_children() == []

@@ -5,6 +5,8 @@ from pathlib import Path
 
 from src.core.errors import UserError
 
+_DURATION_AT_MOST = 366 * 24 * 3600.0
+
 
 def parse_duration(duration: str | float) -> float:
     """Return the seconds that a duration such as 90, 90s, 10m, 1.5h or 1h30m stands for."""
@@ -13,9 +15,12 @@ def parse_duration(duration: str | float) -> float:
     parts = re.fullmatch(rf"(?:{number}h)?(?:{number}m)?(?:{number}s?)?", text.strip())
     hours, minutes, seconds = map(float, parts.groups("0")) if parts else (0, 0, 0)
     total = hours * 3600 + minutes * 60 + seconds
-    if total == 0:
+    if not 0 < total <= _DURATION_AT_MOST:
         text = text if len(text) < 50 else f"{text[:50]}…"
-        raise UserError(f"`timeout` (={text}) must be a duration above 0, such as 90s, 10m or 2h")
+        raise UserError(
+            f"`timeout` (={text}) must be a duration above 0 and up to a year, such as 90s, "
+            "10m or 2h"
+        )
     return total
 
 

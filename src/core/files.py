@@ -98,6 +98,12 @@ def replacing(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def remove_unfinished(folder: Path) -> None:
+    """Remove what killed processes left in `replacing`; nobody else may be writing there."""
+    for left in folder.glob(f".*.{'?' * 2 * _TOKEN}.*"):
+        left.unlink(missing_ok=True)
+
+
 def write_json(path: Path, content: dict[str, Any]) -> None:
     """Write a JSON object."""
     with replacing(path) as temporary:

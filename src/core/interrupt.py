@@ -81,7 +81,6 @@ class Signals(Interruption):
     @contextlib.contextmanager
     def at_once(self) -> Iterator[None]:
         """Raise `Interrupted` whenever a signal comes or, but on Windows, the time is up."""
-        self.check()
         alarm = None
         if self._deadline is not None and hasattr(signal, "setitimer"):
             alarm = signal.signal(signal.SIGALRM, lambda *_: self._raise_at_once())
@@ -89,6 +88,7 @@ class Signals(Interruption):
             signal.setitimer(signal.ITIMER_REAL, left + _LATE)
         self._at_once = True
         try:
+            self.check()
             yield
         finally:
             self._at_once = False

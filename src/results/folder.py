@@ -4,7 +4,7 @@ import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 
-from src.core.files import _TOKEN
+from src.core.files import remove_unfinished
 
 RESULTS_DIR = "results"
 """Where results go if nothing else is said: a folder in it for each data set."""
@@ -76,12 +76,9 @@ class ResultsFolder:
 
     def sweep(self) -> None:
         """Remove half-written files of killed processes; nobody else may be writing."""
-        unfinished = f".*.{'?' * 2 * _TOKEN}.*"
-        for left in (
-            *self.path.glob(unfinished),
-            *self.figures.glob(unfinished),
-            *self.states.glob("*.partial"),
-        ):
+        remove_unfinished(self.path)
+        remove_unfinished(self.figures)
+        for left in self.states.glob("*.partial"):
             left.unlink(missing_ok=True)
 
     def published(self, batch_sizes: Sequence[int]) -> list[str]:

@@ -51,11 +51,15 @@ class FolderLock:
                 self._lock.acquire()
         except filelock.Timeout as error:
             raise self._taken() from error
-        if works:
-            with naming(self._path):
-                self._path.write_text(f"{os.getpid()}\n{socket.gethostname()}\n")
-        held = Path(self._lock.lock_file)
-        self._held = (held, held.stat().st_ino, held.read_bytes())
+        try:
+            if works:
+                with naming(self._path):
+                    self._path.write_text(f"{os.getpid()}\n{socket.gethostname()}\n")
+            held = Path(self._lock.lock_file)
+            self._held = (held, held.stat().st_ino, held.read_bytes())
+        except BaseException:
+            self._lock.release()
+            raise
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -91,10 +95,10 @@ class FolderLock:
             raise
         if fcntl is None:
             return True
-        with self._path.open("rb") as again:
+        with self._path.open("r+b") as again:  # NFS locks no file that cannot be written
             try:
                 fcntl.flock(again, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:  # held, by us
+            except BlockingIOError:  # held, by us
                 return True
         self._lock.release()
         return False

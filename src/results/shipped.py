@@ -29,7 +29,7 @@ def set_aside(folder: ResultsFolder) -> None:
     listed = re.findall(r"^- `([\w./-]+)`$", note.read_text(errors="replace"), re.MULTILINE)
     for name in (*listed, NOTE):
         source, target = folder.path / name, folder.path / ASIDE / name
-        if ".." in source.parts or source == folder.test_log or not source.is_file():
+        if ".." in name.split("/") or source == folder.test_log or not source.is_file():
             continue
         target.parent.mkdir(parents=True, exist_ok=True)
         source.replace(target)

@@ -1,8 +1,7 @@
-"""Where a data set's studies are kept: a journal in the results folder, or a PostgreSQL server.
+"""Store the studies of a data set in a PostgreSQL database.
 
-The journal has one search at a time. On a server any number of searches, on any number of
-machines, share the studies: each takes places of the plan that no other has, and takes over those
-of a machine that gives no sign of life any more.
+Any number of searches, on any number of machines, share them: each takes places of the plan that no
+other has, and takes over those of a machine that gives no sign of life any more.
 """
 
 import contextlib
@@ -234,9 +233,3 @@ def _parse(url: str) -> sqlalchemy.URL:
             "`storage` needs PostgreSQL's driver: pip install -e '.[postgresql]'"
         ) from error
     return parsed.set(drivername="postgresql+psycopg")
-
-
-def has_password(url: str) -> bool:
-    """Return whether a password is part of a PostgreSQL URL."""
-    parsed = _parse(url)
-    return parsed.password is not None or any("password" in key for key in parsed.query)

@@ -1,4 +1,4 @@
-"""Filling studies with trials: workers start, the loop runs, and how it ended is told."""
+"""Fill studies with trials: start the workers and the display, run the loop, return the outcome."""
 
 import contextlib
 from collections.abc import Callable, Sequence

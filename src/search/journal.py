@@ -146,9 +146,9 @@ class _CheckedLog(BaseJournalBackend):
             size = 0
         if size != self._size:
             raise UserError(
-                f"{self._path} has {size:,} bytes, where this search has left {self._size:,}: "
-                "another one has written to it. This one has stopped; the same command goes on "
-                "when no other runs"
+                f"{self._path} has {size:,} bytes, where this search has left {self._size:,}: it "
+                "was removed, or another one has written to it. This one has stopped; the same "
+                "command goes on when no other runs"
             )
 
 
@@ -176,9 +176,9 @@ def open_journal(folder: ResultsFolder, lock: FolderLock | None = None) -> BaseS
         )
     check, ends = 0, [0]
     for number, line in enumerate(lines, start=1):
-        body, _, told = line.rpartition(b',"' + _CHECK.encode() + b'":"')
+        body, _, recorded = line.rpartition(b',"' + _CHECK.encode() + b'":"')
         check = zlib.crc32(body + b"}", check)
-        if told != b'%08x"}\n' % check:
+        if recorded != b'%08x"}\n' % check:
             raise UserError(
                 f"{path} is damaged in line {number}, or written by another version; {begin_anew}"
             )

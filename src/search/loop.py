@@ -30,7 +30,7 @@ class Watcher(Protocol):
         """See the best validation accuracy of a trial so far."""
 
     def trial_ended(self, trial: StartedTrial, record: TrialRecord | None) -> None:
-        """See the trial's row of the CSV; None: it was requeued."""
+        """See the trial's record; None: it was requeued, or given up by another search."""
 
     def places_filled(self, count: int) -> None:
         """See how many places of the plan are filled, by whomever."""
@@ -41,7 +41,7 @@ class SearchFailed(Exception):  # noqa: N818  # the message is for people
 
 
 class FailureStreak:
-    """Failures in a row with the same cause, each of a trial that began after the one before.
+    """Failures in a row with the same cause, each of a trial that began after the last one counted.
 
     Args:
         clock: tells when a failure is counted, in seconds.
@@ -55,10 +55,9 @@ class FailureStreak:
 
     def add(self, cause: str, started: float) -> None:
         """Count a failure; several at once, of one crash, count as one."""
-        if cause != self._cause:
-            self.length = 1
-        elif started > self._last:
-            self.length += 1
+        if cause == self._cause and started <= self._last:
+            return
+        self.length = self.length + 1 if cause == self._cause else 1
         self._cause, self._last = cause, self._clock()
 
     def end(self) -> None:

@@ -198,7 +198,7 @@ class PlannedStudy:
     def report(self, trial: StartedTrial, epoch: int, value: float) -> bool:
         """Record an epoch of a trial; return whether the trial has lost and is to stop.
 
-        An epoch that was reported before an interruption is not judged again.
+        Of epochs that were reported before an interruption, only the last is judged again.
         """
         running = self._trials[trial.number]
         if epoch < self._reported[trial.number]:
@@ -213,7 +213,10 @@ class PlannedStudy:
     def end(
         self, trial: StartedTrial, ended: Ended, make_checkpoint: MakeCheckpoint
     ) -> TrialRecord | None:
-        """Record a trial whose fit is over; None: it is not, and waits to be gone on with."""
+        """Record a trial whose fit is over.
+
+        None: it was requeued, or another search has given it up.
+        """
         fitted = ended.fitted
         if fitted.interrupted is not None:
             self._requeue(trial.number)
@@ -245,7 +248,10 @@ class PlannedStudy:
         return record
 
     def fail(self, trial: StartedTrial, reason: str) -> TrialRecord | None:
-        """Record a trial that broke off, for a reason in one line."""
+        """Record a trial that broke off, for a reason in one line.
+
+        None: another search has given it up.
+        """
         key = trial.place.key
         self._failures[key] += 1
         if self._failures[key] > 1:  # should the state that it goes on from be the cause

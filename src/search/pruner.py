@@ -1,4 +1,4 @@
-"""Hyperband for Optuna and Lightning: the plan's brackets and exact rungs."""
+"""Hyperband's plan as an Optuna pruner: its brackets and exact rungs."""
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState

@@ -1,4 +1,4 @@
-"""What a command opens before it searches, and everything below it works with."""
+"""Session: the data, workers, store and folders of one run of a command that searches."""
 
 import contextlib
 from collections.abc import Iterator
@@ -57,6 +57,6 @@ def open_store(
     store: Store = Journal(folder) if storage is None else Database(storage, folder, heartbeat)
     shipped = are_shipped(folder)
     with store.reachable(), store:
-        if shipped:
+        if shipped and not are_shipped(folder):
             say(console, f"What came with the project is in {folder.path / ASIDE} now.")
         yield store

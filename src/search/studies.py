@@ -180,10 +180,12 @@ def load_decision(session: Session) -> Decision | None:
     try:
         return None if found is None else pick(Decision, found)
     except TypeError as error:
-        folder = session.folder
+        held, folder = str(session.folder.journal), session.folder.path
+        mend = f"restore it, or move {folder} away to begin a new search"
+        if session.store.shared:
+            held, mend = "this database", "restore it, or choose another one and another folder"
         raise UserError(
-            f"the finals recorded in {folder.journal} are damaged, or of another version "
-            f"({error}); restore it, or move {folder.path} away to begin a new search"
+            f"the finals recorded in {held} are damaged, or of another version ({error}); {mend}"
         ) from error
 
 

@@ -1,4 +1,4 @@
-"""How long a search waits for what."""
+"""Timing: the waits of a search's loop, and its clock."""
 
 import time
 from collections.abc import Callable

@@ -18,11 +18,11 @@ import warnings
 from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
-from types import TracebackType
 from typing import Any
 
 import torch
 
+from src.core.errors import UserError
 from src.core.files import warn_unwritten
 from src.core.interrupt import Interrupted
 from src.core.quiet import silence_libraries
@@ -44,7 +44,7 @@ class LocalWorkers:
     """Worker processes on this machine; a context manager, at whose end none is left.
 
     Args:
-        number: how many.
+        worker_count: how many.
         load: gives the images, on the device of `compute`; called once in every worker, for its
             first trial.
         compute: device and precision.
@@ -56,7 +56,7 @@ class LocalWorkers:
 
     def __init__(
         self,
-        number: int,
+        worker_count: int,
         load: Callable[[], TrainingData],
         compute: Compute,
         fit: Fit = fit,
@@ -67,7 +67,7 @@ class LocalWorkers:
             forkable = sys.platform == "linux" and not torch.cuda.is_available()
             start_method = "fork" if forkable else "spawn"
         self._context: Any = multiprocessing.get_context(start_method)
-        self._number = number
+        self._worker_count = worker_count
         self._load = load
         self._compute = compute
         self._fit = fit
@@ -77,12 +77,12 @@ class LocalWorkers:
 
     def __enter__(self) -> "LocalWorkers":
         try:
-            for _ in range(self._number):
+            for _ in range(self._worker_count):
                 connection, process = self._start_one()
                 self._connections.append(connection)
                 self._processes.append(process)
         except BaseException:
-            self.__exit__(*sys.exc_info())
+            self.__exit__()
             raise
         return self
 
@@ -97,16 +97,18 @@ class LocalWorkers:
             # Python >= 3.12 warns of forking beside threads: NumPy's and the display's, which wait
             # for work, and know of forks.
             warnings.filterwarnings("ignore", ".*fork.*", DeprecationWarning)
-            process.start()
-        theirs.close()
+            try:
+                process.start()
+            except OSError as error:
+                ours.close()
+                raise UserError(
+                    f"a worker process cannot be started ({error.strerror}); take fewer `--workers`"
+                ) from error
+            finally:
+                theirs.close()
         return ours, process
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         for worker, process in enumerate(self._processes):
             if worker in self._busy:
                 process.kill()
@@ -124,7 +126,7 @@ class LocalWorkers:
     @property
     def idle(self) -> list[int]:
         """Workers that have nothing to do."""
-        return [worker for worker in range(self._number) if worker not in self._busy]
+        return [worker for worker in range(self._worker_count) if worker not in self._busy]
 
     def submit(self, worker: int, spec: FitSpec) -> None:
         """Give an idle worker a trial to train."""

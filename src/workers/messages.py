@@ -69,7 +69,9 @@ class SearchProcess(abc.ABC):
 
     @abc.abstractmethod
     def receive(self) -> Any:
-        """Wait for the search's next message: a `FitSpec`, an answer, `Interrupted`; None: go home.
+        """Wait for the search's next message: a `FitSpec`, an answer, `Interrupted`.
+
+        None: there are no more trials.
 
         Raises:
             SearchGone: nothing will come any more.

@@ -26,7 +26,6 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Literal
 
 import torch
@@ -147,17 +146,17 @@ class Cluster:
         return self._room(compute.device.type) if workers == "auto" else workers
 
     def workers(
-        self, number: int, data: TrainingData, compute: Compute, fit: Fit = fit
+        self, worker_count: int, data: TrainingData, compute: Compute, fit: Fit = fit
     ) -> "RayWorkers":
         """Return workers, to be started.
 
         Args:
-            number: how many.
+            worker_count: how many.
             data: images, on CPU.
             compute: device and precision.
             fit: trains a configuration.
         """
-        return RayWorkers(number, data, compute, self._share(compute.device.type), fit)
+        return RayWorkers(worker_count, data, compute, self._share(compute.device.type), fit)
 
     def _share(self, device: str) -> dict[str, float]:
         """Return the resources that Ray is asked for per worker."""
@@ -204,7 +203,7 @@ class RayWorkers:
     is not `idle` before.
 
     Args:
-        number: how many.
+        worker_count: how many.
         data: images, on CPU; each node gets them once.
         compute: device and precision.
         share: what each takes of its node, as Ray's options.
@@ -213,13 +212,13 @@ class RayWorkers:
 
     def __init__(
         self,
-        number: int,
+        worker_count: int,
         data: TrainingData,
         compute: Compute,
         share: dict[str, float],
         fit: Fit = fit,
     ) -> None:
-        self._number = number
+        self._worker_count = worker_count
         self._data = data
         self._compute = compute
         self._fit = fit
@@ -235,22 +234,17 @@ class RayWorkers:
         """Each worker's next message, as a Ray object reference."""
         self._ready: dict[int, _Ready] = {}
         self._specs: dict[int, FitSpec] = {}
-        self._lost_unready = [0] * number
+        self._lost_unready = [0] * worker_count
 
     def __enter__(self) -> "RayWorkers":
         self._images = ray.put(_to_arrays(self._data))
-        for _ in range(self._number):
+        for _ in range(self._worker_count):
             self._actors.append(None)
             self._hearing.append(None)
             self._start(len(self._actors) - 1)
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         for actor in self._actors:
             ray.kill(actor)
         self._images = None
@@ -286,7 +280,7 @@ class RayWorkers:
             time.sleep(timeout)
             return []
         if ray.wait(self._hearing, timeout=timeout)[0]:
-            ready, _ = ray.wait(self._hearing, num_returns=self._number, timeout=0)
+            ready, _ = ray.wait(self._hearing, num_returns=self._worker_count, timeout=0)
             said = [(worker, self._next(worker)) for worker in map(self._hearing.index, ready)]
             return [(worker, message) for worker, message in said if message is not None]
         return []

@@ -117,7 +117,7 @@ class _Progress(pl.Callback):
 
     def __init__(self, search: SearchProcess) -> None:
         self._search = search
-        self._told = time.monotonic()
+        self._last_sent = time.monotonic()
 
     def on_train_batch_end(
         self,
@@ -127,8 +127,8 @@ class _Progress(pl.Callback):
         batch: object,
         batch_idx: int,
     ) -> None:
-        if time.monotonic() - self._told >= _PROGRESS_INTERVAL:
-            self._told = time.monotonic()
+        if time.monotonic() - self._last_sent >= _PROGRESS_INTERVAL:
+            self._last_sent = time.monotonic()
             part = (batch_idx + 1) / trainer.num_training_batches
             self._search.send(Advanced(trainer.current_epoch + part))
 
