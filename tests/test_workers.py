@@ -169,7 +169,7 @@ def test_workers_that_cannot_all_be_started_leave_none(monkeypatch: pytest.Monke
 
     monkeypatch.setattr(os, "fork", fork_once)
     workers = LocalWorkers(2, LOAD, PLAIN_CPU)
-    with pytest.raises(UserError, match="cannot be started .*fewer `--workers`"), workers:
+    with pytest.raises(UserError, match=r"cannot be started .*fewer `--workers`"), workers:
         pass
     assert started
     assert multiprocessing.active_children() == []
