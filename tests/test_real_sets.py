@@ -51,7 +51,7 @@ def test_search_on_real_images_does_not_open_the_test_split(
 ) -> None:
     options = [
         f"--dataset={dataset}", f"--data_dir={REAL_DATA}", "--batch_sizes=[128]",
-        "--max_epochs=2", "--reduction_factor=2", "--limit=1000", "--tensorboard=none",
+        "--max_epochs=2", "--reduction_factor=2", "--limit=2000", "--tensorboard=none",
         f"--results_dir={workplace.results}", f"--log_dir={workplace.logs}",
     ]  # fmt: skip
     assert tune.main(options) == 0
@@ -67,7 +67,7 @@ def test_search_on_real_images_does_not_open_the_test_split(
     metrics = json.loads(capsys.readouterr().out)
     assert metrics["n_test"] == {"mnist": 10_000}.get(dataset, 30_400)
     assert len(metrics["per_class"]) == len(CLASS_NAMES[dataset])  # type: ignore[index]
-    assert metrics["test_accuracy"] > {"mnist": 0.7}.get(dataset, 0.4)
+    assert metrics["test_accuracy"] > {"mnist": 0.8}.get(dataset, 0.4)
 
 
 @needs_mnist
