@@ -29,6 +29,7 @@ from benchmarks import (
     workers,
 )
 from benchmarks.tables import print_rows
+from src.core.files import shorten_paths
 from src.results.provenance import provenance
 from src.training.device import choose_compute
 
@@ -47,10 +48,10 @@ BENCHMARKS: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
 }
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the benchmarks that are named."""
+def make_parser() -> argparse.ArgumentParser:
+    """Build the parser."""
     parser = argparse.ArgumentParser(
-        prog="python -m benchmarks", description=__doc__.split("\n")[0]
+        prog="python -m benchmarks", description=__doc__.split("\n")[0], allow_abbrev=False
     )
     parser.add_argument("names", nargs="*", help=f"of {', '.join(BENCHMARKS)}; none: all")
     parser.add_argument("--keras", type=Path, help="python of the environment that has Keras Tuner")
@@ -61,13 +62,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--seeds", type=int, default=2, help="searches to compare, one a seed")
     parser.add_argument("--quick", action="store_true", help="seconds each, to see that it works")
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder for the JSON files")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the benchmarks that are named."""
+    parser = make_parser()
     options = parser.parse_args(argv)
     if unknown := set(options.names) - set(BENCHMARKS):
         parser.error(f"there is no benchmark {', '.join(sorted(unknown))}")
 
     options.results.mkdir(parents=True, exist_ok=True)
     for name in options.names or BENCHMARKS:
-        origin = provenance(choose_compute("auto", "auto"), _command(options))
+        origin = provenance(choose_compute("auto", "auto"), recorded_command(options))
         report = BENCHMARKS[name](options)
         print_rows(name, report)
         text = json.dumps(report | {"provenance": origin}, indent=2, ensure_ascii=False)
@@ -75,12 +82,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _command(options: argparse.Namespace) -> str:
-    """Return the command line, without the URL, which may have a password."""
+def recorded_command(options: argparse.Namespace) -> str:
+    """Return the command line with the options that differ from their defaults, without the URL."""
+    parser = make_parser()
     words = ["python", "-m", "benchmarks", *options.names]
     for name, value in vars(options).items():
-        if name != "names" and value not in (None, False):
-            words.append(f"--{name}={'***' if name == 'postgresql' else value}")
+        if name == "names" or value == parser.get_default(name):
+            continue
+        if value is True:
+            words.append(f"--{name}")
+        else:
+            words += [f"--{name}", "***" if name == "postgresql" else shorten_paths(str(value))]
     return shlex.join(words)
 
 

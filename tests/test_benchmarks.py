@@ -9,6 +9,7 @@ from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import gpu, search
+from benchmarks.__main__ import make_parser, recorded_command
 from src.training.network import TwoConvNet
 from tests.conftest import REPOSITORY, needs_mnist
 
@@ -23,6 +24,24 @@ def test_operations_of_a_step_are_what_pytorch_counts(shape: tuple[int, int, int
         logits = net(torch.rand(2, 1, 28, 28))
         functional.cross_entropy(logits, torch.tensor([0, 1])).backward()
     assert gpu.training_operations(shape) * 2 == counter.get_total_flops()
+
+
+@pytest.mark.parametrize(
+    "typed",
+    [
+        "startup",
+        "throughput search --keras .venv-keras/bin/python --seeds 3 --quick",
+        f"gpu --results {REPOSITORY / 'elsewhere'}",
+        "storage --postgresql postgresql://me:secret@host/d",
+    ],
+)
+def test_recorded_command_is_what_was_typed_without_folders_and_secrets(
+    typed: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(REPOSITORY)
+    recorded = recorded_command(make_parser().parse_args(typed.split()))
+    shown = typed.replace(f"{REPOSITORY}/", "").replace("postgresql://me:secret@host/d", "'***'")
+    assert sorted(recorded.split()) == sorted(f"python -m benchmarks {shown}".split())
 
 
 def test_peers_are_compared_seed_by_seed() -> None:

@@ -87,7 +87,7 @@ class FolderLock:
         """Take the operating system's lock; return whether there is one that does something."""
         try:
             self._lock.acquire()
-        except NotImplementedError:
+        except NotImplementedError:  # as filelock says that flock is missing
             return False
         except OSError as error:
             if error.errno in _NO_FLOCK:

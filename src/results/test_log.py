@@ -27,12 +27,13 @@ def record_test(folder: ResultsFolder, record: TestRecord) -> Opened:
         _parse(folder, before)
         whole = not before or before.endswith(b"\n")
         line = b"\n" * (not whole) + json.dumps(asdict(record)).encode() + b"\n"
+        written = file.write(line)
         try:
-            if file.write(line) != len(line):
+            if written != len(line):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder.test_log))
             os.fsync(file.fileno())
         except OSError:
-            file.truncate(len(before))  # half a line would be in the way of the next
+            file.truncate(file.tell() - written)  # half a line would be in the way of the next
             raise
         looks = _parse(folder, read())  # others' lines of meanwhile, too
     return Opened(len(looks), len({look.checkpoint_sha256 for look in looks}))
