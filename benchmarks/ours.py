@@ -122,11 +122,12 @@ def _measure_throughput(options: argparse.Namespace) -> dict[str, Any]:
         max_epochs=1_000_000,
         patience=None,
         seed=0,
+        compute=compute,
     )
-    load = functools.partial(_to_device, data, compute.device)
+    load = functools.partial(_to_device, data)
     seen: dict[int, list[tuple[float, float]]] = {worker: [] for worker in range(number)}
     begun = None  # when all had trained for a while: from here on it counts
-    with LocalWorkers(number, load, compute) as workers:
+    with LocalWorkers(number, load) as workers:
         for worker in range(number):
             workers.submit(worker, spec)
         stopped = False

@@ -24,7 +24,6 @@ from src.results.folder import ResultsFolder
 from src.search.hyperband import make_plan
 from src.search.journal import open_journal
 from src.search.studies import load_studies
-from src.training.device import Compute
 from src.training.fitted import Fitted
 from src.training.history import Epoch
 from src.training.spec import FitSpec
@@ -85,7 +84,6 @@ def _search(workers: int, iterations: int) -> dict[str, Any]:
 def _sleep(
     spec: FitSpec,
     data: TrainingData,
-    compute: Compute,
     interruption: Interruption,
     callbacks: Sequence[Callback],
 ) -> Fitted:

@@ -34,9 +34,8 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
             compute = choose_compute("auto", precision)
             data = images.load(limit, options.data_dir)
             fitted = fit(
-                FitSpec(CONFIGURATION, epochs, patience=None, seed=seed),
+                FitSpec(CONFIGURATION, epochs, None, seed, compute),
                 data if compute.device.type == "cpu" else _resident(data, compute.device),
-                compute,
                 Interruption(),
             )
             assert fitted.best is not None

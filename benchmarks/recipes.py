@@ -8,7 +8,7 @@ from typing import Any
 from src.core.intervals import spread
 from src.data.catalog import DataSpec
 from src.data.split import TrainingData, load_training_data
-from src.training.device import Compute, choose_compute, choose_workers
+from src.training.device import choose_compute, choose_workers
 from src.training.fitted import Fitted
 from src.training.hyperparameters import Hyperparameters
 from src.training.spec import FitSpec
@@ -46,12 +46,12 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     compute = choose_compute("auto", "auto", threads=1)
     data = load_training_data(spec, options.data_dir, compute.device)
     specs = {
-        (name, seed): FitSpec(replace(PLAIN, **changes), epochs, None, seed)
+        (name, seed): FitSpec(replace(PLAIN, **changes), epochs, None, seed, compute)
         for seed in range(seeds)
         for name, changes in RECIPES.items()
     }
     accuracies: dict[str, list[float]] = {name: [] for name in RECIPES}
-    for (name, _), fitted in _train(specs, data, compute).items():
+    for (name, _), fitted in _train(specs, data, choose_workers("auto", compute)).items():
         assert fitted.best is not None
         accuracies[name].append(fitted.best.val_accuracy)
     rows = [_row(name, accuracies[name], accuracies["plain"]) for name in RECIPES]
@@ -59,11 +59,11 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _train(
-    specs: Mapping[_Key, FitSpec], data: TrainingData, compute: Compute
+    specs: Mapping[_Key, FitSpec], data: TrainingData, worker_count: int
 ) -> dict[_Key, Fitted]:
     waiting, done = dict(specs), {}
     running: dict[int, _Key] = {}
-    with LocalWorkers(choose_workers("auto", compute), lambda: data, compute) as workers:
+    with LocalWorkers(worker_count, lambda device: data) as workers:
         while waiting or running:
             for worker in workers.idle:
                 if waiting:

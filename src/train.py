@@ -54,12 +54,13 @@ def _run(options: TrainOptions) -> int:
             max_epochs=options.max_epochs,
             patience=None,
             seed=options.seed,
+            compute=compute,
             tensorboard=TensorBoardRun(options.log_dir, f"{options.dataset}/train", name),
         )
         with live_progress(console) as progress:
             display = FitDisplay(progress, options.max_epochs)
             try:
-                fitted = fit(spec, data, compute, interruption, [display])
+                fitted = fit(spec, data, interruption, [display])
             except BaseException:
                 folder.rmdir()
                 raise

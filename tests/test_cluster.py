@@ -19,7 +19,7 @@ from lightning.pytorch import Callback
 from src.core.interrupt import Interruption
 from src.data.catalog import DataSpec
 from src.data.split import TrainingData, load_training_data
-from src.training.device import PLAIN_CPU, Compute
+from src.training.device import Compute
 from src.training.fit import fit
 from src.training.fitted import Fitted
 from src.training.hyperparameters import Hyperparameters
@@ -189,12 +189,11 @@ class TellingFit:
         self,
         spec: FitSpec,
         data: TrainingData,
-        compute: Compute,
         interruption: Interruption,
         callbacks: Sequence[Callback],
     ) -> Fitted:
         (self.folder / str(spec.seed)).write_text(str(os.getpid()))
-        return fit(spec, data, compute, interruption, callbacks)
+        return fit(spec, data, interruption, callbacks)
 
 
 @pytest.mark.long
@@ -217,12 +216,12 @@ def test_workers_share_a_gpu_and_who_finds_no_room_waits_for_it(
     with Cluster(gpus_per_worker=0.5) as cluster:
         gpu = Compute("cuda", "32", "GPU")
         assert cluster.choose_workers("auto", gpu) == 2
-        with cluster.workers(2, data, gpu) as workers:
+        with cluster.workers(2, data, "cuda") as workers:
             wait_until(lambda: two_are_ready(workers))
             wait_until(lambda: ray.available_resources().get("GPU", 0) == 0)
         wait_until(lambda: ray.available_resources().get("GPU", 0) == 1)
         share = {"num_cpus": 1, "num_gpus": 0.5}  # as those had, though these compute on CPU
-        with RayWorkers(3, data, PLAIN_CPU, share, TellingFit(tmp_path)) as workers:
+        with RayWorkers(3, data, share, TellingFit(tmp_path)) as workers:
             wait_until(lambda: two_are_ready(workers))
             wait_until(lambda: ray.available_resources().get("GPU", 0) == 0)
             first, second = workers.idle

@@ -21,7 +21,6 @@ from src.core.interrupt import Interruption
 from src.data.catalog import DataSpec
 from src.data.split import TrainingData, load_training_data
 from src.search.timing import Timing
-from src.training.device import PLAIN_CPU, Compute
 from src.training.fit import fit
 from src.training.fitted import Fitted
 from src.training.hyperparameters import Hyperparameters
@@ -55,7 +54,6 @@ class FailingFit:
         self,
         spec: FitSpec,
         data: TrainingData,
-        compute: Compute,
         interruption: Interruption,
         callbacks: Sequence[Callback],
     ) -> Fitted:
@@ -63,7 +61,7 @@ class FailingFit:
             if isinstance(self.error, Exception):
                 raise self.error
             self.error()
-        return fit(spec, data, compute, interruption, callbacks)
+        return fit(spec, data, interruption, callbacks)
 
     def _is_to_fail(self, hyperparameters: Hyperparameters) -> bool:
         if self.failed is not None:
@@ -96,7 +94,7 @@ def failure(error: Exception) -> Failed:
     """Return what a worker says of a fit that raises the error."""
     script = Script(FitSpec(SMALL, max_epochs=1, patience=None, seed=0))
     load = functools.partial(load_training_data, DataSpec(dataset="mnist_5k", limit=50), "nowhere")
-    work(script, load, PLAIN_CPU, FailingFit(error))
+    work(script, load, FailingFit(error))
     (failed,) = script.said
     assert isinstance(failed, Failed)
     return failed
@@ -108,7 +106,7 @@ def test_worker_trains_with_the_function_it_is_given(start_method: str, tmp_path
     load = functools.partial(load_training_data, DataSpec(dataset="mnist_5k", limit=50), "nowhere")
     if start_method == "fork" and torch.cuda.is_available():
         pytest.skip("a process that has seen a GPU is not forked")
-    with LocalWorkers(1, load, PLAIN_CPU, failing, start_method) as workers:
+    with LocalWorkers(1, load, failing, start_method) as workers:
         workers.submit(0, FitSpec(SMALL, max_epochs=1, patience=None, seed=0))
         ((_, failed),) = workers.receive(ENOUGH)
     assert isinstance(failed, Failed)
@@ -202,7 +200,7 @@ def use_up_memory() -> None:
 def test_worker_that_hangs_can_be_replaced(tmp_path: Path) -> None:
     hangs_once = FailingFit(hang, failed=tmp_path / "hung")
     load = functools.partial(load_training_data, DataSpec(dataset="mnist_5k", limit=50), "nowhere")
-    with LocalWorkers(1, load, PLAIN_CPU, hangs_once) as workers:
+    with LocalWorkers(1, load, hangs_once) as workers:
         workers.submit(0, FitSpec(SMALL, max_epochs=1, patience=None, seed=0))
         (worker,) = multiprocessing.active_children()
         status = Path(f"/proc/{worker.pid}/status")

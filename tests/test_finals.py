@@ -25,7 +25,6 @@ from src.search.finals import choose_finalists, run_finals
 from src.search.journal import Journal
 from src.search.studies import load_decision, load_studies
 from src.training.checkpoint import dump_model, load_model
-from src.training.device import PLAIN_CPU
 from src.training.fit import fit
 from src.training.spec import FitSpec
 from tests.conftest import ENOUGH, Workplace, start_search
@@ -111,7 +110,7 @@ def test_a_finalists_fit_follows_from_the_seed_alone(searched: Workplace) -> Non
         patience=3,
         seed=derive_seed(0, FINALIST, row["val_accuracies"].index(best)),
     )
-    fitted = fit(spec, data, PLAIN_CPU, Interruption())
+    fitted = fit(spec, data, Interruption())
     assert fitted.best is not None
     assert fitted.best.val_accuracy == best
 

@@ -51,8 +51,8 @@ def run(
     compute: Compute = CPU,
     callbacks: Sequence[Callback] = (),
 ) -> Fitted:
-    spec = FitSpec(hyperparameters, max_epochs, patience, seed)
-    return fit(spec, data, compute, Interruption(), callbacks)
+    spec = FitSpec(hyperparameters, max_epochs, patience, seed, compute)
+    return fit(spec, data, Interruption(), callbacks)
 
 
 def test_same_seed_gives_the_same_numbers_and_another_seed_others(data: TrainingData) -> None:

@@ -19,7 +19,6 @@ from src.core.interrupt import Interruption
 from src.data.split import TrainingData
 from src.results.lock import FolderLock
 from src.results.tables import COLUMNS
-from src.training.device import Compute
 from src.training.fitted import Fitted
 from src.training.spec import FitSpec
 from tests.conftest import ENOUGH, Rows, Workplace, start_python, start_search, wait_until
@@ -157,7 +156,6 @@ class StubbornFit:
         self,
         spec: FitSpec,
         data: TrainingData,
-        compute: Compute,
         interruption: Interruption,
         callbacks: Sequence[Callback],
     ) -> Fitted:

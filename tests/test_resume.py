@@ -49,8 +49,8 @@ def run() -> Run:
         patience: int | None = 2,
         compute: Compute = PLAIN_CPU,
     ) -> Fitted:
-        spec = FitSpec(configuration, max_epochs, patience, seed=5, state=state)
-        return fit(spec, data, compute, interruption or Interruption())
+        spec = FitSpec(configuration, max_epochs, patience, 5, compute, state=state)
+        return fit(spec, data, interruption or Interruption())
 
     return run
 

@@ -27,7 +27,6 @@ from src.core.errors import UserError
 from src.core.interrupt import Interrupted, Interruption
 from src.data.catalog import DataSpec
 from src.data.split import TrainingData, load_training_data
-from src.training.device import PLAIN_CPU, Compute
 from src.training.fit import fit
 from src.training.fitted import Fitted
 from src.training.hyperparameters import Hyperparameters
@@ -73,7 +72,7 @@ linux = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 
 
 def train(start_method: str | None) -> Fitted:
-    with LocalWorkers(1, LOAD, PLAIN_CPU, start_method=start_method) as workers:
+    with LocalWorkers(1, LOAD, start_method=start_method) as workers:
         workers.submit(0, SPEC)
         for epoch in (1, 2, 3):
             report = next_message(workers)
@@ -89,7 +88,7 @@ def train(start_method: str | None) -> Fitted:
 
 @pytest.fixture(scope="module")
 def in_this_process() -> Fitted:
-    return fit(SPEC, LOAD(), PLAIN_CPU, Interruption())
+    return fit(SPEC, LOAD("cpu"), Interruption())
 
 
 @pytest.mark.parametrize(
@@ -110,7 +109,7 @@ def test_worker_gives_what_the_same_fit_gives_here_and_says_nothing(
 
 
 def test_trial_that_is_told_to_stop_does() -> None:
-    with LocalWorkers(1, LOAD, PLAIN_CPU) as workers:
+    with LocalWorkers(1, LOAD) as workers:
         workers.submit(0, SPEC)
         assert isinstance(next_message(workers), Reported)
         workers.answer(0, stop=True)
@@ -122,7 +121,7 @@ def test_trial_that_is_told_to_stop_does() -> None:
 
 def test_interrupted_worker_ends_in_the_middle_and_says_why() -> None:
     long = replace(SPEC, max_epochs=10_000)
-    with LocalWorkers(1, LOAD, PLAIN_CPU) as workers:
+    with LocalWorkers(1, LOAD) as workers:
         workers.submit(0, long)
         assert isinstance(next_message(workers), Reported)
         workers.interrupt(Interrupted("enough", 7))
@@ -139,7 +138,7 @@ def test_interrupted_worker_ends_in_the_middle_and_says_why() -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_signals_leave_workers_alone(number: signal.Signals) -> None:
-    with LocalWorkers(1, LOAD, PLAIN_CPU) as workers:
+    with LocalWorkers(1, LOAD) as workers:
         workers.submit(0, SPEC)
         assert isinstance(next_message(workers), Reported)
         (worker,) = multiprocessing.active_children()
@@ -168,7 +167,7 @@ def test_workers_that_cannot_all_be_started_leave_none(monkeypatch: pytest.Monke
         return started[0]
 
     monkeypatch.setattr(os, "fork", fork_once)
-    workers = LocalWorkers(2, LOAD, PLAIN_CPU)
+    workers = LocalWorkers(2, LOAD)
     with pytest.raises(UserError, match=r"cannot be started .*fewer `--workers`"), workers:
         pass
     assert started
@@ -177,7 +176,7 @@ def test_workers_that_cannot_all_be_started_leave_none(monkeypatch: pytest.Monke
 
 def test_images_that_cannot_be_loaded_fail_the_trial() -> None:
     missing = functools.partial(load_training_data, DataSpec(dataset="mnist"), "/nowhere/at/all")
-    with LocalWorkers(1, missing, PLAIN_CPU) as workers:
+    with LocalWorkers(1, missing) as workers:
         workers.submit(0, SPEC)
         message = next_message(workers)
         assert isinstance(message, Failed)
@@ -186,7 +185,7 @@ def test_images_that_cannot_be_loaded_fail_the_trial() -> None:
 
 def test_worker_whose_trial_failed_is_replaced_by_a_fresh_one() -> None:
     impossible = replace(SPEC, max_epochs="many")  # type: ignore[arg-type]
-    with LocalWorkers(1, LOAD, PLAIN_CPU) as workers:
+    with LocalWorkers(1, LOAD) as workers:
         (before,) = multiprocessing.active_children()
         workers.submit(0, impossible)
         message = next_message(workers)
@@ -208,16 +207,15 @@ class TellingFit:
         self,
         spec: FitSpec,
         data: TrainingData,
-        compute: Compute,
         interruption: Interruption,
         callbacks: Sequence[Callback],
     ) -> Fitted:
         self.pid.write_text(str(os.getpid()))
-        return fit(spec, data, compute, interruption, callbacks)
+        return fit(spec, data, interruption, callbacks)
 
 
 def test_worker_that_is_killed_is_a_failure_that_says_so_and_is_replaced(tmp_path: Path) -> None:
-    with LocalWorkers(2, LOAD, PLAIN_CPU, TellingFit(tmp_path / "pid")) as workers:
+    with LocalWorkers(2, LOAD, TellingFit(tmp_path / "pid")) as workers:
         workers.submit(1, SPEC)
         assert isinstance(next_message(workers), Reported)
         os.kill(int((tmp_path / "pid").read_text()), signal.SIGKILL)
@@ -259,7 +257,7 @@ def test_fit_is_one_process_whatever_a_scheduler_says(
 ) -> None:
     for name, value in SCHEDULERS[scheduler].items():
         monkeypatch.setenv(name, value)
-    fitted = fit(SPEC, LOAD(), PLAIN_CPU, Interruption())
+    fitted = fit(SPEC, LOAD("cpu"), Interruption())
     assert fitted.history == in_this_process.history
 
 
@@ -326,7 +324,7 @@ def test_spawned_worker_uses_all_cores_though_openmp_binds_it_to_one(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("OMP_PROC_BIND", "true")
-    with LocalWorkers(1, LOAD, PLAIN_CPU, start_method="spawn") as workers:
+    with LocalWorkers(1, LOAD, start_method="spawn") as workers:
         workers.submit(0, SPEC)
         assert isinstance(next_message(workers), Reported)
         (worker,) = multiprocessing.active_children()
@@ -455,12 +453,12 @@ def test_full_disk_under_curves_and_states_costs_no_more_than_them(
 def test_data_is_loaded_once_a_worker(tmp_path: Path) -> None:
     count = tmp_path / "loaded"
 
-    def load() -> TrainingData:
+    def load(device: torch.device) -> TrainingData:
         with count.open("a") as file:
             file.write("x")
-        return LOAD()
+        return LOAD(device)
 
-    with LocalWorkers(1, load, PLAIN_CPU, start_method="fork") as workers:
+    with LocalWorkers(1, load, start_method="fork") as workers:
         for _ in range(2):
             workers.submit(0, SPEC)
             assert isinstance(next_message(workers), Reported)

@@ -191,6 +191,7 @@ class PlannedStudy:
             max_epochs=self._spec.max_epochs,
             patience=self._spec.patience,
             seed=trial.place.seed,
+            compute=self._session.launcher.compute,
             tensorboard=self._tensorboard(trial) if self._shown == "all" else None,
             state=self._state(trial),
         )

@@ -16,7 +16,6 @@ from src.core.interrupt import Interrupted, Interruption
 from src.core.seeding import DROPOUT, INITIALISATION, derive_seed
 from src.data.datamodule import CharacterData
 from src.data.split import TrainingData
-from src.training.device import Compute
 from src.training.fitted import Fitted
 from src.training.history import SELECTED_ON
 from src.training.recorder import Recorder
@@ -29,16 +28,14 @@ from src.training.tensorboard import RunWriter
 def fit(
     spec: FitSpec,
     data: TrainingData,
-    compute: Compute,
     interruption: Interruption,
     callbacks: Sequence[Callback] = (),
 ) -> Fitted:
     """Train until the last epoch, early stopping, divergence, or until it is told to stop.
 
     Args:
-        spec: what to train, and for how long.
-        data: images on the device of `compute`.
-        compute: device and precision.
+        spec: what to train, on what, and for how long.
+        data: images, on the device of the spec.
         interruption: asked between chunks of batches whether to stop.
         callbacks: what else should watch; they may set `trainer.should_stop`.
     """
@@ -60,13 +57,13 @@ def fit(
     started = time.perf_counter()
     state = None
     if spec.state is not None:
-        state = FitState(spec.state, _identity(spec, data, compute))
+        state = FitState(spec.state, _identity(spec, data))
         watching.append(state)  # last, so that it keeps what the others know of the epoch
 
     torch.manual_seed(derive_seed(spec.seed, INITIALISATION))
-    task = make_task(hyperparameters, len(data.class_names), compute)
+    task = make_task(hyperparameters, len(data.class_names), spec.compute)
     trainer = pl.Trainer(
-        accelerator=compute.lightning_accelerator,
+        accelerator=spec.compute.lightning_accelerator,
         devices=1,
         max_epochs=spec.max_epochs,
         logger=False,
@@ -112,7 +109,7 @@ def fit(
     )
 
 
-def _identity(spec: FitSpec, data: TrainingData, compute: Compute) -> dict[str, Any]:
+def _identity(spec: FitSpec, data: TrainingData) -> dict[str, Any]:
     """Return what a fit's numbers follow from, as plain values."""
     return {
         **asdict(spec.hyperparameters),
@@ -120,8 +117,8 @@ def _identity(spec: FitSpec, data: TrainingData, compute: Compute) -> dict[str, 
         "max_epochs": spec.max_epochs,
         "patience": spec.patience,
         "seed": spec.seed,
-        "device": compute.device.type,
-        "precision": compute.precision,
+        "device": spec.compute.device_type,
+        "precision": spec.compute.precision,
         "versions": [str(torch.__version__), lightning.__version__],
     }
 

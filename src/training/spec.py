@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from src.training.device import PLAIN_CPU, Compute
 from src.training.hyperparameters import Hyperparameters
 from src.training.tensorboard import TensorBoardRun
 
@@ -18,6 +19,8 @@ class FitSpec:
     """Epochs without a better validation accuracy before stopping; None: never."""
     seed: int
     """Initial weights, shuffling, dropout and distortions follow from it alone."""
+    compute: Compute = PLAIN_CPU
+    """Device and precision."""
     tensorboard: TensorBoardRun | None = None
     """Shows the curves while it trains and, at the end, the configuration with its result."""
     state: Path | None = None

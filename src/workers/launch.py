@@ -13,12 +13,10 @@ from src.core.interrupt import Interrupted, Interruption
 from src.training.device import Compute, Device, Precision, choose_compute, choose_workers
 
 if TYPE_CHECKING:  # an option's type is here, and --help needs no torch
-    import torch
-
     from src.data.split import TrainingData
     from src.training.spec import FitSpec
     from src.workers.messages import Message
-    from src.workers.worker import Fit
+    from src.workers.worker import Fit, Load
 
 LauncherName = Literal["local", "ray"]
 
@@ -74,7 +72,7 @@ class LaunchSpec:
 def launching(
     spec: LaunchSpec,
     data: TrainingData,
-    load: Callable[[torch.device], TrainingData],
+    load: Load,
     interruption: Interruption,
     fit: Fit | None = None,
 ) -> Iterator[Launcher]:
@@ -95,19 +93,20 @@ def launching(
 
         release_cores()  # before they are counted
         compute = choose_compute(spec.device, spec.precision, threads=1)
-        own = functools.partial(load, compute.device)
-        if compute.device.type == "cpu":
-            own = functools.partial(_same, data)
+        if compute.device_type == "cpu":
+            load = functools.partial(_same, data)
         count = choose_workers(spec.workers, compute)
-        yield Launcher(compute, count, lambda count: LocalWorkers(count, own, compute, fit))
+        yield Launcher(compute, count, lambda count: LocalWorkers(count, load, fit))
         return
     from src.workers.ray_cluster import Cluster  # an extra, which others do without
 
     with Cluster(spec.gpus_per_worker) as cluster:
         compute = cluster.choose_compute(spec.device, spec.precision, interruption)
         count = cluster.choose_workers(spec.workers, compute)
-        yield Launcher(compute, count, lambda count: cluster.workers(count, data, compute, fit))
+        yield Launcher(
+            compute, count, lambda count: cluster.workers(count, data, compute.device_type, fit)
+        )
 
 
-def _same(data: TrainingData) -> TrainingData:
+def _same(data: TrainingData, device: object) -> TrainingData:
     return data

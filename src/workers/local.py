@@ -1,7 +1,7 @@
 """Worker processes on this machine.
 
-The process of the search starts them. On CPU a worker computes in one thread: several trials side
-by side get more out of the cores than one trial on all of them, and what a trial gives does not
+The process of the search starts them. A worker computes in one thread: several trials side by
+side get more out of the cores than one trial on all of them, and what a trial gives does not
 depend on how many there are.
 """
 
@@ -15,7 +15,7 @@ import signal
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any
@@ -26,12 +26,10 @@ from src.core.errors import UserError
 from src.core.files import warn_unwritten
 from src.core.interrupt import Interrupted
 from src.core.quiet import silence_libraries
-from src.data.split import TrainingData
-from src.training.device import Compute
 from src.training.fit import fit
 from src.training.spec import FitSpec
 from src.workers.messages import Ended, Failed, Message, SearchGone, SearchProcess
-from src.workers.worker import Fit, work
+from src.workers.worker import Fit, Load, work
 
 _PATIENCE = 1.0
 """Seconds between two checks that the process of the search still lives."""
@@ -45,9 +43,7 @@ class LocalWorkers:
 
     Args:
         worker_count: how many.
-        load: gives the images, on the device of `compute`; called once in every worker, for its
-            first trial.
-        compute: device and precision.
+        load: gives the images; called once in every worker, for its first trial.
         fit: trains a configuration; must be picklable where processes are spawned.
         start_method: how processes start, as `multiprocessing` names it; None: what suits the
             machine. Forked ones share the images' memory and start at once; where there is a GPU,
@@ -57,8 +53,7 @@ class LocalWorkers:
     def __init__(
         self,
         worker_count: int,
-        load: Callable[[], TrainingData],
-        compute: Compute,
+        load: Load,
         fit: Fit = fit,
         start_method: str | None = None,
     ) -> None:
@@ -69,7 +64,6 @@ class LocalWorkers:
         self._context: Any = multiprocessing.get_context(start_method)
         self._worker_count = worker_count
         self._load = load
-        self._compute = compute
         self._fit = fit
         self._processes: list[BaseProcess] = []
         self._connections: list[Connection] = []
@@ -90,7 +84,7 @@ class LocalWorkers:
         ours, theirs = self._context.Pipe()
         process = self._context.Process(
             target=_work,
-            args=(theirs, os.getpid(), self._load, self._compute, self._fit),
+            args=(theirs, os.getpid(), self._load, self._fit),
             daemon=True,
         )
         with warnings.catch_warnings(), _signals_held():
@@ -213,22 +207,15 @@ def _receive(connection: Connection) -> Any:
 # ---- in the worker
 
 
-def _work(
-    connection: Connection,
-    parent: int,
-    load: Callable[[], TrainingData],
-    compute: Compute,
-    fit: Fit,
-) -> None:
+def _work(connection: Connection, parent: int, load: Load, fit: Fit) -> None:
     """Train for the process at the other end of the connection, as long as it lives."""
     if not hasattr(signal, "pthread_sigmask"):
         signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if compute.device.type == "cpu":
-        torch.set_num_threads(1)
+    torch.set_num_threads(1)
     silence_libraries()
     gc.freeze()  # what is imported will not be looked at after every trial
     with contextlib.suppress(SearchGone):
-        work(_Parent(connection, parent), functools.cache(load), compute, fit)
+        work(_Parent(connection, parent), functools.cache(load), fit)
     gc.unfreeze()
 
 

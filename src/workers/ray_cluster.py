@@ -146,17 +146,17 @@ class Cluster:
         return self._room(compute.device.type) if workers == "auto" else workers
 
     def workers(
-        self, worker_count: int, data: TrainingData, compute: Compute, fit: Fit = fit
+        self, worker_count: int, data: TrainingData, device: Device, fit: Fit = fit
     ) -> "RayWorkers":
         """Return workers, to be started.
 
         Args:
             worker_count: how many.
             data: images, on CPU.
-            compute: device and precision.
+            device: what they will compute on.
             fit: trains a configuration.
         """
-        return RayWorkers(worker_count, data, compute, self._share(compute.device.type), fit)
+        return RayWorkers(worker_count, data, self._share(device), fit)
 
     def _share(self, device: str) -> dict[str, float]:
         """Return the resources that Ray is asked for per worker."""
@@ -205,7 +205,6 @@ class RayWorkers:
     Args:
         worker_count: how many.
         data: images, on CPU; each node gets them once.
-        compute: device and precision.
         share: what each takes of its node, as Ray's options.
         fit: trains a configuration.
     """
@@ -214,13 +213,11 @@ class RayWorkers:
         self,
         worker_count: int,
         data: TrainingData,
-        compute: Compute,
         share: dict[str, float],
         fit: Fit = fit,
     ) -> None:
         self._worker_count = worker_count
         self._data = data
-        self._compute = compute
         self._fit = fit
         options: dict[str, Any] = {
             **share,
@@ -286,7 +283,7 @@ class RayWorkers:
         return []
 
     def _start(self, worker: int) -> None:
-        self._actors[worker] = self._new_actor.remote(self._images, self._compute, self._fit)
+        self._actors[worker] = self._new_actor.remote(self._images, self._fit)
         self._hearing[worker] = self._actors[worker].hear.remote()
 
     def _tell(self, worker: int, message: object) -> None:
@@ -377,26 +374,25 @@ class _Ready:
 class _Worker:
     """An actor: trains in a thread of its own, while the search hears it and tells it things."""
 
-    def __init__(self, images: dict[str, Any], compute: Compute, fit: Fit) -> None:
+    def __init__(self, images: dict[str, Any], fit: Fit) -> None:
         self._search = _Queues()
-        threading.Thread(target=self._work, args=(images, compute, fit), daemon=True).start()
+        threading.Thread(target=self._work, args=(images, fit), daemon=True).start()
 
-    def _work(self, images: dict[str, Any], compute: Compute, fit: Fit) -> None:
+    def _work(self, images: dict[str, Any], fit: Fit) -> None:
         try:
-            self._work_on(images, compute, fit)
+            self._work_on(images, fit)
         finally:
             # Whatever ends the thread ends the worker, when its last words are heard.
             time.sleep(_PATIENCE)
             os._exit(1)
 
-    def _work_on(self, images: dict[str, Any], compute: Compute, fit: Fit) -> None:
-        if compute.device.type == "cpu":
-            torch.set_num_threads(1)
+    def _work_on(self, images: dict[str, Any], fit: Fit) -> None:
+        torch.set_num_threads(1)
         silence_libraries()
         gc.freeze()  # what is imported will not be looked at after every trial
         self._search.said.put(_Ready(ray.util.get_node_ip_address()))
-        load = functools.partial(_to_data, images, compute.device)
-        work(self._search, functools.cache(load), compute, fit)
+        load = functools.partial(_to_data, images)
+        work(self._search, functools.cache(load), fit)
 
     @ray.method(concurrency_group="hear")
     def hear(self) -> Message | _Ready:

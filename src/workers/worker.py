@@ -20,7 +20,6 @@ from src.core.affinity import release_cores
 from src.core.files import collecting_unwritten
 from src.core.interrupt import Interrupted, Interruption
 from src.data.split import TrainingData
-from src.training.device import Compute
 from src.training.fit import fit
 from src.training.fitted import Fitted
 from src.training.history import SELECTED_ON
@@ -30,13 +29,14 @@ from src.workers.messages import Advanced, Ended, Failed, Reported, SearchGone, 
 _PROGRESS_INTERVAL = 0.2
 """Seconds between two messages about one fit's progress."""
 
-Fit = Callable[[FitSpec, TrainingData, Compute, Interruption, Sequence[pl.Callback]], Fitted]
+Fit = Callable[[FitSpec, TrainingData, Interruption, Sequence[pl.Callback]], Fitted]
 """Trains one configuration, as `fit` does."""
 
+Load = Callable[[torch.device], TrainingData]
+"""Gives the images, on a device; the same ones whenever it is called."""
 
-def work(
-    search: SearchProcess, load: Callable[[], TrainingData], compute: Compute, fit: Fit = fit
-) -> None:
+
+def work(search: SearchProcess, load: Load, fit: Fit = fit) -> None:
     """Train one configuration after another until the search sends None, or a trial fails.
 
     After a failure the process is not to be trusted: oneDNN keeps what it could not make for want
@@ -44,20 +44,14 @@ def work(
     """
     while (spec := search.receive()) is not None:
         if isinstance(spec, FitSpec):  # anything else came too late for the trial before
-            outcome = _train(spec, load, compute, search, fit)
+            outcome = _train(spec, load, search, fit)
             search.send(outcome)
             if isinstance(outcome, Failed):
                 return
             gc.collect()  # a fit is full of cycles, and on CUDA keeps its graph's memory
 
 
-def _train(
-    spec: FitSpec,
-    load: Callable[[], TrainingData],
-    compute: Compute,
-    search: SearchProcess,
-    fit: Fit,
-) -> Ended | Failed:
+def _train(spec: FitSpec, load: Load, search: SearchProcess, fit: Fit) -> Ended | Failed:
     search.forget_interruption()
     hyperband = HyperbandCallback(
         _RemoteTrial(search),  # type: ignore[arg-type]  # has what the callback asks of a trial
@@ -66,9 +60,9 @@ def _train(
     try:
         with collecting_unwritten() as unwritten:
             callbacks: list[pl.Callback] = [_Progress(search), hyperband]
-            data = load()
+            data = load(spec.compute.device)
             release_cores()  # scikit-learn, which splits the data, has an OpenMP of its own
-            fitted = fit(spec, data, compute, _AskedToStop(search), callbacks)
+            fitted = fit(spec, data, _AskedToStop(search), callbacks)
     except SearchGone:
         raise
     except Exception as error:
