@@ -15,7 +15,7 @@ import pytest
 from lightning.pytorch import Callback
 from optuna.trial import TrialState
 
-from src.core.interrupt import Interruption
+from src.core.interrupt import Interrupted, Interruption, Signals
 from src.data.split import TrainingData
 from src.results.lock import FolderLock
 from src.results.tables import COLUMNS
@@ -173,6 +173,17 @@ folder = Path(sys.argv[1])
 stubborn = test_interruption.StubbornFit(folder / "asked")
 sys.exit(conftest.Workplace(folder).tune("--workers=2", fit=stubborn))
 """
+
+
+def test_signal_is_not_lost_on_a_library_that_passes_over_errors() -> None:
+    # So tqdm asks for the terminal's size as a download begins.
+    with Signals() as signals, pytest.raises(Interrupted, match="SIGTERM"), signals.at_once():
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+            wait_until(lambda: False)
+        except Exception:
+            pass
+        raise AssertionError("the signal was passed over")
 
 
 def test_second_ctrl_c_ends_it_at_once(workplace: Workplace, environment: dict[str, str]) -> None:

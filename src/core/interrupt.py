@@ -13,8 +13,11 @@ _LATE = 0.01
 """Seconds from the deadline to its alarm, so that the clocks agree that the time is up."""
 
 
-class Interrupted(Exception):  # noqa: N818  # no error: somebody asked for it
-    """Training was stopped from outside, for the reason given."""
+class Interrupted(BaseException):
+    """Training was stopped from outside, for the reason given.
+
+    No `Exception`, as `KeyboardInterrupt` is none: libraries pass over those in many places.
+    """
 
     def __init__(self, reason: str, exit_code: int) -> None:
         super().__init__(reason, exit_code)
