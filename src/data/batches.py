@@ -41,17 +41,27 @@ class Chunks:
         images: what to iterate over, on any device.
         batch_size: images a batch.
         seed: shuffles the images; without one they keep their order.
+        begin: batches to leave out.
+        end: batches after which to stop; None: none.
     """
 
-    def __init__(self, images: Images, batch_size: int, seed: int | None = None) -> None:
+    def __init__(
+        self,
+        images: Images,
+        batch_size: int,
+        seed: int | None = None,
+        begin: int = 0,
+        end: int | None = None,
+    ) -> None:
         self.images = images
         self.batch_size = batch_size
         self.seed = seed
+        self._part = slice(begin * batch_size, None if end is None else end * batch_size)
         batches = max(1, CHUNK[images.labels.device.type] // batch_size)
         self._chunk = batches * batch_size
 
     def __len__(self) -> int:
-        return -(-len(self.images) // self._chunk)
+        return -(-len(range(len(self.images))[self._part]) // self._chunk)
 
     def __iter__(self) -> Iterator[Chunk]:
         if self.seed is None:
@@ -59,5 +69,5 @@ class Chunks:
         else:  # drawn on the CPU, so that every device sees the same order
             generator = torch.Generator().manual_seed(self.seed)
             order = torch.randperm(len(self.images), generator=generator)
-        for indices in order.to(self.images.labels.device).split(self._chunk):
+        for indices in order[self._part].to(self.images.labels.device).split(self._chunk):
             yield Chunk(self.images, indices, self.batch_size)

@@ -45,7 +45,7 @@ def fit(
     watching: list[Callback] = [_DropoutSeed(spec.seed), _Stop(interruption), *callbacks, recorder]
     early_stopping = None
     if spec.patience is not None:
-        early_stopping = EarlyStopping(
+        early_stopping = _EarlyStopping(
             SELECTED_ON,
             mode="max",
             patience=spec.patience,
@@ -61,11 +61,14 @@ def fit(
         watching.append(state)  # last, so that it keeps what the others know of the epoch
 
     torch.manual_seed(derive_seed(spec.seed, INITIALISATION))
+    datamodule = CharacterData(
+        data, hyperparameters.batch_size, spec.seed, spec.max_epochs, spec.looks
+    )
     task = make_task(hyperparameters, len(data.class_names), spec.compute)
     trainer = pl.Trainer(
         accelerator=spec.compute.lightning_accelerator,
         devices=1,
-        max_epochs=spec.max_epochs,
+        max_epochs=len(datamodule.stretches),
         logger=False,
         callbacks=watching,
         # One process, whatever a job scheduler's variables seem to say of others.
@@ -81,7 +84,7 @@ def fit(
         try:
             trainer.fit(
                 task,
-                datamodule=CharacterData(data, hyperparameters.batch_size, spec.seed),
+                datamodule=datamodule,
                 ckpt_path=state.find() if state else None,
                 weights_only=True,  # nothing in the file is executed
             )
@@ -90,7 +93,7 @@ def fit(
         except SIGTERMException:  # Lightning's own, where it saw the signal first
             interrupted = interruption.pending() or Interrupted("interrupted by SIGTERM", 143)
         if recorder.best is not None and interrupted is None:
-            epochs = len(recorder.history)
+            epochs = recorder.history[-1].epoch
             writer.add_result(hyperparameters, recorder.best.val_accuracy, epochs)
     return Fitted(
         history=tuple(recorder.history),
@@ -102,7 +105,7 @@ def fit(
         early_stopped=(
             early_stopping is not None
             and early_stopping.stopped_epoch > 0
-            and len(recorder.history) < spec.max_epochs
+            and recorder.history[-1].epoch < spec.max_epochs
         ),
         diverged=recorder.diverged,
         interrupted=interrupted,
@@ -117,10 +120,20 @@ def _identity(spec: FitSpec, data: TrainingData) -> dict[str, Any]:
         "max_epochs": spec.max_epochs,
         "patience": spec.patience,
         "seed": spec.seed,
+        "looks": list(spec.looks),
         "device": spec.compute.device_type,
         "precision": spec.compute.precision,
         "versions": [str(torch.__version__), lightning.__version__],
     }
+
+
+class _EarlyStopping(EarlyStopping):
+    """Counts whole epochs."""
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        assert isinstance(pl_module, CharacterTask)
+        if pl_module.stretch.ends_epoch:
+            super().on_validation_end(trainer, pl_module)
 
 
 class _DropoutSeed(Callback):
@@ -131,7 +144,8 @@ class _DropoutSeed(Callback):
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         assert isinstance(pl_module, CharacterTask)
-        pl_module.seed_dropout(derive_seed(self._seed, DROPOUT, trainer.current_epoch))
+        if pl_module.stretch.begin == 0:
+            pl_module.seed_dropout(derive_seed(self._seed, DROPOUT, pl_module.stretch.epoch))
 
 
 class _Stop(Callback):

@@ -8,10 +8,10 @@ SELECTED_ON = "val_accuracy"
 
 @dataclass(frozen=True)
 class Epoch:
-    """Means over one epoch; training values while the weights change."""
+    """Means over one epoch, or over its part until a look; training values while weights change."""
 
-    epoch: int
-    """Counted from 1."""
+    epoch: float
+    """Epochs trained: a whole number but at a look within the first."""
     train_loss: float
     """Cross-entropy in nats."""
     train_accuracy: float
@@ -20,3 +20,8 @@ class Epoch:
     """Cross-entropy in nats."""
     val_accuracy: float
     """Share of the images, 0…1."""
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether it is no look within an epoch, where a part of the images validates."""
+        return float(self.epoch).is_integer()

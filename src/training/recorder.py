@@ -13,7 +13,7 @@ from src.training.tensorboard import RunWriter
 
 
 class Recorder(pl.Callback):
-    """Keeps every epoch's figures and the best epoch's weights; stops a fit that diverges.
+    """Keeps the figures of every look and the best epoch's weights; stops a fit that diverges.
 
     Args:
         writer: gets the figures, too.
@@ -32,12 +32,14 @@ class Recorder(pl.Callback):
         """Why the fit was given up: a loss that is no number."""
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Record the epoch that has just ended, validation included."""
+        """Record the stretch that has just ended, validation included."""
+        assert isinstance(pl_module, CharacterTask)
+        stretch = pl_module.stretch
         figures = {
             name: round(trainer.callback_metrics[name].item(), 6)  # what the CSV shows
             for name in ("train_loss", "train_accuracy", "val_loss", "val_accuracy")
         }
-        epoch = Epoch(epoch=trainer.current_epoch + 1, **figures)
+        epoch = Epoch(epoch=stretch.epochs, **figures)
         self.history.append(epoch)
         self._writer.add_epoch(epoch)
         for name, loss in (("training", epoch.train_loss), ("validation", epoch.val_loss)):
@@ -45,7 +47,8 @@ class Recorder(pl.Callback):
                 self.diverged = f"diverged: {name} loss is {loss} in epoch {epoch.epoch}"
                 trainer.should_stop = True
                 return
-        assert isinstance(pl_module, CharacterTask)
+        if not stretch.ends_epoch:
+            return  # it was validated on a part of the images
         if self.best is None or epoch.val_accuracy > self.best.val_accuracy:
             self.best = epoch
             self.weights = pl_module.result()
@@ -63,6 +66,7 @@ class Recorder(pl.Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take back what an interrupted fit had recorded."""
         self.history = [Epoch(**epoch) for epoch in state_dict["history"]]
-        self.best = self.history[state_dict["best"] - 1]
+        bests = (epoch for epoch in self.history if epoch.epoch == state_dict["best"])
+        self.best = next(bests, None)
         self.weights = state_dict["weights"]
         self.confusion = state_dict["confusion"]

@@ -21,6 +21,8 @@ class FitSpec:
     """Initial weights, shuffling, dropout and distortions follow from it alone."""
     compute: Compute = PLAIN_CPU
     """Device and precision."""
+    looks: tuple[float, ...] = ()
+    """Shares of the first epoch, rising, in (0, 1), after which it is validated, too."""
     tensorboard: TensorBoardRun | None = None
     """Shows the curves while it trains and, at the end, the configuration with its result."""
     state: Path | None = None

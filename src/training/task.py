@@ -8,6 +8,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from src.data.batches import Chunk
+from src.data.datamodule import CharacterData
+from src.data.stretches import Stretch
 from src.training.augment import Distortion
 from src.training.device import PLAIN_CPU, Compute, autocast
 from src.training.hyperparameters import Augmentation, Hyperparameters, task_arguments
@@ -17,6 +19,9 @@ from src.training.step import PlainStep, Recipe, logits_from_pixels, make_optimi
 
 _AVERAGES = "averaged_weights"
 """Key in the checkpoint of an unfinished fit."""
+
+_EPOCH = "unfinished_epoch"
+"""The same: what is known of an epoch that is not whole."""
 
 
 def make_task(
@@ -85,6 +90,7 @@ class CharacterTask(pl.LightningModule):
         self._step: PlainStep
         self._validation_loss: Tensor
         self._averages: dict[str, Tensor] | None = None
+        self._begun: dict[str, Tensor] | None = None
 
     def forward(self, images: Tensor) -> Tensor:
         """Compute logits, (B, classes), from pixels, uint8 (B, 28, 28)."""
@@ -99,25 +105,37 @@ class CharacterTask(pl.LightningModule):
         """Set up the step for this device."""
         optimizer = self.optimizers(use_pl_optimizer=False)
         assert isinstance(optimizer, torch.optim.Adam)
-        batch_size = self.trainer.datamodule.batch_size  # type: ignore[attr-defined]  # of CharacterData
-        recipe = self._recipe(self._steps_an_epoch)
-        self._step = make_step(self.model, optimizer, self.compute, batch_size, recipe)
+        batch_size = self._data.batch_size
+        self._step = make_step(self.model, optimizer, self.compute, batch_size, self._recipe())
         if self._averages is not None and self._step.averaged is not None:
             self._step.averaged.load_state_dict(self._averages)
             self._averages = None
+        if self._begun is not None:
+            self._step.totals.copy_(self._begun["totals"])
+            self._step.generator.set_state(self._begun["generator"])
+            self._begun = None
 
     @property
-    def _steps_an_epoch(self) -> int:
-        data = self.trainer.datamodule  # type: ignore[attr-defined]  # of CharacterData
-        steps: int = -(-len(data.data.train) // data.batch_size)
-        return steps
+    def stretch(self) -> Stretch:
+        """What it is training now."""
+        return self._data.stretch
 
-    def _recipe(self, steps_an_epoch: int) -> Recipe:
+    @property
+    def epochs_trained(self) -> float:
+        """Epochs trained so far, with the part of the current one."""
+        return self._step.steps / self._data.steps
+
+    @property
+    def _data(self) -> CharacterData:
+        data = self.trainer.datamodule  # type: ignore[attr-defined]  # of every Trainer
+        assert isinstance(data, CharacterData)
+        return data
+
+    def _recipe(self) -> Recipe:
         """Build the recipe of the steps from the hyperparameters."""
         rate = distort = None
         if self.schedule != "constant":
-            assert self.trainer.max_epochs is not None
-            steps = self.trainer.max_epochs * steps_an_epoch
+            steps = self._data.max_epochs * self._data.steps
 
             def rate(step: int) -> float:
                 return self.learning_rate * learning_rate_share(self.schedule, step, steps)
@@ -128,7 +146,7 @@ class CharacterTask(pl.LightningModule):
                 elastic="elastic" in self.augmentation,
                 device=self.compute.device,
             )
-        average_over = steps_an_epoch if self.weight_averaging else None
+        average_over = self._data.steps if self.weight_averaging else None
         return Recipe(rate, self.label_smoothing, distort, average_over)
 
     def result(self) -> dict[str, Tensor]:
@@ -137,22 +155,30 @@ class CharacterTask(pl.LightningModule):
         return {f"model.{name}": value.detach().clone() for name, value in weights.items()}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Save the averaged weights."""
+        """Save the averaged weights, and what was summed and drawn of an epoch that goes on."""
         if self._step.averaged is not None:
             checkpoint[_AVERAGES] = self._step.averaged.state_dict()
+        if not self.stretch.ends_epoch:
+            checkpoint[_EPOCH] = {
+                "totals": self._step.totals,
+                "generator": self._step.generator.get_state(),
+            }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Restore the averaged weights."""
+        """Restore them."""
         self._averages = checkpoint.get(_AVERAGES)
+        self._begun = checkpoint.get(_EPOCH)
 
     def seed_dropout(self, seed: int) -> None:
         """Seed the generator of dropout and distortions."""
         self._step.generator.manual_seed(seed)
 
     def on_train_epoch_start(self) -> None:
-        """Reset the sums of the epoch, and set the number of steps before it."""
-        self._step.totals.zero_()
-        self._step.steps = self.trainer.current_epoch * self._steps_an_epoch
+        """Reset the sums of an epoch that begins, and set the number of steps before."""
+        stretch = self.stretch
+        if stretch.begin == 0:
+            self._step.totals.zero_()
+        self._step.steps = stretch.epoch * self._data.steps + stretch.begin
 
     def training_step(self, chunk: Chunk, batch_idx: int) -> None:
         """Take an optimizer step for each batch of the chunk."""
@@ -181,11 +207,12 @@ class CharacterTask(pl.LightningModule):
             add_counts(self.confusion, batch.labels, logits)
 
     def on_validation_epoch_end(self) -> None:
-        """Log the epoch's figures: the only synchronisation with the device in an epoch."""
+        """Log the figures of the epoch so far: the only synchronisation with the device."""
         read = self.confusion.trace()
         sums = torch.stack([*self._step.totals, self._validation_loss, read]).cpu()
-        data = self.trainer.datamodule.data  # type: ignore[attr-defined]  # of CharacterData
-        images = torch.tensor([len(data.train)] * 2 + [len(data.validation)] * 2)
+        data = self._data
+        trained = min(data.stretch.end * data.batch_size, len(data.data.train))
+        images = torch.tensor([trained] * 2 + [len(data.validation)] * 2)
         names = ("train_loss", "train_accuracy", "val_loss", "val_accuracy")
         figures = dict(zip(names, sums / images, strict=True))
         self.log_dict(figures, logger=False)

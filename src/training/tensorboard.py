@@ -73,17 +73,19 @@ class RunWriter:
         self._close()
 
     def add_epoch(self, epoch: Epoch) -> None:
-        """Write an epoch's figures, with the epoch as their step."""
+        """Write an epoch's figures, with the epoch as their step; a part of one has no step."""
+        if not epoch.is_whole:
+            return
         figures = {
             "loss/train": epoch.train_loss,
             "loss/validation": epoch.val_loss,
             "accuracy/train": epoch.train_accuracy,
             "accuracy/validation": epoch.val_accuracy,
         }
-        self._write(_scalars(figures), step=epoch.epoch)
+        self._write(_scalars(figures), step=int(epoch.epoch))
 
     def add_result(
-        self, hyperparameters: Hyperparameters, val_accuracy: float, epochs: int
+        self, hyperparameters: Hyperparameters, val_accuracy: float, epochs: float
     ) -> None:
         """Write a configuration and its result, as a row of HPARAMS.
 
@@ -172,7 +174,7 @@ def write_run(
     with RunWriter(run) as writer:
         for epoch in history if curves else ():
             writer.add_epoch(epoch)
-        writer.add_result(hyperparameters, val_accuracy, len(history))
+        writer.add_result(hyperparameters, val_accuracy, history[-1].epoch)
 
 
 def write_pictures(

@@ -19,12 +19,12 @@ class Advanced:
 
 @dataclass(frozen=True)
 class Reported:
-    """The figures of a trial's epoch; the worker waits for the verdict, whether to stop."""
+    """The figures of a trial's look; the worker waits for the verdict, whether to stop."""
 
-    epoch: int
-    """Counted from 1."""
+    epoch: float
+    """Epochs trained: a whole number but at a look within the first."""
     value: float
-    """The best validation accuracy so far."""
+    """The best epoch's validation accuracy so far; within the first epoch, that of the look."""
 
 
 @dataclass(frozen=True)

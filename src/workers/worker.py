@@ -24,6 +24,7 @@ from src.training.fit import fit
 from src.training.fitted import Fitted
 from src.training.history import SELECTED_ON
 from src.training.spec import FitSpec
+from src.training.task import CharacterTask
 from src.workers.messages import Advanced, Ended, Failed, Reported, SearchGone, SearchProcess
 
 _PROGRESS_INTERVAL = 0.2
@@ -91,7 +92,7 @@ class _RemoteTrial:
         self._search = search
         self._report: Reported
 
-    def report(self, value: float, step: int) -> None:
+    def report(self, value: float, step: float) -> None:
         self._report = Reported(step, value)
 
     def should_prune(self) -> bool:
@@ -122,17 +123,17 @@ class _Progress(pl.Callback):
         batch_idx: int,
     ) -> None:
         if time.monotonic() - self._last_sent >= _PROGRESS_INTERVAL:
+            assert isinstance(pl_module, CharacterTask)
             self._last_sent = time.monotonic()
-            part = (batch_idx + 1) / trainer.num_training_batches
-            self._search.send(Advanced(trainer.current_epoch + part))
+            self._search.send(Advanced(pl_module.epochs_trained))
 
 
 class HyperbandCallback(PyTorchLightningPruningCallback):
     """Reports a trial after every epoch and stops it on the rung where it loses.
 
     It corrects optuna-integration's callback: epochs count from 1; the value reported is the one
-    the search selects on, the best so far; and the fit is asked to stop instead of being thrown
-    out of, so that Lightning ends it as it ends any other.
+    the search selects on, the best epoch's so far; and the fit is asked to stop instead of being
+    thrown out of, so that Lightning ends it as it ends any other.
 
     Args:
         trial: the trial being trained.
@@ -145,9 +146,13 @@ class HyperbandCallback(PyTorchLightningPruningCallback):
         self._best = float("-inf")
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Report the epoch that has just ended and ask the pruner."""
-        self._best = max(self._best, round(trainer.callback_metrics[self.monitor].item(), 6))
-        self._trial.report(self._best, step=trainer.current_epoch + 1)
+        """Report the stretch that has just ended and ask the pruner."""
+        assert isinstance(pl_module, CharacterTask)
+        stretch = pl_module.stretch
+        value = round(trainer.callback_metrics[self.monitor].item(), 6)
+        if stretch.ends_epoch:  # else it was validated on a part of the images
+            value = self._best = max(self._best, value)
+        self._trial.report(value, stretch.epochs)
         if self._trial.should_prune():
             self.pruned = True
             trainer.should_stop = True
