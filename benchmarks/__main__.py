@@ -2,6 +2,7 @@
 
     python -m benchmarks                                 # everything, about two hours on two cores
     python -m benchmarks throughput search --keras .venv-keras/bin/python
+    python -m benchmarks table --help                    # a table of real training, for the league
 
 One benchmark an argument; each prints a table and writes results/<name>.json beside this file,
 with its provenance. Peers run in processes of their own, one after another. Only ratios within one
@@ -28,6 +29,7 @@ from benchmarks import (
     throughput,
     workers,
 )
+from benchmarks.league import table
 from benchmarks.tables import print_rows
 from src.core.files import shorten_paths
 from src.results.provenance import provenance
@@ -46,6 +48,10 @@ BENCHMARKS: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
     "gpu": gpu.measure,
     "startup": startup.measure,
 }
+
+
+COMMANDS = {"table": table.COMMAND}
+"""What has options of its own."""
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -67,6 +73,9 @@ def make_parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the benchmarks that are named."""
+    words = sys.argv[1:] if argv is None else argv
+    if words and words[0] in COMMANDS:
+        return COMMANDS[words[0]].main(words[1:])
     parser = make_parser()
     options = parser.parse_args(argv)
     if unknown := set(options.names) - set(BENCHMARKS):

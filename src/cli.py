@@ -49,7 +49,7 @@ class Command(Generic[_Options]):
     """A command: its options are the fields of a dataclass, its errors one line each."""
 
     module: str
-    """What `python -m` runs, such as src.tune."""
+    """What `python -m` runs, such as src.tune; with its first argument if that is a name."""
     docstring: str | None
     """The module's; its first line describes the command."""
     options: type[_Options]
@@ -170,7 +170,7 @@ class Command(Generic[_Options]):
 
         It names the options that differ from their defaults, those from files of --config too.
         """
-        words = ["python", "-m", self.module]
+        words = ["python", "-m", *self.module.split()]
         for name, field in self._fields.items():
             value = getattr(options, name)
             if name == self.positional or value == _with_absolute_paths(name, field.default):

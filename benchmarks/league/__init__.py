@@ -1,0 +1,1 @@
+"""A league of tuners, which replay tables of real training."""

@@ -1,0 +1,282 @@
+"""Train configurations drawn from the search space, without a tuner, and keep their curves.
+
+    python -m benchmarks table --dataset mnist --batch_size 32
+
+writes benchmarks/league/tables/mnist_32.csv.gz and .json. The same command goes on where it was
+stopped.
+"""
+
+import json
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import astuple, dataclass
+from pathlib import Path
+
+import lightning.pytorch as pl
+import optuna
+import torch
+from rich.progress import Progress
+
+from benchmarks.league.record import Curve, Look, Table, write_table
+from src import cli
+from src.core import checks
+from src.core.command import recorded_command
+from src.core.console import live_progress, open_console, say
+from src.core.errors import UserError
+from src.core.files import make_writable, write_json
+from src.core.interrupt import Interruption, Signals
+from src.core.seeding import SAMPLER, TRIAL, derive_seed
+from src.data.catalog import DataSpec
+from src.data.files import Images, load_images
+from src.data.split import TrainingData, load_training_data, split_validation
+from src.inference.predictions import read_probabilities
+from src.results.provenance import provenance
+from src.search import space
+from src.training.device import Compute, choose_compute, choose_workers
+from src.training.fit import fit
+from src.training.fitted import Fitted
+from src.training.hyperparameters import RECIPE, Hyperparameters
+from src.training.spec import FitSpec
+from src.training.task import CharacterTask
+from src.workers.local import LocalWorkers
+from src.workers.messages import Ended, Failed, Reported
+
+TABLES = Path(__file__).parent / "tables"
+
+PLAIN = {name: (getattr(Hyperparameters, name),) for name in RECIPE}
+"""The recipe of the published searches."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TableOptions(DataSpec):
+    """Options of `table`."""
+
+    batch_size: int
+    """Images an optimizer step."""
+    limit: int | None = 10_000
+    """Take so many of the training images; a fifth of them validates."""
+    hidden: int = 10_000
+    """How many of the other training images no tuner sees."""
+    configurations: int = 200
+    """How many are drawn."""
+    repeated: int = 40
+    """How many of them are trained with every seed; the others with the first alone."""
+    seeds: int = 3
+    """How many there are."""
+    max_epochs: int = 9
+    """Epochs of every fit."""
+    looks: tuple[float, ...] = (1 / 27, 1 / 9, 1 / 3, 2 / 3)
+    """Shares of the first epoch after which is looked, too."""
+    workers: int | None = None
+    """Fits at once; null: one on each core."""
+    data_dir: Path = Path("data")
+    """Folder with the data sets."""
+    output: Path | None = None
+    """The table, without its ending; null: benchmarks/league/tables/<dataset>_<batch size>."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("batch_size", "limit", "hidden", "configurations", "seeds", "max_epochs"):
+            checks.within(name, getattr(self, name) or 0, 1)
+        if list(self.looks) != sorted(set(self.looks)) or not all(0 < x < 1 for x in self.looks):
+            raise UserError(f"`looks` (={list(self.looks)}) must rise, each between 0 and 1")
+
+    @property
+    def data_spec(self) -> DataSpec:
+        """The part that decides which images train and which validate."""
+        return DataSpec(
+            dataset=self.dataset, validation=self.validation, seed=self.seed, limit=self.limit
+        )
+
+    @property
+    def path(self) -> Path:
+        """Where the table is written, without its ending."""
+        return self.output or TABLES / f"{self.dataset}_{self.batch_size}"
+
+
+@dataclass(frozen=True)
+class _Fit:
+    """One fit of a table."""
+
+    configuration: int
+    seed: int
+    spec: FitSpec
+
+
+def run(options: TableOptions) -> int:
+    """Train what is not trained yet; write the table."""
+    console = open_console()
+    rows = options.path.with_name(f".{options.path.name}")
+    make_writable(rows, "--output")
+    with Signals() as interruption:
+        data = load_training_data(options.data_spec, options.data_dir, interruption=interruption)
+        hidden = _load_hidden(options)
+        compute = choose_compute("auto", "auto", threads=1)
+        fits = list(_draw_fits(options, compute))
+        waiting = [one for one in fits if not _row(rows, one).exists()]
+        worker_count = options.workers or choose_workers("auto", compute)
+        say(
+            console,
+            f"{len(waiting)} of {len(fits)} fits are to be trained: {options.max_epochs} epochs of "
+            f"{len(data.train):,} images, {worker_count} at once.",
+        )
+        with live_progress(console) as progress:
+            _train(waiting, _RecordingFit(rows, hidden), data, worker_count, interruption, progress)
+    about = {
+        "dataset": options.dataset,
+        "batch_size": options.batch_size,
+        "images": data.counts | {"hidden": len(hidden)},
+        "validation": options.validation,
+        "seed": options.seed,
+        "split_hash": data.split_hash,
+        "hidden_hash": hidden.sha256(),
+        "max_epochs": options.max_epochs,
+        "looks": list(options.looks),
+        "configurations": options.configurations,
+        "repeated": options.repeated,
+        "seeds": options.seeds,
+        "workers": worker_count,
+        "search_space": space.describe(),
+        "provenance": provenance(compute, recorded_command()),
+    }
+    curves = []
+    for one in fits:
+        looks = json.loads(_row(rows, one).read_text())["looks"]
+        found = tuple(Look(*look) for look in looks)
+        curves.append(Curve(one.configuration, one.seed, one.spec.hyperparameters, found))
+    write_table(options.path, Table(about, tuple(curves)))
+    say(console, f"Written: {options.path}.csv.gz and .json")
+    return 0
+
+
+def _load_hidden(options: TableOptions) -> Images:
+    """Return training images that neither train nor validate, evenly spread over the others."""
+    parts = load_images(options.dataset, "train", options.data_dir)
+    images = Images.joined(parts)
+    used = torch.cat(split_validation([part.labels for part in parts], options.data_spec))
+    unused = torch.ones(len(images), dtype=torch.bool)
+    unused[used] = False
+    others = unused.nonzero().flatten()
+    if len(others) < options.hidden:
+        raise UserError(
+            f"`hidden` (={options.hidden}) is more than the {len(others)} training images of "
+            f"`{options.dataset}` that `--limit` leaves"
+        )
+    spread = torch.arange(options.hidden) * len(others) // options.hidden
+    return images[others[spread]]
+
+
+def _draw_fits(options: TableOptions, compute: Compute) -> Iterator[_Fit]:
+    """Give every fit: the configurations in the order in which they are drawn, seed by seed."""
+    study = optuna.create_study(
+        sampler=optuna.samplers.RandomSampler(
+            seed=derive_seed(options.seed, SAMPLER, options.batch_size)
+        )
+    )
+    drawn = [
+        space.suggest(study.ask(), options.batch_size, PLAIN) for _ in range(options.configurations)
+    ]
+    for seed in range(options.seeds):
+        for configuration in range(options.repeated if seed else options.configurations):
+            spec = FitSpec(
+                drawn[configuration],
+                options.max_epochs,
+                patience=None,
+                seed=derive_seed(options.seed, TRIAL, options.batch_size, configuration, seed),
+                compute=compute,
+                looks=options.looks,
+            )
+            yield _Fit(configuration, seed, spec)
+
+
+def _row(folder: Path, one: _Fit) -> Path:
+    return folder / f"{one.spec.seed}.json"
+
+
+@dataclass(frozen=True)
+class _RecordingFit:
+    """Trains, and writes what it saw to a file that is named by the seed."""
+
+    folder: Path
+    hidden: Images
+
+    def __call__(
+        self,
+        spec: FitSpec,
+        data: TrainingData,
+        interruption: Interruption,
+        callbacks: Sequence[pl.Callback],
+    ) -> Fitted:
+        looker = _Looker(data.validation, self.hidden.to(spec.compute.device))
+        fitted = fit(spec, data, interruption, [looker, *callbacks])
+        if fitted.interrupted is None:
+            looks = [list(astuple(look)) for look in looker.looks]
+            write_json(self.folder / f"{spec.seed}.json", {"looks": looks})
+        return fitted
+
+
+class _Looker(pl.Callback):
+    """Reads all validation images and the hidden ones whenever the fit validates."""
+
+    def __init__(self, validation: Images, hidden: Images) -> None:
+        self.looks: list[Look] = []
+        self._validation = validation
+        self._hidden = hidden
+        self._started = time.perf_counter()
+        self._best = -1.0
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        assert isinstance(pl_module, CharacterTask)
+        before = time.perf_counter()
+        found = round(trainer.callback_metrics["val_accuracy"].item(), 6)
+        every, hidden = found, None
+        if not pl_module.stretch.ends_epoch:
+            every = self._read(pl_module, self._validation)
+        elif found > self._best:
+            self._best = found
+            hidden = self._read(pl_module, self._hidden)
+        seconds = round(before - self._started, 3)
+        self.looks.append(Look(pl_module.stretch.epochs, found, every, hidden, seconds))
+        self._started += time.perf_counter() - before
+
+    @staticmethod
+    def _read(task: CharacterTask, images: Images) -> float:
+        model, training = task.model, task.model.training
+        read = read_probabilities(model, images.pixels, task.compute).argmax(1)
+        model.train(training)
+        return round((read == images.labels.cpu()).double().mean().item(), 6)
+
+
+def _train(
+    fits: Sequence[_Fit],
+    recording: _RecordingFit,
+    data: TrainingData,
+    worker_count: int,
+    interruption: Interruption,
+    progress: Progress,
+) -> None:
+    """Train all fits; each worker writes its own.
+
+    Raises:
+        Interrupted: a signal came; the fits that have ended are written.
+    """
+    bar = progress.add_task("fits", total=len(fits), status="")
+    waiting, running = list(fits), 0
+    with LocalWorkers(worker_count, lambda device: data, recording) as workers:
+        while waiting or running:
+            interruption.check()
+            for worker in workers.idle:
+                if waiting:
+                    workers.submit(worker, waiting.pop(0).spec)
+                    running += 1
+            for worker, message in workers.receive(timeout=0.5):
+                if isinstance(message, Reported):
+                    workers.answer(worker, stop=False)
+                elif isinstance(message, Failed):
+                    raise UserError(f"a fit failed: {message.reason}\n{message.details}")
+                elif isinstance(message, Ended):
+                    running -= 1
+                    progress.advance(bar)
+
+
+COMMAND = cli.Command("benchmarks table", __doc__, TableOptions, run)
