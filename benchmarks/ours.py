@@ -135,7 +135,7 @@ def _measure_throughput(options: argparse.Namespace) -> dict[str, Any]:
             for worker, message in workers.receive(1.0):
                 now = time.perf_counter()
                 if isinstance(message, Reported):
-                    workers.answer(worker, stop=False)
+                    workers.answer(worker, "go on")
                 elif isinstance(message, Advanced):
                     seen[worker].append((now, message.epochs))
                 elif not isinstance(message, Ended):

@@ -71,7 +71,7 @@ def _train(
                     workers.submit(worker, waiting.pop(key))
             for worker, message in workers.receive(timeout=1.0):
                 if isinstance(message, Reported):
-                    workers.answer(worker, stop=False)
+                    workers.answer(worker, "go on")
                 elif isinstance(message, Failed):
                     raise RuntimeError(message.details)
                 elif isinstance(message, Ended):

@@ -39,7 +39,7 @@ from src.training.history import Epoch
 from src.training.spec import FitSpec
 from src.tune import TuneOptions
 from src.workers.launch import Launcher
-from src.workers.messages import Ended, Message, Reported
+from src.workers.messages import Ended, Message, Reported, Verdict
 
 SECONDS = 10.0
 """Of one trial, however many epochs it trains: short beside those of the published search."""
@@ -165,7 +165,7 @@ def _search(
 class _Nobody:
     def trial_started(self, trial: StartedTrial) -> None: ...
     def trial_advanced(self, trial: StartedTrial, epochs: float) -> None: ...
-    def epoch_ended(self, trial: StartedTrial, epoch: int, val_accuracy: float) -> None: ...
+    def epoch_ended(self, trial: StartedTrial, epoch: float, val_accuracy: float) -> None: ...
     def trial_ended(self, trial: StartedTrial, record: TrialRecord | None) -> None: ...
     def places_filled(self, count: int) -> None: ...
 
@@ -200,19 +200,19 @@ class _FakeWorkers(Interruption):
     def submit(self, worker: int, job: FitSpec) -> None:
         self._idle.discard(worker)
         self._jobs[worker] = (job, time.monotonic(), [])
-        self._next(worker, stop=False)
+        self._next(worker, "go on")
 
-    def answer(self, worker: int, *, stop: bool) -> None:
-        self._next(worker, stop=stop)
+    def answer(self, worker: int, verdict: Verdict) -> None:
+        self._next(worker, verdict)
 
-    def _next(self, worker: int, *, stop: bool) -> None:
+    def _next(self, worker: int, verdict: Verdict) -> None:
         job, started, history = self._jobs[worker]
-        if stop or len(history) == job.max_epochs:
+        if verdict != "go on" or len(history) == job.max_epochs:
             fitted = Fitted(
                 tuple(history), history[-1], {}, torch.eye(10), SECONDS, False, None, None
             )
             # All the time that an epoch did not take passes at the end.
-            self._at(started + SECONDS, worker, Ended(fitted, pruned=stop))
+            self._at(started + SECONDS, worker, Ended(fitted, verdict))
             return
         limit = (job.seed % 1000) / 1000
         accuracy = round(limit * (1 - 0.5 ** (len(history) + 1)), 6)
@@ -228,7 +228,7 @@ class _FakeWorkers(Interruption):
         for worker in set(range(self._number)) - self._idle:
             history = tuple(self._jobs[worker][2])
             fitted = Fitted(history, None, None, None, 0.0, False, None, reason)
-            self._at(0.0, worker, Ended(fitted, pruned=False))
+            self._at(0.0, worker, Ended(fitted, "go on"))
 
     def replace(self, worker: int) -> None: ...
 

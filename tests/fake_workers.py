@@ -17,6 +17,7 @@ from src.results.folder import ResultsFolder
 from src.search import space
 from src.search.hyperband import Plan
 from src.search.logs import Logs
+from src.search.promotion import Promotion
 from src.search.session import Session
 from src.search.spec import Sampler, SearchSpec
 from src.search.store import Store
@@ -28,7 +29,7 @@ from src.training.hyperparameters import RECIPE, Hyperparameters
 from src.training.network import TwoConvNet
 from src.training.spec import FitSpec
 from src.workers.launch import Launcher
-from src.workers.messages import Ended, Failed, Message, Reported
+from src.workers.messages import Ended, Failed, Message, Reported, Verdict
 
 Script = Callable[[FitSpec], Sequence[float] | Failed | None]
 """A trial → its validation accuracy after each epoch, NaN where it diverges; or how it fails; or
@@ -55,7 +56,9 @@ class FakeWorkers:
         self._script = script
         self._turns: list[tuple[int, FitSpec, list[Epoch]]] = []
         self._asked: dict[int, tuple[FitSpec, list[Epoch]]] = {}
-        self._stopped: dict[int, tuple[FitSpec, list[Epoch], Interrupted | None]] = {}
+        self._stopped: dict[int, tuple[FitSpec, list[Epoch], Verdict | Interrupted]] = {}
+        self.states: dict[int, list[Epoch]] = {}
+        """What is kept of trials that wait, by their seeds."""
 
     def __enter__(self) -> "FakeWorkers":
         return self
@@ -73,14 +76,14 @@ class FakeWorkers:
     def submit(self, worker: int, job: FitSpec) -> None:
         self._idle.remove(worker)
         self.jobs.append(job)
-        self._turns.append((worker, job, []))
+        self._turns.append((worker, job, self.states.pop(job.seed, [])))
 
-    def answer(self, worker: int, *, stop: bool) -> None:
+    def answer(self, worker: int, verdict: Verdict) -> None:
         job, history = self._asked.pop(worker)
-        if stop:
-            self._stopped[worker] = (job, history, None)
-        else:
+        if verdict == "go on":
             self._turns.append((worker, job, history))
+        else:
+            self._stopped[worker] = (job, history, verdict)
 
     def interrupt(self, reason: Interrupted) -> None:
         running = {worker: (job, history) for worker, job, history in self._turns} | self._asked
@@ -97,7 +100,11 @@ class FakeWorkers:
         if self._stopped:
             worker, (job, history, reason) = self._stopped.popitem()
             self._idle.append(worker)
-            return [(worker, Ended(_fitted(job, history, reason), pruned=reason is None))]
+            if isinstance(reason, Interrupted):
+                return [(worker, Ended(_fitted(job, history, reason), "go on"))]
+            if reason == "pause":
+                self.states[job.seed] = history
+            return [(worker, Ended(_fitted(job, history, None), reason))]
         if not self._turns:
             return []
         worker, job, history = self._turns.pop(0)
@@ -108,18 +115,19 @@ class FakeWorkers:
         if isinstance(curve, Failed):
             self._idle.append(worker)
             return [(worker, curve)]
-        if len(history) == min(len(curve), job.max_epochs):
+        looks = [*job.looks, *range(1, job.max_epochs + 1)]
+        if len(history) == min(len(curve), len(looks)):
             self._idle.append(worker)
-            return [(worker, Ended(_fitted(job, history, None), pruned=False))]
+            return [(worker, Ended(_fitted(job, history, None), "go on"))]
         accuracy = curve[len(history)]
         if math.isnan(accuracy):
             self._idle.append(worker)
             diverged = replace(_fitted(job, history, None), diverged="diverged: on purpose")
-            return [(worker, Ended(diverged, pruned=False))]
-        history.append(Epoch(len(history) + 1, 0.1, accuracy, 0.1, accuracy))
+            return [(worker, Ended(diverged, "go on"))]
+        history.append(Epoch(looks[len(history)], 0.1, accuracy, 0.1, accuracy))
         self._asked[worker] = (job, history)
         best = max(epoch.val_accuracy for epoch in history)
-        return [(worker, Reported(len(history), best))]
+        return [(worker, Reported(history[-1].epoch, best))]
 
 
 def _fitted(job: FitSpec, history: list[Epoch], interrupted: Interrupted | None) -> Fitted:
@@ -158,12 +166,18 @@ def open_session(
         )
 
 
-def plain_spec(session: Session, plan: Plan, sampler: Sampler = "random") -> SearchSpec:
+def plain_spec(
+    session: Session,
+    plan: Plan,
+    sampler: Sampler = "random",
+    promotion: Promotion = "stopping",
+) -> SearchSpec:
     """Return what a search by the plain recipe is begun with."""
     return SearchSpec(
         data=session.data.spec,
         max_epochs=plan.max_epochs,
         reduction_factor=plan.reduction_factor,
+        promotion=promotion,
         sampler=sampler,
         patience=None,
         precision="32",

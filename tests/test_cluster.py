@@ -227,7 +227,7 @@ def test_workers_share_a_gpu_and_who_finds_no_room_waits_for_it(
             first, second = workers.idle
             workers.submit(second, replace(SPEC, seed=6))
             next_messages(workers)
-            workers.answer(second, stop=True)
+            workers.answer(second, "stop")
             next_messages(workers)
             assert workers.idle == [first, second]
             workers.submit(first, SPEC)
@@ -238,10 +238,10 @@ def test_workers_share_a_gpu_and_who_finds_no_room_waits_for_it(
             wait_until(lambda: (workers.receive(0.2), workers.idle != [second])[1])
             wait_until(lambda: (workers.receive(0.2), len(workers.idle) == 1)[1])  # there is room
             assert workers.idle != [first]
-            workers.answer(first, stop=True)
+            workers.answer(first, "stop")
             (_, message), *_ = next_messages(workers)
             assert isinstance(message, Ended)
-            assert message.pruned
+            assert message.verdict == "stop"
             workers.submit(first, SPEC)
             next_messages(workers)
             os.kill(raylet(node), signal.SIGKILL)

@@ -317,7 +317,7 @@ def searching(workplace: Workplace, database: str, name: str) -> Iterator[Planne
 def ended(*accuracies: float) -> Ended:
     history = tuple(Epoch(i, 0.1, value, 0.1, value) for i, value in enumerate(accuracies, 1))
     best = max(history, key=lambda epoch: epoch.val_accuracy)
-    return Ended(Fitted(history, best, {}, None, 1.0, False, None, None), pruned=False)
+    return Ended(Fitted(history, best, {}, None, 1.0, False, None, None), "go on")
 
 
 def give_up(search: PlannedStudy, trial: StartedTrial) -> None:

@@ -78,10 +78,10 @@ def train(start_method: str | None) -> Fitted:
             report = next_message(workers)
             assert isinstance(report, Reported)
             assert report.epoch == epoch
-            workers.answer(0, stop=False)
+            workers.answer(0, "go on")
         ended = next_message(workers)
         assert isinstance(ended, Ended)
-        assert not ended.pruned
+        assert ended.verdict == "go on"
         assert workers.idle == [0]
     return ended.fitted
 
@@ -112,10 +112,10 @@ def test_trial_that_is_told_to_stop_does() -> None:
     with LocalWorkers(1, LOAD) as workers:
         workers.submit(0, SPEC)
         assert isinstance(next_message(workers), Reported)
-        workers.answer(0, stop=True)
+        workers.answer(0, "stop")
         ended = next_message(workers)
         assert isinstance(ended, Ended)
-        assert ended.pruned
+        assert ended.verdict == "stop"
         assert len(ended.fitted.history) == 1
 
 
@@ -125,7 +125,7 @@ def test_interrupted_worker_ends_in_the_middle_and_says_why() -> None:
         workers.submit(0, long)
         assert isinstance(next_message(workers), Reported)
         workers.interrupt(Interrupted("enough", 7))
-        workers.answer(0, stop=False)
+        workers.answer(0, "go on")
         ended = next_message(workers)
         assert isinstance(ended, Ended)
         assert ended.fitted.interrupted is not None
@@ -145,11 +145,11 @@ def test_signals_leave_workers_alone(number: signal.Signals) -> None:
         assert worker.pid is not None
         os.kill(worker.pid, number)
         for epoch in (2, 3):
-            workers.answer(0, stop=False)
+            workers.answer(0, "go on")
             report = next_message(workers)
             assert isinstance(report, Reported)
             assert report.epoch == epoch
-        workers.answer(0, stop=False)
+        workers.answer(0, "go on")
         ended = next_message(workers)
         assert isinstance(ended, Ended)
         assert ended.fitted.interrupted is None
@@ -462,6 +462,6 @@ def test_data_is_loaded_once_a_worker(tmp_path: Path) -> None:
         for _ in range(2):
             workers.submit(0, SPEC)
             assert isinstance(next_message(workers), Reported)
-            workers.answer(0, stop=True)
+            workers.answer(0, "stop")
             assert isinstance(next_message(workers), Ended)
     assert count.read_text() == "x"

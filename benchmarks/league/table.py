@@ -271,7 +271,7 @@ def _train(
                     running += 1
             for worker, message in workers.receive(timeout=0.5):
                 if isinstance(message, Reported):
-                    workers.answer(worker, stop=False)
+                    workers.answer(worker, "go on")
                 elif isinstance(message, Failed):
                     raise UserError(f"a fit failed: {message.reason}\n{message.details}")
                 elif isinstance(message, Ended):

@@ -24,7 +24,7 @@ class Ending:
     """How a trial ended: its kind, and for `lost` the rung."""
 
     kind: Kind
-    rung: int = 0
+    rung: float = 0
     """Epochs of the rung that stopped it; 0 if none did."""
 
 
@@ -49,7 +49,7 @@ class RungUse:
     """Trials and epochs of one rung of one bracket, all batch sizes and iterations together."""
 
     bracket: int
-    epochs: int
+    epochs: float
     """Epochs a trial has trained when it stands on this rung."""
     planned: int
     """Trials that an iteration sends here at one batch size when one in η is promoted."""
@@ -59,7 +59,7 @@ class RungUse:
     """Of those, the trials that trained on beyond it."""
     ended: dict[Kind, int]
     """Of those, the trials that ended here or on the way."""
-    spent: int
+    spent: float
     """Epochs that they trained between the rung before and this one."""
 
 
@@ -68,7 +68,7 @@ def rung_uses(trials: Sequence[TrialRecord], plan: Plan) -> list[RungUse]:
     uses = []
     for bracket in plan.brackets:
         members = [trial for trial in trials if trial.bracket == bracket.s]
-        below = 0
+        below: float = 0
         for i, rung in enumerate(bracket.rungs):
             entered = [trial for trial in members if i == 0 or trial.epochs > below]
             here = [trial for trial in entered if trial.epochs <= rung.epochs]
@@ -107,14 +107,14 @@ def best_by_batch_size(trials: Sequence[TrialRecord]) -> dict[int, TrialRecord]:
     return dict(sorted(best.items()))
 
 
-def accuracy_within(trial: TrialRecord, epochs: int) -> float | None:
+def accuracy_within(trial: TrialRecord, epochs: float) -> float | None:
     """Return the best validation accuracy of the first epochs; None if the trial had fewer."""
-    if len(trial.history) < epochs:
+    if trial.epochs < epochs:
         return None
-    return max(epoch.val_accuracy for epoch in trial.history[:epochs])
+    return max(epoch.val_accuracy for epoch in trial.history if epoch.epoch <= epochs)
 
 
-def common_budget(plan: Plan) -> int:
+def common_budget(plan: Plan) -> float:
     """Return the epochs of the lowest rung: what all trials of all brackets train at least."""
     return min(bracket.rungs[0].epochs for bracket in plan.brackets)
 

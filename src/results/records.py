@@ -22,8 +22,8 @@ class TrialRecord:
     val_accuracy: float | None
     """The best epoch's share of validation images read correctly, 0…1; None before epoch 1."""
     hyperparameters: Hyperparameters
-    epochs: int
-    """Epochs trained."""
+    epochs: float
+    """Epochs trained: a whole number, or a part of the first."""
     trial: int
     """Optuna's number within the batch size's study."""
     state: str
@@ -35,7 +35,7 @@ class TrialRecord:
     reason: str
     """Why the trial ended when it did, if not by training all its epochs."""
     history: tuple[Epoch, ...] = ()
-    """Learning curve: every epoch, or nothing where none was kept."""
+    """Learning curve: every look, or nothing where none was kept."""
 
     @property
     def batch_size(self) -> int:
@@ -52,11 +52,16 @@ class TrialOutcome:
     val_accuracy: float | None = None
     """Of the best epoch, 0…1; None before epoch 1."""
     history: tuple[Epoch, ...] | None = None
-    """Every epoch; None if the trial broke off with an error."""
+    """Every look; None if the trial broke off with an error."""
     device: str | None = None
     """Name of the device that trained it."""
     seconds: float | None = None
     """Wall time of training."""
+
+    @property
+    def epochs(self) -> float:
+        """Epochs trained."""
+        return self.history[-1].epoch if self.history else 0
 
     def to_attribute(self) -> dict[str, Any]:
         """Return the attribute; of an error only the reason, of epochs the bare figures."""
@@ -165,7 +170,7 @@ class SearchSummary:
     """What was the same for all trials."""
     trials: dict[str, int]
     """Trials by state."""
-    epochs: int
+    epochs: float
     """Epochs trained by all trials."""
     seconds: float
     """Training time of all trials, added up."""

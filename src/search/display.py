@@ -61,20 +61,21 @@ class SearchDisplay:
         """Move the trial's bar."""
         self._progress.update(self._training[trial], completed=epochs)
 
-    def epoch_ended(self, trial: StartedTrial, epoch: int, val_accuracy: float) -> None:
+    def epoch_ended(self, trial: StartedTrial, epoch: float, val_accuracy: float) -> None:
         """Show the trial's best validation accuracy."""
-        status = f"epoch {epoch}/{trial.max_epochs} · val {val_accuracy:.4f}"
+        status = f"epoch {epoch:.3g}/{trial.max_epochs} · val {val_accuracy:.4f}"
         self._progress.update(self._training[trial], completed=epoch, status=status)
 
     def trial_ended(self, trial: StartedTrial, record: TrialRecord | None) -> None:
         """Print the trial's line, unless it is to go on later."""
-        self._progress.remove_task(self._training.pop(trial))
+        if (bar := self._training.pop(trial, None)) is not None:
+            self._progress.remove_task(bar)
         if record is None:
             return
         self._tally(record)
         accuracy = "–" if record.val_accuracy is None else f"{record.val_accuracy:.6f}"
         hp = record.hyperparameters
-        figures = together(f"{record.epochs:3d} epochs {record.seconds:6.1f} s")
+        figures = together(f"{record.epochs:3.3g} epochs {record.seconds:6.1f} s")
         configuration = together(
             f"{hp.conv1}-{hp.conv2}-{hp.dense_units} {hp.dropout_rate:g} {hp.learning_rate:.2e}"
         )
@@ -99,7 +100,7 @@ def print_plan(console: Console, plan: Plan, batch_sizes: Sequence[int]) -> None
     studies = len(batch_sizes)
     rows = []
     for bracket in plan.brackets:
-        rungs = [f"{rung.trials} → {rung.epochs}" for rung in bracket.rungs]
+        rungs = [f"{rung.trials} → {rung.epochs:.3g}" for rung in bracket.rungs]
         rows.append([str(bracket.s), *rungs, *[""] * (len(plan.brackets) - len(rungs))])
     print_figures(
         console,
@@ -131,7 +132,7 @@ def print_ranking(console: Console, records: Sequence[TrialRecord], most: int = 
         rows.append([
             f"{record.val_accuracy:.6f}", str(hp.conv1), str(hp.conv2), str(hp.dense_units),
             f"{hp.dropout_rate:g}", f"{hp.learning_rate:.3g}", str(hp.batch_size),
-            str(record.epochs), str(record.bracket), str(record.trial),
+            f"{record.epochs:.3g}", str(record.bracket), str(record.trial),
         ])  # fmt: skip
     print_figures(
         console,

@@ -197,7 +197,7 @@ def _compare(
         seeds=tuple(fits),
         diverged=tuple(diverged),
         val_accuracies=tuple(values),
-        epochs=tuple(fit.epochs for fit in fits.values()),
+        epochs=tuple(int(fit.epochs) for fit in fits.values()),
         seconds=tuple(fit.seconds or 0.0 for fit in fits.values()),
         mean=round(found.mean, 6),
         std=round(found.std, 6),

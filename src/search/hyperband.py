@@ -5,8 +5,10 @@ Hyperparameter Optimization", JMLR 18 (2018), Algorithm 1. All arithmetic is in 
 a floating-point logarithm loses a bracket where the budget is a power of the factor (243 = 3^5).
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from itertools import pairwise
 
 
@@ -14,8 +16,9 @@ from itertools import pairwise
 class Rung:
     """A decision point of a bracket: `trials` of them train until they have had `epochs`."""
 
-    epochs: int
-    """Epochs that a trial has trained, in all, when it stands on this rung."""
+    epochs: float
+    """Epochs that a trial has trained, in all, when it stands on this rung: a whole number, or a
+    part of the first."""
     trials: int
     """Trials that reach this rung when exactly one in `reduction_factor` is promoted."""
 
@@ -35,7 +38,7 @@ class Bracket:
         return self.rungs[0].trials
 
     @property
-    def decision_epochs(self) -> tuple[int, ...]:
+    def decision_epochs(self) -> tuple[float, ...]:
         """Epochs after which a trial may be pruned: every rung but the last, the full budget."""
         return tuple(rung.epochs for rung in self.rungs[:-1])
 
@@ -56,6 +59,14 @@ class Plan:
     """How often all brackets are run."""
     brackets: tuple[Bracket, ...]
     """The brackets of one iteration, most aggressive first."""
+    parts: int = 1
+    """An epoch has so many parts, of which every rung is a whole number: Optuna counts in them."""
+
+    @property
+    def looks(self) -> tuple[float, ...]:
+        """The rungs within the first epoch, as shares of it, rising."""
+        epochs = {rung.epochs for bracket in self.brackets for rung in bracket.rungs}
+        return tuple(sorted(share for share in epochs if share < 1))
 
     @property
     def trials_per_iteration(self) -> int:
@@ -68,9 +79,9 @@ class Plan:
         return self.iterations * self.trials_per_iteration
 
     @property
-    def epochs_if_exact(self) -> int:
+    def epochs_if_exact(self) -> float:
         """Epochs of the whole search when exactly one trial in η is promoted at every rung."""
-        per_iteration = 0
+        per_iteration = 0.0
         for bracket in self.brackets:
             per_iteration += bracket.trials * bracket.rungs[0].epochs
             for lower, upper in pairwise(bracket.rungs):
@@ -84,19 +95,30 @@ class Plan:
 
     def bracket_of(self, slot: int) -> Bracket:
         """Return the bracket that the trial in this slot belongs to."""
-        position = slot % self.trials_per_iteration
+        return self.run_of(slot)[0]
+
+    def run_of(self, slot: int) -> tuple[Bracket, range]:
+        """Return the bracket that the trial in this slot belongs to, and the slots of its run."""
+        begin = slot - slot % self.trials_per_iteration
         for bracket in self.brackets:
-            if position < bracket.trials:
-                return bracket
-            position -= bracket.trials
+            if slot < begin + bracket.trials:
+                return bracket, range(begin, begin + bracket.trials)
+            begin += bracket.trials
         raise AssertionError("unreachable: the brackets hold every position of an iteration")
 
+    def step(self, epochs: float) -> int:
+        """Return epochs in Optuna's count: in the parts of an epoch."""
+        return round(epochs * self.parts)
 
-def make_plan(max_epochs: int, reduction_factor: int, iterations: int = 1) -> Plan:
+
+def make_plan(
+    max_epochs: int, reduction_factor: int, iterations: int = 1, min_epochs: float = 1
+) -> Plan:
     """Lay out Hyperband's brackets for a budget of `max_epochs` a trial.
 
-    Where R is no power of η, a rung's epochs R·η^(i-s) are rounded up, as Keras Tuner does: 30
-    epochs with factor 2 give rungs at 2, 4, 8, 15 and 30 epochs.
+    The lowest rung is the lowest R·η^-k of at least `min_epochs` epochs. Where one of more than an
+    epoch is no whole number it is rounded up, as Keras Tuner does: 30 epochs with factor 2 give
+    rungs at 2, 4, 8, 15 and 30 epochs.
     """
     if max_epochs < 1:
         raise ValueError(f"`max_epochs` (={max_epochs}) must be >= 1")
@@ -104,8 +126,10 @@ def make_plan(max_epochs: int, reduction_factor: int, iterations: int = 1) -> Pl
         raise ValueError(f"`reduction_factor` (={reduction_factor}) must be >= 2")
     if iterations < 1:
         raise ValueError(f"`iterations` (={iterations}) must be >= 1")
-    s_max = 0  # Algorithm 1: s_max = floor(log_η R)
-    while reduction_factor ** (s_max + 1) <= max_epochs:
+    if not 0 < min_epochs <= max_epochs:
+        raise ValueError(f"`min_epochs` (={min_epochs}) must be > 0, and at most `max_epochs`")
+    s_max = 0  # Algorithm 1: s_max = floor(log_η R), where min_epochs is 1
+    while Fraction(max_epochs, reduction_factor ** (s_max + 1)) >= min_epochs:
         s_max += 1
     brackets = []
     for s in range(s_max, -1, -1):
@@ -113,13 +137,19 @@ def make_plan(max_epochs: int, reduction_factor: int, iterations: int = 1) -> Pl
         n = _ceil_div((s_max + 1) * reduction_factor**s, s + 1)
         rungs = tuple(
             Rung(
-                epochs=_ceil_div(max_epochs, reduction_factor ** (s - i)),
+                epochs=_rung_epochs(Fraction(max_epochs, reduction_factor ** (s - i))),
                 trials=n // reduction_factor**i,
             )
             for i in range(s + 1)
         )
         brackets.append(Bracket(s, rungs))
-    return Plan(max_epochs, reduction_factor, iterations, tuple(brackets))
+    within_an_epoch = Fraction(max_epochs, reduction_factor**s_max) < 1
+    parts = reduction_factor**s_max if within_an_epoch else 1
+    return Plan(max_epochs, reduction_factor, iterations, tuple(brackets), parts)
+
+
+def _rung_epochs(exact: Fraction) -> float:
+    return math.ceil(exact) if exact >= 1 else float(exact)
 
 
 def is_promoted(value: float, rung_values: Sequence[float], reduction_factor: int) -> bool:

@@ -1,15 +1,17 @@
 """The study of one batch size, with a place for each trial that Hyperband's plan starts."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
-from optuna.trial import FrozenTrial
+from optuna.trial import FrozenTrial, TrialState
 
 from src.core.seeding import TRIAL, derive_seed
 from src.search.hyperband import Plan
 from src.search.planned_study import Key, Place, Places, PlannedStudy
+from src.search.promotion import Promotion, judge
 from src.search.session import Session
 from src.search.spec import SearchSpec
-from src.search.studies import open_study
+from src.search.studies import SLOT, open_study
+from src.workers.messages import Verdict
 
 
 def open_hyperband_studies(
@@ -22,7 +24,11 @@ def open_hyperband_studies(
             str(batch_size),
             open_study(spec, batch_size, plan, session),
             _PlanPlaces(
-                plan, batch_size, spec.data.seed, session.folder.study_model(batch_size).stem
+                plan,
+                spec.promotion,
+                batch_size,
+                spec.data.seed,
+                session.folder.study_model(batch_size).stem,
             ),
             spec,
             session,
@@ -35,9 +41,13 @@ def open_hyperband_studies(
 class _PlanPlaces(Places):
     """A place for each trial of the plan, in the order in which Hyperband starts them."""
 
-    def __init__(self, plan: Plan, batch_size: int, seed: int, model: str) -> None:
+    def __init__(
+        self, plan: Plan, promotion: Promotion, batch_size: int, seed: int, model: str
+    ) -> None:
         self.keys = range(plan.trials)
+        self.looks = plan.looks
         self._plan = plan
+        self._promotion = promotion
         self._batch_size = batch_size
         self._seed = seed
         self._model = model
@@ -57,3 +67,30 @@ class _PlanPlaces(Places):
 
     def configured_like(self, key: Key) -> FrozenTrial | None:
         return None
+
+    def step(self, epochs: float) -> int:
+        return self._plan.step(epochs)
+
+    def judge(
+        self, keys: Iterable[Key], trials: Iterable[FrozenTrial], given_up: Collection[Key]
+    ) -> Mapping[Key, Verdict]:
+        if self._promotion == "stopping":
+            return {}
+        early = self._plan.reduction_factor if self._promotion == "asynchronous" else None
+        by_slot = {
+            int(trial.user_attrs[SLOT]): trial for trial in trials if trial.state != TrialState.FAIL
+        }
+        gone = {slot for slot, trial in by_slot.items() if trial.state.is_finished()}
+        gone.update(map(int, given_up))
+        verdicts: dict[Key, Verdict] = {}
+        for bracket, slots in dict.fromkeys(self._plan.run_of(int(key)) for key in keys):
+            values = [
+                {
+                    slot: by_slot[slot].intermediate_values[step]
+                    for slot in slots
+                    if slot in by_slot and step in by_slot[slot].intermediate_values
+                }
+                for step in map(self._plan.step, bracket.decision_epochs)
+            ]
+            verdicts.update(judge(bracket, slots, values, gone, early).items())
+        return verdicts

@@ -26,11 +26,11 @@ class Watcher(Protocol):
     def trial_advanced(self, trial: StartedTrial, epochs: float) -> None:
         """See how many epochs a trial has trained, with the part of the current one."""
 
-    def epoch_ended(self, trial: StartedTrial, epoch: int, val_accuracy: float) -> None:
-        """See the best validation accuracy of a trial so far."""
+    def epoch_ended(self, trial: StartedTrial, epoch: float, val_accuracy: float) -> None:
+        """See the best validation accuracy of a trial so far, or that of a look within an epoch."""
 
     def trial_ended(self, trial: StartedTrial, record: TrialRecord | None) -> None:
-        """See the trial's record; None: it was requeued, or given up by another search."""
+        """See the trial's record; None: it waits, or another search has given it up."""
 
     def places_filled(self, count: int) -> None:
         """See how many places of the plan are filled, by whomever."""
@@ -168,6 +168,8 @@ class SearchLoop:
         idle = self._workers.idle
         until = self._now() + self._timing.starting
         for study in list(self._unfinished):
+            for lost, record in study.end_lost():
+                self._watcher.trial_ended(lost, record)
             while idle and self._now() < until and (trial := study.start()) is not None:
                 worker = idle.pop(0)
                 self._running[worker] = (study, trial, self._now())
@@ -207,8 +209,7 @@ class SearchLoop:
         if isinstance(message, Advanced):
             self._watcher.trial_advanced(trial, message.epochs)
         elif isinstance(message, Reported):
-            lost = study.report(trial, message.epoch, message.value)
-            self._workers.answer(worker, stop=lost)
+            self._workers.answer(worker, study.report(trial, message.epoch, message.value))
             self._watcher.epoch_ended(trial, message.epoch, message.value)
         else:
             if isinstance(message, Ended):

@@ -1,16 +1,17 @@
 """A study whose trials are planned: each takes a place, and what is random in it follows from that.
 
 A place whose trial failed gives, when it is filled again, what it would have given, in any worker.
-A trial that is interrupted is requeued: WAITING, it keeps its number, configuration and reports,
-and goes on after its last finished epoch when the study does.
+A trial that is interrupted, or that has to wait on a rung, is requeued: WAITING, it keeps its
+number, configuration and reports, and goes on where it stopped. Who may go on follows from the
+trials alone, so that nothing else need be remembered.
 """
 
 import abc
 import contextlib
 import functools
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import optuna
@@ -28,7 +29,7 @@ from src.training.fitted import Fitted
 from src.training.hyperparameters import Hyperparameters
 from src.training.spec import FitSpec
 from src.training.tensorboard import TensorBoardRun, write_run
-from src.workers.messages import Ended
+from src.workers.messages import Ended, Verdict
 
 TRIES = 3
 """So often a trial may fail in a run before its place is left empty; and so many failures in a row
@@ -61,6 +62,8 @@ class Places(abc.ABC):
 
     keys: Sequence[Key]
     """Of all places, in the order in which they are to be filled."""
+    looks: tuple[float, ...] = ()
+    """Shares of its first epoch after which a trial reports, too."""
 
     @abc.abstractmethod
     def place(self, key: Key) -> Place:
@@ -69,6 +72,22 @@ class Places(abc.ABC):
     @abc.abstractmethod
     def configured_like(self, key: Key) -> FrozenTrial | None:
         """Return the trial whose configuration a place is given; None: the sampler proposes it."""
+
+    def step(self, epochs: float) -> int:
+        """Return epochs as Optuna counts the steps of a trial."""
+        return round(epochs)
+
+    def judge(
+        self, keys: Iterable[Key], trials: Iterable[FrozenTrial], given_up: Collection[Key]
+    ) -> Mapping[Key, Verdict]:
+        """Return what becomes of the trials that stand on rungs where trials wait.
+
+        Args:
+            keys: places whose trials, and all that compete with them, are judged.
+            trials: of the study.
+            given_up: places that will not be filled.
+        """
+        return {}
 
 
 @dataclass(frozen=True)
@@ -161,22 +180,42 @@ class PlannedStudy:
         for trial in self._trials.values():
             self._store.heartbeat(trial)
 
-    def start(self) -> StartedTrial | None:
-        """Start a trial in the first place that nobody has taken; None: there is none.
+    def end_lost(self) -> list[tuple[StartedTrial, TrialRecord]]:
+        """End the trials that wait on a rung and can no longer be promoted."""
+        with self._store.exclusive():
+            paused = {key: trial for key, trial in self._waiting().items() if self._paused(trial)}
+            verdicts = self._judge(paused)
+            lost = [key for key in paused if verdicts[key] == "stop"]
+            return [self._end_lost(self._place(key), paused[key]) for key in lost]
 
-        One that was interrupted goes on; where one failed, its configuration is tried again.
+    def _end_lost(self, place: Place, paused: FrozenTrial) -> tuple[StartedTrial, TrialRecord]:
+        trial = self._started(place, self._store.start(self.study, paused))
+        outcome = TrialOutcome.from_attribute(paused.user_attrs[OUTCOME])
+        outcome = replace(outcome, reason=_lost(outcome.epochs))
+        self._state(trial).unlink(missing_ok=True)
+        return trial, self._record_outcome(trial, TrialState.PRUNED, outcome, None)
+
+    def start(self) -> StartedTrial | None:
+        """Start a trial in a place where one can; None: there is none.
+
+        One that was promoted or interrupted goes on, the one that is furthest first; else the first
+        place is filled that nobody has taken. Where a trial failed, its configuration is tried
+        again.
         """
         with self._store.exclusive():
-            key = self._open_place()
+            key = self._next_place()
             if key is None:
                 return None
             place = self._place(key)
-            if not self._in_place(key, TrialState.WAITING):
+            if key not in self._waiting():
                 self.study.add_trial(self._waiting_trial(place))
-            waiting = self._in_place(key, TrialState.WAITING)[0]
+            waiting = self._waiting()[key]
             trial = self._store.start(self.study, waiting)
-        self._trials[trial.number] = trial
         self._reported[trial.number] = waiting.last_step or 0
+        return self._started(place, trial)
+
+    def _started(self, place: Place, trial: optuna.Trial) -> StartedTrial:
+        self._trials[trial.number] = trial
         return StartedTrial(
             number=trial.number,
             place=place,
@@ -192,37 +231,40 @@ class PlannedStudy:
             patience=self._spec.patience,
             seed=trial.place.seed,
             compute=self._session.launcher.compute,
+            looks=self._places.looks,
             tensorboard=self._tensorboard(trial) if self._shown == "all" else None,
             state=self._state(trial),
         )
 
-    def report(self, trial: StartedTrial, epoch: int, value: float) -> bool:
-        """Record an epoch of a trial; return whether the trial has lost and is to stop.
+    def report(self, trial: StartedTrial, epoch: float, value: float) -> Verdict:
+        """Record a look at a trial; return what becomes of it.
 
-        Of epochs that were reported before an interruption, only the last is judged again.
+        Of looks that were reported before an interruption, only the last is judged again.
         """
-        running = self._trials[trial.number]
-        if epoch < self._reported[trial.number]:
-            return False
+        running, key, step = self._trials[trial.number], trial.place.key, self._places.step(epoch)
+        if step < self._reported[trial.number]:
+            return "go on"
         try:
-            if epoch > self._reported[trial.number]:
-                running.report(value, step=epoch)
-            return running.should_prune()
+            if step > self._reported[trial.number]:
+                running.report(value, step=step)
+            if running.should_prune():
+                return "stop"
         except UpdateFinishedTrialError:  # others thought it dead, and have taken its place
-            return True
+            return "stop"
+        return self._judge([key]).get(key, "go on")
 
     def end(
         self, trial: StartedTrial, ended: Ended, make_checkpoint: MakeCheckpoint
     ) -> TrialRecord | None:
         """Record a trial whose fit is over.
 
-        None: it was requeued, or another search has given it up.
+        None: it waits, or another search has given it up.
         """
         fitted = ended.fitted
         if fitted.interrupted is not None:
             self._requeue(trial.number)
             return None
-        state, reason = self._judge(ended)
+        state, reason = self._how_it_ended(ended)
         outcome = TrialOutcome(
             reason=reason,
             val_accuracy=None if fitted.best is None else fitted.best.val_accuracy,
@@ -232,6 +274,10 @@ class PlannedStudy:
         )
         with self._store.exclusive():
             if not self._is_ours(trial):
+                return None
+            if state == TrialState.WAITING:
+                self._trials[trial.number].set_user_attr(OUTCOME, outcome.to_attribute())
+                self._requeue(trial.number)
                 return None
             value, best = None, False
             if state == TrialState.COMPLETE:
@@ -319,12 +365,36 @@ class PlannedStudy:
         found = {trial.user_attrs[SLOT] for trial in trials}
         return found.intersection(self.keys)  # there may have been more of them
 
-    def _open_place(self) -> Key | None:
-        """Return a place that nobody has taken; those whose trials failed in this run come last."""
+    def _next_place(self) -> Key | None:
+        """Return the place to fill next; those whose trials failed in this run come last."""
         taken = self._taken(TrialState.COMPLETE, TrialState.PRUNED, TrialState.RUNNING)
         taken.update(self.given_up)
-        free = (key for key in self.keys if key not in taken)
-        return min(free, key=lambda key: self._failures[key], default=None)  # the first of equals
+        waiting = self._waiting()
+        paused = [key for key, trial in waiting.items() if self._paused(trial)]
+        verdicts = self._judge(paused)
+        taken.update(key for key in paused if verdicts[key] != "go on")
+
+        def rank(key: Key) -> tuple[int, int]:
+            return self._failures[key], -(waiting[key].last_step or 0) if key in waiting else 0
+
+        return min((key for key in self.keys if key not in taken), key=rank, default=None)
+
+    def _waiting(self) -> dict[Key, FrozenTrial]:
+        """Return the trials that wait, by place."""
+        trials = self.study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
+        found = {trial.user_attrs[SLOT]: trial for trial in reversed(trials)}
+        return {key: found[key] for key in self.keys if key in found}
+
+    def _paused(self, waiting: FrozenTrial) -> bool:
+        """Return whether a trial waits on a rung; else it was interrupted, or has not begun."""
+        if OUTCOME not in waiting.user_attrs:
+            return False
+        outcome = TrialOutcome.from_attribute(waiting.user_attrs[OUTCOME])
+        return self._places.step(outcome.epochs) == waiting.last_step
+
+    def _judge(self, keys: Iterable[Key]) -> Mapping[Key, Verdict]:
+        trials = self.study.get_trials(deepcopy=False)
+        return self._places.judge(keys, trials, self.given_up)
 
     def _in_place(self, key: Key, state: TrialState) -> list[FrozenTrial]:
         trials = self.study.get_trials(deepcopy=False, states=(state,))
@@ -337,15 +407,17 @@ class PlannedStudy:
         folder = self._session.logs.folder
         return TensorBoardRun(folder, self._log_name, f"trial_{trial.number:04d}")
 
-    def _judge(self, ended: Ended) -> tuple[TrialState, str]:
+    def _how_it_ended(self, ended: Ended) -> tuple[TrialState, str]:
         """Return how the trial ended, and why if it did not train all its epochs."""
         fitted = ended.fitted
         if fitted.diverged is not None:
             return TrialState.PRUNED, fitted.diverged
-        if ended.pruned:
-            return TrialState.PRUNED, f"{LOST} at epoch {len(fitted.history)}"
+        if ended.verdict == "stop":
+            return TrialState.PRUNED, _lost(fitted.history[-1].epoch)
         if fitted.early_stopped:
             return TrialState.COMPLETE, f"early stopping: no better epoch in {self._spec.patience}"
+        if ended.verdict == "pause":
+            return TrialState.WAITING, ""
         return TrialState.COMPLETE, ""
 
     def _beats_all(self, place: Place, val_accuracy: float) -> bool:
@@ -359,3 +431,7 @@ class PlannedStudy:
             if (rival := self._place(other.user_attrs[SLOT])).model == place.model
         ]
         return all((val_accuracy, -place.order) > rival for rival in rivals)
+
+
+def _lost(epochs: float) -> str:
+    return f"{LOST} at epoch {epochs:.4g}"

@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal
 
 from src.data.catalog import DataSpec
+from src.search.promotion import Promotion
 from src.training.hyperparameters import RECIPE, Hyperparameters
 
 Sampler = Literal["tpe", "random"]
@@ -21,6 +22,10 @@ class SearchSpec:
     """Full budget of one trial (Hyperband's R), in epochs."""
     reduction_factor: int
     """Hyperband's η."""
+    min_epochs: float = 1
+    """The lowest rung's epochs, at least."""
+    promotion: Promotion = "stopping"
+    """How rungs decide which trials go on."""
     sampler: Sampler
     """How configurations are proposed."""
     patience: int | None

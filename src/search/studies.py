@@ -127,7 +127,10 @@ def open_study(spec: SearchSpec, batch_size: int, plan: Plan, session: Session) 
         lambda trial: derive_seed(seed, SAMPLER, batch_size, int(trial.user_attrs[SLOT])),
     )
     study = _load_or_create(
-        f"{dataset}-{batch_size}", session.store.storage, sampler, PlannedHyperbandPruner(plan)
+        f"{dataset}-{batch_size}",
+        session.store.storage,
+        sampler,
+        PlannedHyperbandPruner(plan, spec.promotion),
     )
     if study.user_attrs.get(_ITERATIONS, 0) < plan.iterations:
         study.set_user_attr(_ITERATIONS, plan.iterations)
@@ -260,7 +263,7 @@ def trial_record(trial: FrozenTrial, hyperparameters: Hyperparameters) -> TrialR
     return TrialRecord(
         val_accuracy=outcome.val_accuracy,
         hyperparameters=hyperparameters,
-        epochs=len(trial.intermediate_values if history is None else history),
+        epochs=len(trial.intermediate_values) if history is None else outcome.epochs,
         trial=trial.number,
         state=trial.state.name,
         bracket=trial.user_attrs[BRACKET_ATTRIBUTE],

@@ -11,6 +11,7 @@ import torch
 from lightning.pytorch.plugins import TorchCheckpointIO
 
 from src.core.files import optional
+from src.training.task import CharacterTask
 
 _SHARE = 20
 """Training time between two writings of the state, as a multiple of the time that one takes, so
@@ -20,9 +21,9 @@ that short epochs are not held up: a crash then costs a few epochs, not one."""
 class FitState(pl.Callback):
     """Keeps weights, optimizer, progress and callbacks' states in a Lightning checkpoint.
 
-    Random numbers need not be kept: they follow from the seed and the epoch. The file is not
-    flushed to the disk: it outlives the process, and where a crash of the machine damages it, the
-    fit starts again.
+    Random numbers of whole epochs need not be kept: they follow from the seed and the epoch. The
+    file is not flushed to the disk: it outlives the process, and where a crash of the machine
+    damages it, the fit starts again.
 
     Args:
         path: the file; its folder is made if it is not there.
@@ -54,10 +55,11 @@ class FitState(pl.Callback):
         return self._path if found == self._fit else None
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Write the state, unless this was the last epoch."""
+        """Write the state if the fit is paused, and now and then while it goes on."""
+        assert isinstance(pl_module, CharacterTask)
         last = trainer.should_stop or trainer.current_epoch + 1 == trainer.max_epochs
         started = time.perf_counter()
-        if last or started < self._next_writing:
+        if not pl_module.is_paused and (last or started < self._next_writing):
             return
         with optional("states to go on from", self._path):  # all that a full disk costs
             trainer.save_checkpoint(self._path)

@@ -85,6 +85,8 @@ class CharacterTask(pl.LightningModule):
             dropout_rate=dropout_rate,
             classes=classes,
         )
+        self.is_paused = False
+        """Whether it stops at this look to go on later."""
         self.confusion: Tensor
         """Confusion matrix of the last validation, int64 (classes, classes): true by predicted."""
         self._step: PlainStep

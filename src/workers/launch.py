@@ -15,7 +15,7 @@ from src.training.device import Compute, Device, Precision, choose_compute, choo
 if TYPE_CHECKING:  # an option's type is here, and --help needs no torch
     from src.data.split import TrainingData
     from src.training.spec import FitSpec
-    from src.workers.messages import Message
+    from src.workers.messages import Message, Verdict
     from src.workers.worker import Fit, Load
 
 LauncherName = Literal["local", "ray"]
@@ -31,8 +31,8 @@ class Workers(Protocol):
     def submit(self, worker: int, spec: FitSpec) -> None:
         """Give an idle worker a trial to train."""
 
-    def answer(self, worker: int, *, stop: bool) -> None:
-        """Tell a worker that has `Reported` whether its trial is to stop."""
+    def answer(self, worker: int, verdict: Verdict) -> None:
+        """Tell a worker that has `Reported` what becomes of its trial."""
 
     def interrupt(self, reason: Interrupted) -> None:
         """Ask all workers to end their trials at once; each will still say `Ended`."""

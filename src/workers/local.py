@@ -28,7 +28,7 @@ from src.core.interrupt import Interrupted
 from src.core.quiet import silence_libraries
 from src.training.fit import fit
 from src.training.spec import FitSpec
-from src.workers.messages import Ended, Failed, Message, SearchGone, SearchProcess
+from src.workers.messages import Ended, Failed, Message, SearchGone, SearchProcess, Verdict
 from src.workers.worker import Fit, Load, work
 
 _PATIENCE = 1.0
@@ -127,9 +127,9 @@ class LocalWorkers:
         self._busy.add(worker)
         self._send(worker, spec)
 
-    def answer(self, worker: int, *, stop: bool) -> None:
-        """Tell a worker that has `Reported` whether its trial is to stop."""
-        self._send(worker, stop)
+    def answer(self, worker: int, verdict: Verdict) -> None:
+        """Tell a worker that has `Reported` what becomes of its trial."""
+        self._send(worker, verdict)
 
     def interrupt(self, reason: Interrupted) -> None:
         """Ask all workers to end their trials at once; each will still say `Ended`."""

@@ -2,7 +2,7 @@
 
 import abc
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from src.core.files import Unwritten
 from src.core.interrupt import Interrupted
@@ -19,7 +19,7 @@ class Advanced:
 
 @dataclass(frozen=True)
 class Reported:
-    """The figures of a trial's look; the worker waits for the verdict, whether to stop."""
+    """The figures of a trial's look; the worker waits for the verdict."""
 
     epoch: float
     """Epochs trained: a whole number but at a look within the first."""
@@ -27,13 +27,17 @@ class Reported:
     """The best epoch's validation accuracy so far; within the first epoch, that of the look."""
 
 
+Verdict = Literal["go on", "pause", "stop"]
+"""What becomes of a trial after a look: it goes on; it waits with its state kept; it is over."""
+
+
 @dataclass(frozen=True)
 class Ended:
     """The result of a trial's fit."""
 
     fitted: Fitted
-    pruned: bool
-    """Whether it was told to stop."""
+    verdict: Verdict
+    """What it was told last."""
     unwritten: tuple[Unwritten, ...] = ()
     """Files that it went on without: for the process of the search to say, once for all workers."""
 
@@ -69,7 +73,7 @@ class SearchProcess(abc.ABC):
 
     @abc.abstractmethod
     def receive(self) -> Any:
-        """Wait for the search's next message: a `FitSpec`, an answer, `Interrupted`.
+        """Wait for the search's next message: a `FitSpec`, a `Verdict`, `Interrupted`.
 
         None: there are no more trials.
 
@@ -85,12 +89,13 @@ class SearchProcess(abc.ABC):
             SearchGone: nothing will come any more.
         """
 
-    def ask(self, report: Reported) -> bool:
-        """Report an epoch; return whether to stop."""
+    def ask(self, report: Reported) -> Verdict:
+        """Report a look; return what becomes of the trial."""
         self.send(report)
-        while not isinstance(answer := self.receive(), bool):
+        while isinstance(answer := self.receive(), Interrupted):
             self._interrupted = answer
-        return answer
+        verdict: Verdict = answer
+        return verdict
 
     def interrupted(self) -> Interrupted | None:
         """Return why the trial is to end, if the search has asked for that."""

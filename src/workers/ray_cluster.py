@@ -41,7 +41,7 @@ from src.training.fit import fit
 from src.training.fitted import Fitted
 from src.training.spec import FitSpec
 from src.training.tensorboard import write_run
-from src.workers.messages import Ended, Failed, Message, SearchProcess
+from src.workers.messages import Ended, Failed, Message, SearchProcess, Verdict
 from src.workers.worker import Fit, work
 
 # Ray reads it when it is imported: drop what it would print into the display of a node's end.
@@ -258,9 +258,9 @@ class RayWorkers:
         state = spec.state and spec.state.absolute()
         self._tell(worker, dataclasses.replace(spec, tensorboard=None, state=state))
 
-    def answer(self, worker: int, *, stop: bool) -> None:
-        """Tell a worker that has `Reported` whether its trial is to stop."""
-        self._tell(worker, stop)
+    def answer(self, worker: int, verdict: Verdict) -> None:
+        """Tell a worker that has `Reported` what becomes of its trial."""
+        self._tell(worker, verdict)
 
     def interrupt(self, reason: Interrupted) -> None:
         """Ask all workers to end their trials at once; each will still say `Ended`."""

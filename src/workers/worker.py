@@ -12,7 +12,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import lightning.pytorch as pl
-import optuna
 import torch
 from optuna_integration import PyTorchLightningPruningCallback
 
@@ -25,7 +24,15 @@ from src.training.fitted import Fitted
 from src.training.history import SELECTED_ON
 from src.training.spec import FitSpec
 from src.training.task import CharacterTask
-from src.workers.messages import Advanced, Ended, Failed, Reported, SearchGone, SearchProcess
+from src.workers.messages import (
+    Advanced,
+    Ended,
+    Failed,
+    Reported,
+    SearchGone,
+    SearchProcess,
+    Verdict,
+)
 
 _PROGRESS_INTERVAL = 0.2
 """Seconds between two messages about one fit's progress."""
@@ -55,7 +62,7 @@ def work(search: SearchProcess, load: Load, fit: Fit = fit) -> None:
 def _train(spec: FitSpec, load: Load, search: SearchProcess, fit: Fit) -> Ended | Failed:
     search.forget_interruption()
     hyperband = HyperbandCallback(
-        _RemoteTrial(search),  # type: ignore[arg-type]  # has what the callback asks of a trial
+        _RemoteTrial(search),
         monitor=SELECTED_ON,
     )
     try:
@@ -70,9 +77,9 @@ def _train(spec: FitSpec, load: Load, search: SearchProcess, fit: Fit) -> Ended 
         return _describe(error)
     if not fitted.history and not fitted.interrupted:
         return Failed("no epoch", "it ended before its first epoch had")
-    if hyperband.pruned or fitted.interrupted:  # nobody will want its weights
+    if hyperband.verdict != "go on" or fitted.interrupted:  # nobody will want its weights
         fitted = dataclasses.replace(fitted, weights=None)
-    return Ended(fitted, hyperband.pruned, tuple(unwritten))
+    return Ended(fitted, hyperband.verdict, tuple(unwritten))
 
 
 def _describe(error: Exception) -> Failed:
@@ -95,7 +102,7 @@ class _RemoteTrial:
     def report(self, value: float, step: float) -> None:
         self._report = Reported(step, value)
 
-    def should_prune(self) -> bool:
+    def verdict(self) -> Verdict:
         return self._search.ask(self._report)
 
 
@@ -129,7 +136,7 @@ class _Progress(pl.Callback):
 
 
 class HyperbandCallback(PyTorchLightningPruningCallback):
-    """Reports a trial after every epoch and stops it on the rung where it loses.
+    """Reports a trial after every look, and ends it on the rung where it loses or has to wait.
 
     It corrects optuna-integration's callback: epochs count from 1; the value reported is the one
     the search selects on, the best epoch's so far; and the fit is asked to stop instead of being
@@ -140,9 +147,10 @@ class HyperbandCallback(PyTorchLightningPruningCallback):
         monitor: name of the metric to report, the larger the better.
     """
 
-    def __init__(self, trial: optuna.Trial, monitor: str) -> None:
+    def __init__(self, trial: _RemoteTrial, monitor: str) -> None:
         super().__init__(trial, monitor)
-        self.pruned = False
+        self.verdict: Verdict = "go on"
+        """The last one."""
         self._best = float("-inf")
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -153,9 +161,9 @@ class HyperbandCallback(PyTorchLightningPruningCallback):
         if stretch.ends_epoch:  # else it was validated on a part of the images
             value = self._best = max(self._best, value)
         self._trial.report(value, stretch.epochs)
-        if self._trial.should_prune():
-            self.pruned = True
-            trainer.should_stop = True
+        self.verdict = self._trial.verdict()
+        pl_module.is_paused = self.verdict == "pause"
+        trainer.should_stop = trainer.should_stop or self.verdict != "go on"
 
     def state_dict(self) -> dict[str, Any]:
         """Return the best value so far, for an interrupted fit to go on with."""

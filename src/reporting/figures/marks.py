@@ -38,12 +38,12 @@ FOLLOWED = 60
 """Most trials that the eye can tell apart in one panel."""
 
 
-def rung_epochs(plan: Plan) -> list[int]:
+def rung_epochs(plan: Plan) -> list[float]:
     """Return the epochs of all rungs, the full budget last."""
     return sorted({rung.epochs for bracket in plan.brackets for rung in bracket.rungs})
 
 
-def rung_fill(rung: int, plan: Plan) -> tuple[str, str]:
+def rung_fill(rung: float, plan: Plan) -> tuple[str, str]:
     """Return the fill colour and the hatching of a rung: the higher, the darker."""
     rungs = rung_epochs(plan)
     i = rungs.index(rung)
