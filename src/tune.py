@@ -21,6 +21,7 @@ from src.core.interrupt import Signals
 from src.options import FitOptions, SearchRunOptions
 from src.search.display import print_best, print_plan, print_ranking
 from src.search.hyperband import Plan, make_plan
+from src.search.promotion import Promotion
 from src.search.spec import Sampler, SearchSpec
 from src.training.hyperparameters import RECIPE, Augmentation
 from src.training.schedule import Schedule
@@ -34,6 +35,8 @@ _Choice = TypeVar("_Choice")
 
 _TRIALS_AT_MOST = 1_000_000
 
+_MIN_EPOCHS = 0.001
+
 
 @dataclass(frozen=True, kw_only=True)
 class TuneOptions(SearchRunOptions, FitOptions):
@@ -43,6 +46,12 @@ class TuneOptions(SearchRunOptions, FitOptions):
     """Batch sizes to search, one study each, such as "[64,208]"."""
     reduction_factor: int = 2
     """Hyperband's η: of the trials on a rung, one in this many is promoted."""
+    min_epochs: float = 1
+    """The lowest rung's epochs, at least; also a part of the first, such as 0.1."""
+    promotion: Promotion = "stopping"
+    """How rungs decide. synchronous: trials wait until all are there, and exactly the best go on;
+    asynchronous: whoever is among the best so far goes on, the others wait; stopping: the others
+    are stopped at once, as Optuna's HyperbandPruner has it."""
     iterations: int = 1
     """Hyperband iterations for each batch size, in all; more than were run before adds to them."""
     schedule: Schedule | tuple[Schedule, ...] = "constant"
@@ -80,6 +89,11 @@ class TuneOptions(SearchRunOptions, FitOptions):
             raise UserError(f"`batch_sizes` (={list(self.batch_sizes)}) names one twice")
         checks.within("reduction_factor", self.reduction_factor, 2)
         checks.within("iterations", self.iterations, 1)
+        if not _MIN_EPOCHS <= self.min_epochs <= self.max_epochs:
+            raise UserError(
+                f"`min_epochs` (={self.min_epochs}) must be >= {_MIN_EPOCHS}, and at most "
+                f"`max_epochs` (={self.max_epochs})"
+            )
         trials = self.make_plan().trials
         if trials > _TRIALS_AT_MOST:
             raise UserError(
@@ -100,7 +114,7 @@ class TuneOptions(SearchRunOptions, FitOptions):
 
     def make_plan(self) -> Plan:
         """Lay out the search."""
-        return make_plan(self.max_epochs, self.reduction_factor, self.iterations)
+        return make_plan(self.max_epochs, self.reduction_factor, self.iterations, self.min_epochs)
 
     @property
     def recipe_choices(self) -> dict[str, tuple[Any, ...]]:
@@ -115,6 +129,8 @@ class TuneOptions(SearchRunOptions, FitOptions):
             data=self.data_spec,
             max_epochs=self.max_epochs,
             reduction_factor=self.reduction_factor,
+            min_epochs=self.min_epochs,
+            promotion=self.promotion,
             sampler=self.sampler,
             patience=self.patience,
             precision=session.launcher.compute.precision,

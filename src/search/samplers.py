@@ -1,12 +1,13 @@
 """Samplers: what proposes the configuration of a trial, as a function of its place in the plan."""
 
-from collections.abc import Callable
-from typing import Any
+import copy
+from collections.abc import Callable, Container
+from typing import Any, cast
 
 import optuna
 from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler
-from optuna.trial import FrozenTrial
+from optuna.trial import FrozenTrial, TrialState
 
 from src.search.spec import Sampler
 
@@ -35,6 +36,34 @@ def make_sampler(kind: Sampler, space: Distributions, seed: int) -> BaseSampler:
             return optuna.samplers.RandomSampler(seed=seed)
 
 
+class _Seen:
+    """A study to learn from: a trial that waits on a rung counts as one that was pruned there."""
+
+    def __init__(self, study: optuna.Study) -> None:
+        self._study = study
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._study, name)
+
+    def _get_trials(
+        self, deepcopy: bool = True, states: Container[TrialState] | None = None, **options: Any
+    ) -> list[FrozenTrial]:
+        trials = map(_as_seen, self._study._get_trials(deepcopy, None, **options))
+        return [trial for trial in trials if states is None or trial.state in states]
+
+
+def _seen(study: optuna.Study) -> optuna.Study:
+    return cast(optuna.Study, _Seen(study))
+
+
+def _as_seen(trial: FrozenTrial) -> FrozenTrial:
+    if trial.state != TrialState.WAITING or not trial.intermediate_values:
+        return trial
+    seen = copy.copy(trial)
+    seen.state = TrialState.PRUNED
+    return seen
+
+
 class PlaceSampler(BaseSampler):
     """Gives every trial a sampler of its own, seeded by the trial's place, whatever ran before.
 
@@ -59,13 +88,13 @@ class PlaceSampler(BaseSampler):
 
     def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> Distributions:
         """Return the parameters that are proposed together."""
-        return self._current.infer_relative_search_space(study, trial)
+        return self._current.infer_relative_search_space(_seen(study), trial)
 
     def sample_relative(
         self, study: optuna.Study, trial: FrozenTrial, search_space: Distributions
     ) -> dict[str, Any]:
         """Propose those parameters."""
-        return self._current.sample_relative(study, trial, search_space)
+        return self._current.sample_relative(_seen(study), trial, search_space)
 
     def sample_independent(
         self,
@@ -75,4 +104,4 @@ class PlaceSampler(BaseSampler):
         param_distribution: BaseDistribution,
     ) -> Any:
         """Propose one parameter by itself."""
-        return self._current.sample_independent(study, trial, param_name, param_distribution)
+        return self._current.sample_independent(_seen(study), trial, param_name, param_distribution)
