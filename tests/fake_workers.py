@@ -1,9 +1,10 @@
 """Workers that train nothing: what each epoch validates follows a script, and time is counted."""
 
+import json
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import astuple, replace
 from pathlib import Path
 
 import torch
@@ -57,8 +58,6 @@ class FakeWorkers:
         self._turns: list[tuple[int, FitSpec, list[Epoch]]] = []
         self._asked: dict[int, tuple[FitSpec, list[Epoch]]] = {}
         self._stopped: dict[int, tuple[FitSpec, list[Epoch], Verdict | Interrupted]] = {}
-        self.states: dict[int, list[Epoch]] = {}
-        """What is kept of trials that wait, by their seeds."""
 
     def __enter__(self) -> "FakeWorkers":
         return self
@@ -76,7 +75,7 @@ class FakeWorkers:
     def submit(self, worker: int, job: FitSpec) -> None:
         self._idle.remove(worker)
         self.jobs.append(job)
-        self._turns.append((worker, job, self.states.pop(job.seed, [])))
+        self._turns.append((worker, job, _load_state(job)))
 
     def answer(self, worker: int, verdict: Verdict) -> None:
         job, history = self._asked.pop(worker)
@@ -103,7 +102,7 @@ class FakeWorkers:
             if isinstance(reason, Interrupted):
                 return [(worker, Ended(_fitted(job, history, reason), "go on"))]
             if reason == "pause":
-                self.states[job.seed] = history
+                _save_state(job, history)
             return [(worker, Ended(_fitted(job, history, None), reason))]
         if not self._turns:
             return []
@@ -128,6 +127,18 @@ class FakeWorkers:
         self._asked[worker] = (job, history)
         best = max(epoch.val_accuracy for epoch in history)
         return [(worker, Reported(history[-1].epoch, best))]
+
+
+def _save_state(job: FitSpec, history: Sequence[Epoch]) -> None:
+    assert job.state is not None
+    job.state.parent.mkdir(exist_ok=True)
+    job.state.write_text(json.dumps([astuple(epoch) for epoch in history]))
+
+
+def _load_state(job: FitSpec) -> list[Epoch]:
+    if job.state is None or not job.state.exists():
+        return []
+    return [Epoch(*epoch) for epoch in json.loads(job.state.read_text())]
 
 
 def _fitted(job: FitSpec, history: list[Epoch], interrupted: Interrupted | None) -> Fitted:

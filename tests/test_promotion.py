@@ -1,6 +1,7 @@
 """Promotion on rungs, against Algorithm 1 of Hyperband and Algorithm 2 of ASHA, played by hand."""
 
 import random
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -172,7 +173,7 @@ def test_search_spends_exactly_its_plan_and_gives_the_same_with_any_number_of_wo
 ) -> None:
     with searching(tmp_path / "one", 1, "synchronous") as (alone, session, _):
         assert fill("search", alone, session).succeeded
-    with searching(tmp_path / "many", workers, "synchronous") as (studies, session, fake):
+    with searching(tmp_path / "many", workers, "synchronous") as (studies, session, _):
         assert fill("search", studies, session).succeeded
     assert table(studies[0]) == table(alone[0])
     trials = studies[0].study.trials
@@ -182,7 +183,7 @@ def test_search_spends_exactly_its_plan_and_gives_the_same_with_any_number_of_wo
         counts = [len(slots) for slots in on_rungs(studies[0], PLAN)[bracket.s]]
         assert counts == [rung.trials for rung in bracket.rungs]
     assert all(state.is_finished() for state in (trial.state for trial in trials))
-    assert not fake.states.keys() - {job.seed for job in fake.jobs}
+    assert not any(tmp_path.glob("many/mnist_5k/running/*"))  # no state is left
 
 
 class After(Interruption):
@@ -202,16 +203,34 @@ def test_search_that_stops_again_and_again_gives_the_same(
 ) -> None:
     with searching(tmp_path / "whole", 2, "synchronous") as (whole, session, _):
         assert fill("search", whole, session).succeeded
-    states: dict[int, object] = {}
     for questions in range(7, 1000, 13):
         part = searching(tmp_path / "parts", 2, "synchronous", interruption=After(questions))
-        with part as (studies, session, fake):
-            if keeps_states:
-                fake.states.update(states)  # type: ignore[arg-type]  # of the run before
+        with part as (studies, session, _):
             if fill("search", studies, session).succeeded:
                 break
-            states = dict(fake.states)
+        if not keeps_states:
+            shutil.rmtree(tmp_path / "parts/mnist_5k/running", ignore_errors=True)
+    assert questions > 50
     assert table(studies[0]) == table(whole[0])
+
+
+@pytest.mark.parametrize("promotion", ["synchronous", "asynchronous"])
+@pytest.mark.parametrize("workers", [1, 3])
+def test_no_more_states_lie_on_disk_than_the_plan_says(
+    workers: int, promotion: Promotion, tmp_path: Path
+) -> None:
+    plan = make_plan(9, 3, iterations=3, min_epochs=0.3)
+    seen = []
+
+    class Counts(Interruption):
+        def pending(self) -> Interrupted | None:
+            seen.append(len([*tmp_path.glob("mnist_5k/running/*")]))
+            return None
+
+    with searching(tmp_path, workers, promotion, plan, Counts()) as (studies, session, _):
+        assert fill("search", studies, session).succeeded
+    assert 3 < max(seen) <= workers * plan.states_per_worker
+    assert seen[-1] == 0
 
 
 def test_asynchronous_search_ends_all_its_trials(tmp_path: Path) -> None:

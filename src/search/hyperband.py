@@ -93,6 +93,17 @@ class Plan:
         """Epochs of the whole search when no trial is ever pruned."""
         return self.trials * self.max_epochs
 
+    @property
+    def states_per_worker(self) -> int:
+        """States of trials that lie on disk at once, at most, for each worker of a search whose
+        trials wait on rungs.
+
+        A run of a bracket begins when a worker finds nothing else to do, so that there are no more
+        of them than workers; and of one, only those trials are kept that the lowest rung can
+        promote.
+        """
+        return 1 + max((b.rungs[1].trials for b in self.brackets if b.s), default=0)
+
     def bracket_of(self, slot: int) -> Bracket:
         """Return the bracket that the trial in this slot belongs to."""
         return self.run_of(slot)[0]
