@@ -53,7 +53,8 @@ class Command(Generic[_Options]):
     docstring: str | None
     """The module's; its first line describes the command."""
     options: type[_Options]
-    """Dataclass of the options; a field's docstring is its help."""
+    """Dataclass of the options; a field's docstring is its help. One that would be a word of Python
+    ends in _, and its option does not."""
     run: Callable[[_Options], int]
     """Does what the options ask; returns the exit code."""
     flags: tuple[str, ...] = ()
@@ -106,9 +107,13 @@ class Command(Generic[_Options]):
             allow_abbrev=False,  # an option that is misspelt could be taken for another
         )
         parser.add_argument("--config", action=_ConfigFile, help="YAML file with these options.")
-        by_hand = {*self.flags, *([self.positional] if self.positional else [])}
+        renamed = [name for name in self._fields if _option(name) != name]
+        by_hand = {*self.flags, *renamed, *([self.positional] if self.positional else [])}
         parser.add_class_arguments(self.options, as_group=False, skip={*by_hand})
         kinds, texts = get_type_hints(self.options), _field_docstrings(self.options)
+        for name in renamed:
+            default, option = self._fields[name].default, f"--{_option(name)}"
+            parser.add_argument(option, type=kinds[name], default=default, help=texts.get(name))
         for name in self.flags:
             parser.add_argument(f"--{name}", action="store_true", help=texts.get(name))
         if self.positional:
@@ -154,7 +159,9 @@ class Command(Generic[_Options]):
         """
         kinds = get_type_hints(self.options)
         try:
-            values = {name: _with_absolute_paths(name, parsed[name]) for name in self._fields}
+            values = {
+                name: _with_absolute_paths(name, parsed[_option(name)]) for name in self._fields
+            }
             for name, value in values.items():
                 if value is None and type(None) not in get_args(kinds[name]):
                     raise UserError(f"`{name}` (=null) must have a value")
@@ -175,13 +182,13 @@ class Command(Generic[_Options]):
             value = getattr(options, name)
             if name == self.positional or value == _with_absolute_paths(name, field.default):
                 continue
-            text = _as_typed(value)
+            text, option = _as_typed(value), f"--{_option(name)}"
             if name in self.flags:
-                words.append(f"--{name}")
+                words.append(option)
             elif text.startswith("-"):
-                words.append(f"--{name}={text}")
+                words.append(f"{option}={text}")
             else:
-                words += [f"--{name}", text]
+                words += [option, text]
         if self.positional:
             value = getattr(options, self.positional)
             words += map(_as_typed, value if isinstance(value, tuple) else (value,))
@@ -191,6 +198,10 @@ class Command(Generic[_Options]):
     @property
     def _fields(self) -> dict[str, Field[Any]]:
         return {field.name: field for field in fields(self.options)}  # type: ignore[arg-type]  # a dataclass, which TypeVar cannot say
+
+
+def _option(field_name: str) -> str:
+    return field_name.removesuffix("_")
 
 
 def _field_docstrings(options: type) -> dict[str, str | None]:

@@ -68,6 +68,9 @@ class TuneOptions(SearchRunOptions, FitOptions):
     "[true,false]" to choose from."""
     sampler: Sampler = "tpe"
     """How configurations are proposed: Tree-structured Parzen Estimator, or uniformly at random."""
+    try_: str | None = None
+    """Configurations to try first, whole or in part, in places of the plan at every batch size:
+    one, such as "{conv1: 256, dropout_rate: 0.5}", a list of them, or a YAML file with either."""
     patience: int | None = 3
     """Stop a trial after this many epochs without a better validation accuracy; null: never."""
     finalists: int = 0
@@ -195,8 +198,10 @@ def _search(options: TuneOptions, plan: Plan, session: "Session") -> int:
         refuse_to_lose_trials,
         write_winner,
     )
+    from src.search import space
     from src.search.fill import fill, open_places
     from src.search.finals import choose_finalists, run_finals
+    from src.search.guesses import read_guesses
     from src.search.hyperband_study import open_hyperband_studies
     from src.search.planned_study import PlannedStudy
     from src.search.studies import check_spec, ended_trials, load_studies
@@ -204,12 +209,13 @@ def _search(options: TuneOptions, plan: Plan, session: "Session") -> int:
 
     store = session.store
     spec = options.search_spec(session)
+    guesses = read_guesses(options.try_, space.distributions(spec.recipe)) if options.try_ else ()
     with store.exclusive():  # or two that start at once could begin with different specs
         check_spec(spec, session)
         studies = load_studies(store.storage, options.dataset)
         refuse_to_lose_trials(studies, session)
         check_models(studies, session)  # better known missing now than after hours
-        searches = open_hyperband_studies(spec, options.batch_sizes, plan, session)
+        searches = open_hyperband_studies(spec, options.batch_sizes, plan, session, guesses)
 
     def publish(search: PlannedStudy) -> None:
         publish_study(search, plan, session)

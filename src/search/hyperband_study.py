@@ -5,8 +5,9 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from optuna.trial import FrozenTrial, TrialState
 
 from src.core.seeding import TRIAL, derive_seed
+from src.search.guesses import Guess
 from src.search.hyperband import Plan
-from src.search.planned_study import Key, Place, Places, PlannedStudy
+from src.search.planned_study import FIXED, Key, Place, Places, PlannedStudy
 from src.search.promotion import Promotion, judge
 from src.search.session import Session
 from src.search.spec import SearchSpec
@@ -15,9 +16,21 @@ from src.workers.messages import Verdict
 
 
 def open_hyperband_studies(
-    spec: SearchSpec, batch_sizes: Sequence[int], plan: Plan, session: Session
+    spec: SearchSpec,
+    batch_sizes: Sequence[int],
+    plan: Plan,
+    session: Session,
+    guesses: Sequence[Guess] = (),
 ) -> list[PlannedStudy]:
-    """Load the study of each batch size, or begin it; the store must be exclusively ours."""
+    """Load the study of each batch size, or begin it; the store must be exclusively ours.
+
+    Args:
+        spec: what all trials have in common.
+        batch_sizes: one study each.
+        plan: the places of each.
+        session: where they are stored.
+        guesses: tried first, in each.
+    """
     shown = session.logs.shown(len(batch_sizes) * plan.trials)
     return [
         PlannedStudy(
@@ -29,6 +42,7 @@ def open_hyperband_studies(
                 batch_size,
                 spec.data.seed,
                 session.folder.study_model(batch_size).stem,
+                guesses,
             ),
             spec,
             session,
@@ -42,12 +56,19 @@ class _PlanPlaces(Places):
     """A place for each trial of the plan, in the order in which Hyperband starts them."""
 
     def __init__(
-        self, plan: Plan, promotion: Promotion, batch_size: int, seed: int, model: str
+        self,
+        plan: Plan,
+        promotion: Promotion,
+        batch_size: int,
+        seed: int,
+        model: str,
+        guesses: Sequence[Guess],
     ) -> None:
         self.keys = range(plan.trials)
         self.looks = plan.looks
         self._plan = plan
         self._promotion = promotion
+        self._guesses = guesses
         self._batch_size = batch_size
         self._seed = seed
         self._model = model
@@ -67,6 +88,10 @@ class _PlanPlaces(Places):
 
     def configured_like(self, key: Key) -> FrozenTrial | None:
         return None
+
+    def guess(self, trials: Iterable[FrozenTrial]) -> Guess | None:
+        tried = [trial.system_attrs.get(FIXED) for trial in trials]
+        return next((guess for guess in self._guesses if guess not in tried), None)
 
     def step(self, epochs: float) -> int:
         return self._plan.step(epochs)

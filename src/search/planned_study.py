@@ -20,6 +20,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from src.results.records import LOST, TrialOutcome, TrialRecord
 from src.search import space
+from src.search.guesses import Guess
 from src.search.logs import Shown
 from src.search.pruner import BRACKET_ATTRIBUTE
 from src.search.session import Session
@@ -34,6 +35,9 @@ from src.workers.messages import Ended, Verdict
 TRIES = 3
 """So often a trial may fail in a run before its place is left empty; and so many failures in a row
 with the same cause stop the run."""
+
+FIXED = "fixed_params"
+"""Optuna's name for parameters that no sampler proposes; see `Study.enqueue_trial`."""
 
 Key = int | str
 """Names a place within its study; recorded with its trials as the attribute `slot`."""
@@ -72,6 +76,14 @@ class Places(abc.ABC):
     @abc.abstractmethod
     def configured_like(self, key: Key) -> FrozenTrial | None:
         """Return the trial whose configuration a place is given; None: the sampler proposes it."""
+
+    def guess(self, trials: Iterable[FrozenTrial]) -> Guess | None:
+        """Return the user's guess that is to be tried next; None: all have been.
+
+        Args:
+            trials: of the study.
+        """
+        return None
 
     def step(self, epochs: float) -> int:
         """Return epochs as Optuna counts the steps of a trial."""
@@ -352,6 +364,8 @@ class PlannedStudy:
         like = failed[-1] if failed else self._places.configured_like(place.key)
         if like is not None:
             waiting.params, waiting.distributions = like.params, like.distributions
+        elif guess := self._places.guess(self.study.get_trials(deepcopy=False)):
+            waiting.system_attrs = {FIXED: dict(guess)}
         if failed:
             waiting.intermediate_values = failed[-1].intermediate_values
         return waiting
