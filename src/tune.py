@@ -10,6 +10,7 @@ lightning_logs/<dataset>/ (curves for TensorBoard). The same command goes on whe
 import contextlib
 import functools
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -27,6 +28,7 @@ from src.training.hyperparameters import RECIPE, Augmentation
 from src.training.schedule import Schedule
 
 if TYPE_CHECKING:
+    from src.search.guesses import Guess
     from src.search.session import Session
     from src.search.timing import Timing
     from src.workers.worker import Fit
@@ -46,7 +48,7 @@ class TuneOptions(SearchRunOptions, FitOptions):
     """Batch sizes to search, one study each, such as "[64,208]"."""
     reduction_factor: int = 2
     """Hyperband's η: of the trials on a rung, one in this many is promoted."""
-    min_epochs: float = 1
+    min_epochs: float = 1.0
     """The lowest rung's epochs, at least; also a part of the first, such as 0.1."""
     promotion: Promotion = "stopping"
     """How rungs decide. synchronous: trials wait until all are there, and exactly the best go on;
@@ -124,6 +126,14 @@ class TuneOptions(SearchRunOptions, FitOptions):
         """What the search chooses the recipe of a trial from: one value or more of each option."""
         return {name: _choices(getattr(self, name)) for name in RECIPE}
 
+    def guesses(self) -> "Sequence[Guess]":
+        """Read what is to be tried first."""
+        from src.search import space
+        from src.search.guesses import read_guesses
+
+        searched = space.distributions(self.recipe_choices)
+        return read_guesses(self.try_, searched) if self.try_ else ()
+
     def search_spec(self, session: "Session") -> SearchSpec:
         """Return what all trials of the search have in common."""
         from src.search import space
@@ -166,6 +176,7 @@ def run(options: TuneOptions, fit: "Fit | None" = None, timing: "Timing | None" 
     from src.search.session import TIMING, Session, open_store
     from src.workers.launch import launching
 
+    guesses = options.guesses()
     folder = ResultsFolder(options.results_dir, options.dataset)
     make_writable(folder.path, "--results_dir")
     make_writable(options.log_dir, "--log_dir")
@@ -186,10 +197,12 @@ def run(options: TuneOptions, fit: "Fit | None" = None, timing: "Timing | None" 
             console=console,
             timing=timing or TIMING,
         )
-        return _search(options, plan, session)
+        return _search(options, plan, guesses, session)
 
 
-def _search(options: TuneOptions, plan: Plan, session: "Session") -> int:
+def _search(
+    options: TuneOptions, plan: Plan, guesses: "Sequence[Guess]", session: "Session"
+) -> int:
     """Run what is left of the search at each batch size, and publish what came out."""
     from src.reporting.publish import (
         check_models,
@@ -198,10 +211,8 @@ def _search(options: TuneOptions, plan: Plan, session: "Session") -> int:
         refuse_to_lose_trials,
         write_winner,
     )
-    from src.search import space
     from src.search.fill import fill, open_places
     from src.search.finals import choose_finalists, run_finals
-    from src.search.guesses import read_guesses
     from src.search.hyperband_study import open_hyperband_studies
     from src.search.planned_study import PlannedStudy
     from src.search.studies import check_spec, ended_trials, load_studies
@@ -209,7 +220,6 @@ def _search(options: TuneOptions, plan: Plan, session: "Session") -> int:
 
     store = session.store
     spec = options.search_spec(session)
-    guesses = read_guesses(options.try_, space.distributions(spec.recipe)) if options.try_ else ()
     with store.exclusive():  # or two that start at once could begin with different specs
         check_spec(spec, session)
         studies = load_studies(store.storage, options.dataset)

@@ -37,19 +37,41 @@ def wait_for_trial(process: subprocess.Popen[str], number: int) -> None:
     raise AssertionError("the search ended before that trial")
 
 
+@pytest.mark.parametrize(
+    ("options", "trials"),
+    [
+        # One worker, because what is stopped depends on who reaches a rung first.
+        (("--workers=1",), 5),
+        # Synchronous rungs do not; only what TPE proposes would.
+        (
+            (
+                "--promotion=synchronous",
+                "--min_epochs=0.3",
+                "--sampler=random",
+                "--workers=2",
+                "--batch_sizes=[32]",
+            ),
+            17,
+        ),
+    ],
+    ids=["stopping", "synchronous"],
+)
 def test_killed_search_ends_like_an_uninterrupted_one(
-    workplace: Workplace, tmp_path: Path, environment: dict[str, str]
+    options: tuple[str, ...],
+    trials: int,
+    workplace: Workplace,
+    tmp_path: Path,
+    environment: dict[str, str],
 ) -> None:
-    process = start_search(workplace, environment, "--workers=1")
+    process = start_search(workplace, environment, *options)
     wait_for_trial(process, 2)
     process.kill()
     process.communicate()
-    # One worker, because what is pruned depends on who reaches a rung first.
-    assert workplace.tune("--workers=1") == 0
+    assert workplace.tune(*options) == 0
     whole = Workplace(tmp_path / "whole")
-    assert whole.tune("--workers=1") == 0
+    assert whole.tune(*options) == 0
 
-    assert len(whole.rows()) == 5
+    assert len(whole.rows()) == trials
     assert without_seconds(workplace) == without_seconds(whole)
     one, other = (
         json.loads((w.results / "mnist_5k/best.json").read_text()) for w in (workplace, whole)

@@ -208,6 +208,25 @@ def test_no_configuration_is_drawn_twice_at_any_batch_size(
     assert len(set(rates)) == 34
 
 
+def test_guesses_are_tried_first_and_once_at_every_batch_size(tmp_path: Path) -> None:
+    guesses = [{"conv1": 256, "dropout_rate": 0.3}, {"learning_rate": 0.005}]
+    for iterations in (1, 2):  # the second goes on, and finds both tried
+        plan = make_plan(9, 3, iterations)
+        results, fake = ResultsFolder(tmp_path, "mnist_5k"), FakeWorkers(2, learns)
+        with open_session(Journal(results), results, fake) as session:
+            spec = plain_spec(session, plan, "tpe")
+            studies = open_hyperband_studies(spec, [32, 64], plan, session, guesses)
+            assert run(studies, session).succeeded
+            for study in studies:
+                params = [trial.params for trial in study.study.trials]
+                assert len(params) == plan.trials
+                assert [values["conv1"] for values in params].index(256) == 0
+                assert params[0]["dropout_rate"] == 0.3
+                assert [values["learning_rate"] for values in params].index(0.005) == 1
+                fixed = ["fixed_params" in trial.system_attrs for trial in study.study.trials]
+                assert fixed == [True, True, *[False] * (plan.trials - 2)]
+
+
 def test_failures_at_once_count_as_one() -> None:
     now = 0.0
     streak = FailureStreak(lambda: now)

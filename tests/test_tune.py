@@ -315,3 +315,39 @@ def test_wrong_recipes_are_refused_in_one_line(
     err = capsys.readouterr().err
     assert message in err
     assert len(err.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("guess", "complaint"),
+    [
+        ("{conv1: 250}", "`conv1` (=250), which must be a number from 32 to 256 in steps of 32"),
+        ("{conv1: yes}", "`conv1` (=True), which must be a number"),
+        ("{learning_rate: 1}", "must be a number from 0.0001 to 0.01"),
+        ("[{conv1: 64}, {batch_size: 32}]", "names `batch_size`; searched are conv1, conv2,"),
+        ("[]", "has no configuration"),
+        ("[64]", "must name hyperparameters"),
+        ("{conv1: 64", "is no YAML"),
+        ("nowhere.yaml", "must be a mapping such as {conv1: 256}, a list of such, or a file"),
+    ],
+)
+def test_wrong_guesses_are_refused_in_one_line(
+    guess: str, complaint: str, workplace: Workplace, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert workplace.tune("--try", guess) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert complaint in line
+    assert not workplace.results.exists()
+
+
+def test_guesses_are_read_from_a_file(
+    workplace: Workplace, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "guesses.yaml"
+    file.write_text(
+        "- {conv1: 32, conv2: 64, dense_units: 96, dropout_rate: 0.7}\n- {conv1: 224}\n"
+    )
+    assert workplace.tune(f"--try={file}") == 0
+    first, second, *_ = sorted(workplace.rows(), key=lambda row: int(row["trial"]))
+    assert [first[name] for name in ("conv1", "conv2", "dense_units")] == ["32", "64", "96"]
+    assert first["dropout_rate"] == "0.7"
+    assert second["conv1"] == "224"

@@ -22,7 +22,7 @@ class SearchSpec:
     """Full budget of one trial (Hyperband's R), in epochs."""
     reduction_factor: int
     """Hyperband's η."""
-    min_epochs: float = 1
+    min_epochs: float = 1.0
     """The lowest rung's epochs, at least."""
     promotion: Promotion = "stopping"
     """How rungs decide which trials go on."""
