@@ -27,9 +27,10 @@ from src.results.records import (
     TestRecord,
     TrialRecord,
 )
-from src.results.tables import read_epochs, read_trials
+from src.results.tables import DECIMALS, read_epochs, read_trials
 from src.results.test_log import read_tests
 from src.search.hyperband import Plan, make_plan
+from src.search.promotion import Promotion
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -45,6 +46,8 @@ class Search:
 
     summary: SearchSummary
     plan: Plan
+    promotion: Promotion
+    """How rungs decided which trials go on."""
     images: dict[str, int]
     """How many images trained, and how many validated."""
 
@@ -91,6 +94,7 @@ def read_findings(folder: ResultsFolder) -> Findings:
                 refuse(folder.all_csv, f"it has a bracket {trial.bracket} of {least}")
         if not any(trial.state == "COMPLETE" for trial in trials):
             refuse(folder.all_csv, f"it has no finished trial, though {folder.best_json} has")
+        trials = tuple(_on_rungs(trial, search.plan) for trial in trials)
     tested = _read_document(folder.metrics_json, _parse_metrics)
     return Findings(
         dataset=folder.path.name,
@@ -114,14 +118,26 @@ def _read_trials(folder: ResultsFolder) -> tuple[TrialRecord, ...]:
     trials = []
     for record in read_trials(folder.all_csv):
         history = curves.get((record.batch_size, record.trial), ())
-        if history and len(history) != record.epochs:
+        if history and history[-1].epoch != record.epochs:
             refuse(
                 folder.curves_csv,
-                f"trial {record.trial} at batch size {record.batch_size} has {len(history)} epochs "
-                f"there and {record.epochs} in {folder.all_csv.name}",
+                f"trial {record.trial} at batch size {record.batch_size} has {history[-1].epoch} "
+                f"epochs there and {record.epochs} in {folder.all_csv.name}",
             )
         trials.append(replace(record, history=history))
     return tuple(trials)
+
+
+def _on_rungs(trial: TrialRecord, plan: Plan) -> TrialRecord:
+    """Return a trial with the plan's shares of an epoch, which tables round."""
+    exact = {round(look, DECIMALS): look for look in plan.looks}
+    return replace(
+        trial,
+        epochs=exact.get(trial.epochs, trial.epochs),
+        history=tuple(
+            replace(look, epoch=exact.get(look.epoch, look.epoch)) for look in trial.history
+        ),
+    )
 
 
 def _read_document(path: Path, parse: Callable[[dict[str, Any]], _Document]) -> _Document | None:
@@ -137,6 +153,8 @@ class _Budget:
     max_epochs: int
     reduction_factor: int
     iterations: int
+    min_epochs: float = 1
+    promotion: Promotion = "stopping"
 
 
 def _parse_search(document: dict[str, Any]) -> Search:
@@ -149,7 +167,10 @@ def _parse_search(document: dict[str, Any]) -> Search:
     _check_dates(best.search.runs)
     return Search(
         summary=best.search,
-        plan=make_plan(budget.max_epochs, budget.reduction_factor, budget.iterations),
+        plan=make_plan(
+            budget.max_epochs, budget.reduction_factor, budget.iterations, budget.min_epochs
+        ),
+        promotion=budget.promotion,
         images=images,
     )
 
