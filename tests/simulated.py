@@ -55,11 +55,11 @@ def simulate_search(
             state, reason = "COMPLETE", ""
             if slot in lost:
                 state, reason = "PRUNED", f"lost on the rung at epoch {epochs:.4g}"
-            elif math.isnan(history[-1].train_loss):
-                state, reason = "PRUNED", f"diverged: training loss is nan in epoch {epochs}"
+            elif math.isinf(history[-1].train_loss):
+                state, reason = "PRUNED", f"diverged: training loss is inf in epoch {epochs}"
             elif epochs < max_epochs:
                 reason = f"early stopping: no better epoch in {_PATIENCE}"
-            best = [e.val_accuracy for e in history if e.is_whole and not math.isnan(e.train_loss)]
+            best = [e.val_accuracy for e in history if e.is_whole and math.isfinite(e.train_loss)]
             record = TrialRecord(
                 val_accuracy=max(best, default=None),
                 hyperparameters=hp,
@@ -161,12 +161,12 @@ def _curve(
         error = min(0.9, float(error * np.exp(generator.normal(0, 0.05))))
         images = validation if epoch >= 1 else validation // 9
         accuracy = round(1 - round(error * images) / images, 6)
-        loss = math.nan if hp.learning_rate > 0.0097 else round(4 * error, 6)
+        loss = math.inf if hp.learning_rate > 0.0097 else round(4 * error, 6)
         curve.append(Epoch(epoch, loss, round(1 - 0.8 * error, 6), error, accuracy))
         if epoch >= 1:
             since = 0 if accuracy > best else since + 1
             best = max(best, accuracy)
-        if math.isnan(loss) or since == _PATIENCE:
+        if math.isinf(loss) or since == _PATIENCE:
             break
     return curve
 
@@ -195,7 +195,7 @@ def _lost(curves: Sequence[list[Epoch]], plan: Plan, promotion: str) -> dict[int
 
 def _value(curve: list[Epoch], epochs: float) -> float | None:
     """Return what a trial has on a rung; None if it does not get there."""
-    looks = [look for look in curve if look.epoch <= epochs and not math.isnan(look.train_loss)]
+    looks = [look for look in curve if look.epoch <= epochs and math.isfinite(look.train_loss)]
     if not looks or looks[-1].epoch < epochs:
         return None
     return max(

@@ -70,9 +70,9 @@ def history_figure(trials: Sequence[TrialRecord], plan: Plan) -> Figure:
         sizes.append(batch_size)
         middles.append(start + (len(members) - 1) / 2)
         start += len(members)
-    for ending, mark in marks.items():
-        if points[ending]:
-            mark.scatter(axes, points[ending], size=marker_size(trials))
+    shown = {ending: mark for ending, mark in marks.items() if points[ending]}
+    for ending, mark in shown.items():
+        mark.scatter(axes, points[ending], size=marker_size(trials))
     accuracy_axis(axes)
     axes.set_xlim(-0.8, start - 0.2)
     if len(sizes) > 1:
@@ -83,7 +83,7 @@ def history_figure(trials: Sequence[TrialRecord], plan: Plan) -> Figure:
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_xlabel("trial")
     line = Line2D([], [], color="black", linewidth=1.5, label="best finished so far")
-    legend_below(figure, [*(mark.handle() for mark in marks.values()), line])
+    legend_below(figure, [*(mark.handle() for mark in shown.values()), line])
     return figure
 
 
@@ -182,7 +182,7 @@ def budget_figure(uses: Sequence[RungUse], trials: Sequence[TrialRecord], plan: 
     for below, rung in zip([0, *rungs], rungs, strict=False):
         span = f"epoch {rung}" if rung == below + 1 else f"epochs {below + 1} to {rung}"
         if plan.looks:
-            span = f"{epochs_text(below)} to {epochs_text(rung)} epochs trained"
+            span = f"{epochs_text(below)} to {epochs_text(rung)} epochs"
         spent.append(_patch(*rung_fill(rung, plan), span))
     ended = [_patch(mark.colour, mark.hatch, mark.label) for mark in marks.values()]
     for axes, handles in ((left, spent), (right, ended)):

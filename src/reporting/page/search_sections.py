@@ -208,10 +208,13 @@ def history_blocks(findings: Findings) -> list[Block]:
 
 
 def _within_an_epoch(search: Search) -> str:
-    """Write how accurate a trial is within its first epoch, where there are rungs."""
+    """Write what accuracies within the first epoch are, where there are rungs."""
     if not search.plan.looks:
         return ""
-    return " Within the first epoch, only a part of the validation images is read."
+    return (
+        " Accuracies within the first epoch are those of a part of the validation images; a trial "
+        "that ended there has no others."
+    )
 
 
 _KIND_WORDS: dict[Kind, str] = {
@@ -233,6 +236,7 @@ def rung_blocks(findings: Findings) -> list[Block]:
     kinds = [kind for kind in _KIND_WORDS if any(use.ended.get(kind) for use in uses)]
     spent = sum(use.spent for use in uses)
     everything = len(trials) * plan.max_epochs
+    share = percent_text(spent / max(everything, 1), 0)
     studies = plan.iterations * len(search.summary.batch_sizes) if waits else 1
     columns = ["bracket", "rung (epochs)", "trials sent here", "plan"]
     columns += ["arrived", "promoted"] if waits else ["went on"]
@@ -243,7 +247,7 @@ def rung_blocks(findings: Findings) -> list[Block]:
             *(str(use.entered), str(studies * use.planned)),
             *([str(use.arrived), str(use.promoted)] if waits else [str(use.went_on)]),
             *(str(use.ended.get(kind, 0)) for kind in kinds),
-            *(number_text(use.spent), percent_text(use.spent / max(spent, 1), 1)),
+            *(number_text(round(use.spent, 1)), percent_text(use.spent / max(spent, 1), 1)),
         ]
         for use in uses
     ]
@@ -251,16 +255,16 @@ def rung_blocks(findings: Findings) -> list[Block]:
         Text(
             f"Hyperband with at most {plural(plan.max_epochs, 'epoch')} a trial, factor "
             f"{plan.reduction_factor}, {plural(plan.iterations, 'iteration')}: "
-            f"{plural(spent, 'epoch')} were trained, {percent_text(spent / max(everything, 1), 0)} "
-            f"of the {everything:,} that {plural(len(trials), 'trial')} would have taken without "
+            f"{plural(round(spent, 1), 'epoch')} were trained, {share} of the "
+            f"{everything:,} that {plural(len(trials), 'trial')} would have taken without "
             f"rungs.{_promotion_words(findings.trials, search)}"
         ),
         _promotions_picture(uses, trials, plan) if waits else _budget_picture(uses, trials, plan),
         Table(
             "Trials and epochs by bracket and rung, all batch sizes and iterations together. "
             + (
-                "“Plan” is what the search sends there; who arrived there waited until it was "
-                "promoted or could no longer be."
+                f"“Plan” is what the whole search sends there if exactly one in "
+                f"{plan.reduction_factor} is promoted."
                 if waits
                 else "“Plan” is what one iteration at one batch size sends there if exactly one in "
                 f"{plan.reduction_factor} is promoted; as trials are judged the moment they "
@@ -292,19 +296,19 @@ def _promotion_words(trials: Sequence[TrialRecord], search: Search) -> str:
         return ""
     if search.promotion == "synchronous":
         text = (
-            f" Of the trials that are sent to a rung exactly the best one in "
-            f"{plan.reduction_factor} are promoted, as soon as it is certain which: when all have "
-            "arrived, or when those still missing can change nothing. The others wait until then."
+            f" Trials wait on a rung until exactly the best one in {plan.reduction_factor} of "
+            "those sent there are promoted: when all have arrived, or as soon as those still "
+            "missing can change nothing."
         )
     else:
         text = (
-            f" A trial goes on from a rung as soon as it is among the best one in "
-            f"{plan.reduction_factor} of those that have arrived, so more may go on than planned. "
-            "The others wait until they are, or can no longer be."
+            f" Trials wait on a rung until they are among the best one in {plan.reduction_factor} "
+            "of those that have arrived there, and so more may be promoted than planned, or until "
+            "they can no longer be."
         )
     ended = sum(trial.state != "FAIL" for trial in trials)
-    if missing := plan.trials * len(search.summary.batch_sizes) - ended:
-        text += f" {plural(missing, 'trial')} of the plan have not ended, and are not shown."
+    if (missing := plan.trials * len(search.summary.batch_sizes) - ended) > 0:
+        text += f" Not ended yet, and not shown: {plural(missing, 'trial')} of the plan."
     return text
 
 

@@ -63,7 +63,7 @@ def _facts(findings: Findings) -> Facts:
         ),
         ("trials", f"{len(trials):,}"),
         ("trained to their end", f"{len(best):,}"),
-        ("epochs trained", number_text(sum(trial.epochs for trial in trials))),
+        ("epochs trained", number_text(round(sum(trial.epochs for trial in trials), 1))),
     ]
     if findings.finals is not None:
         first = findings.finals.finalists[0]
