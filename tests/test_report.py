@@ -476,17 +476,29 @@ def test_where_trials_do_not_wait_the_report_says_so(tmp_path: Path) -> None:
     assert "promoted" not in shown[0]
 
 
-def test_asynchronous_promotion_is_told_and_an_unknown_one_refused(
-    halved: ResultsFolder, capsys: pytest.CaptureFixture[str]
-) -> None:
-    best = json.loads(halved.best_json.read_text())
-    best["search"]["settings"]["promotion"] = "asynchronous"
-    halved.best_json.write_text(json.dumps(best))
+def test_asynchronous_promotion_is_told(halved: ResultsFolder) -> None:
+    set_setting(halved, "promotion", "asynchronous")
     assert "until they are among the best one in 3 of those" in make_report(halved).text
-    best["search"]["settings"]["promotion"] = "sideways"
-    halved.best_json.write_text(json.dumps(best))
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("promotion", "sideways"), *(("min_epochs", value) for value in (0, -1, 10, 1e-300, "1"))],
+)
+def test_settings_that_no_search_has_are_refused(
+    name: str, value: object, halved: ResultsFolder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    set_setting(halved, name, value)
     assert report.main(["--dataset=mnist", f"--results_dir={halved.path.parent}"]) == 2
-    assert str(halved.best_json) in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: {halved.best_json} is")
+    assert name in error
+
+
+def set_setting(folder: ResultsFolder, name: str, value: object) -> None:
+    best = json.loads(folder.best_json.read_text())
+    best["search"]["settings"][name] = value
+    folder.best_json.write_text(json.dumps(best))
 
 
 def test_rungs_that_tables_round_are_those_of_the_plan_again(halved: ResultsFolder) -> None:

@@ -161,6 +161,8 @@ def _parse_search(document: dict[str, Any]) -> Search:
     best = BestSummary.from_document(document)
     budget = pick(_Budget, best.search.settings)
     check_count(budget.max_epochs)
+    if budget.min_epochs < 10**-DECIMALS:
+        raise ValueError(f"its min_epochs (={budget.min_epochs}) are too few to be told apart")
     images = best.data.images
     if not check_count(images["train"]) or not check_count(images["validation"]):
         raise ValueError("no image trained, or none validated")

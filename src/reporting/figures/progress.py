@@ -218,7 +218,7 @@ def promotions_figure(uses: Sequence[RungUse], trials: Sequence[TrialRecord], pl
         range(len(uses)), [f"bracket {use.bracket}, {epochs_text(use.epochs)}" for use in uses]
     )
     left.invert_yaxis()
-    left.set(title="epochs spent", xlabel="epochs", ylabel="bracket, and epochs of its rung")
+    left.set(title="epochs spent", xlabel="epochs", ylabel="bracket, rung")
     right.set(title="trials", xlabel="trials sent there")
     for axes in (left, right):
         axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))

@@ -46,6 +46,9 @@ _RANKED = 10
 _FEW_TRIALS = 50
 """Fewest trials for an importance that is more than a hint."""
 
+_PART = "a part of the validation images, or of all where there are few"
+"""What gives accuracies within the first epoch."""
+
 _NO_BEST = "No trial has trained to its end yet, or best.json is missing, so this part is empty."
 
 _NO_CURVES = (
@@ -212,8 +215,8 @@ def _within_an_epoch(search: Search) -> str:
     if not search.plan.looks:
         return ""
     return (
-        " Accuracies within the first epoch are those of a part of the validation images; a trial "
-        "that ended there has no others."
+        f" Accuracies within the first epoch are those of {_PART}; a trial that ended there has "
+        "no others."
     )
 
 
@@ -303,8 +306,8 @@ def _promotion_words(trials: Sequence[TrialRecord], search: Search) -> str:
     else:
         text = (
             f" Trials wait on a rung until they are among the best one in {plan.reduction_factor} "
-            "of those that have arrived there, and so more may be promoted than planned, or until "
-            "they can no longer be."
+            "of those that have arrived there, or can no longer be; more may be promoted than "
+            "planned."
         )
     ended = sum(trial.state != "FAIL" for trial in trials)
     if (missing := plan.trials * len(search.summary.batch_sizes) - ended) > 0:
@@ -370,7 +373,7 @@ def importance_blocks(findings: Findings) -> list[Block]:
         f"; {plural(left_out, 'trial')} ended before and are left out. " if left_out else ". "
     )
     if budget < 1:
-        caption += "Their accuracies there are those of a part of the validation images. "
+        caption += f"Their accuracies there are those of {_PART}. "
     caption += "The lines show where 80 % of the values lie when the trials are drawn anew."
     if len(known) < _FEW_TRIALS:
         caption += " With so few trials this is little more than a hint."
