@@ -2,9 +2,12 @@
 
 import hashlib
 import json
+import math
+from collections.abc import Sequence
 from dataclasses import asdict
+from itertools import pairwise
 from pathlib import Path
-from typing import cast
+from typing import Literal, cast
 
 import numpy as np
 
@@ -16,11 +19,13 @@ from src.reporting.publish import describe_model
 from src.results.folder import ResultsFolder
 from src.results.records import BestSummary, Run, SearchSummary, TrialRecord
 from src.results.tables import write_epochs, write_trials
-from src.search.hyperband import is_promoted, make_plan
+from src.search.hyperband import Plan, is_promoted, make_plan
 from src.training.checkpoint import SavedModel, save_model
 from src.training.history import Epoch
 from src.training.hyperparameters import Hyperparameters
 from src.training.task import make_task
+
+_PATIENCE = 3
 
 
 def simulate_search(
@@ -30,76 +35,56 @@ def simulate_search(
     max_epochs: int = 9,
     reduction_factor: int = 3,
     images: int = 60_000,
+    min_epochs: float = 1,
+    promotion: Literal["synchronous", "stopping"] = "stopping",
 ) -> ResultsFolder:
     """Write what a search would leave whose accuracies follow a formula and some luck."""
     generator = np.random.default_rng(0)
-    plan = make_plan(max_epochs, reduction_factor)
+    plan = make_plan(max_epochs, reduction_factor, min_epochs=min_epochs)
     folder = ResultsFolder(results_dir, dataset)
     folder.path.mkdir(parents=True)
     validation = images // 5
     trials: list[TrialRecord] = []
     for batch_size in batch_sizes:
-        on_rungs: dict[tuple[int, int], list[float]] = {}
-        for slot in range(plan.trials):
-            bracket = plan.bracket_of(slot)
-            hp = Hyperparameters(
-                conv1=int(generator.integers(1, 9)) * 32,
-                conv2=int(generator.integers(1, 9)) * 32,
-                dense_units=int(generator.integers(1, 9)) * 32,
-                dropout_rate=int(generator.integers(1, 10)) / 10,
-                learning_rate=float(10 ** generator.uniform(-4, -2)),
-                batch_size=batch_size,
-            )
-            final = 0.006 + 0.004 * (np.log10(hp.learning_rate) + 3) ** 2
-            final += 0.006 * (hp.dropout_rate - 0.4) ** 2 + 0.08 / (hp.conv1 + hp.conv2)
-            history: list[Epoch] = []
-            state, reason, best, since = "COMPLETE", "", 0.0, 0
-            while len(history) < max_epochs:
-                epoch = len(history) + 1
-                error = final + 0.12 * epoch**-1.6 * np.exp(generator.normal(0, 0.4))
-                error = min(0.9, float(error * np.exp(generator.normal(0, 0.05))))
-                accuracy = round(1 - round(error * validation) / validation, 6)
-                history.append(
-                    Epoch(epoch, round(4 * error, 6), round(1 - 0.8 * error, 6), error, accuracy)
-                )
-                since = 0 if accuracy > best else since + 1
-                best = max(best, accuracy)
-                if hp.learning_rate > 0.0097:
-                    state, reason = "PRUNED", f"diverged: training loss is nan in epoch {epoch}"
-                    break
-                if epoch in bracket.decision_epochs:
-                    here = on_rungs.setdefault((bracket.s, epoch), [])
-                    here.append(best)
-                    if not is_promoted(best, here, reduction_factor):
-                        state, reason = "PRUNED", f"lost on the rung at epoch {epoch}"
-                        break
-                if since == 3:
-                    reason = "early stopping: no better epoch in 3"
-                    break
+        configurations = [_configuration(generator, batch_size) for _ in range(plan.trials)]
+        curves = [_curve(generator, hp, plan, validation) for hp in configurations]
+        lost = _lost(curves, plan, promotion)
+        for slot, (hp, curve) in enumerate(zip(configurations, curves, strict=True)):
+            history = tuple(look for look in curve if look.epoch <= lost.get(slot, max_epochs))
+            epochs = history[-1].epoch
+            state, reason = "COMPLETE", ""
+            if slot in lost:
+                state, reason = "PRUNED", f"lost on the rung at epoch {epochs:.4g}"
+            elif math.isinf(history[-1].train_loss):
+                state, reason = "PRUNED", f"diverged: training loss is inf in epoch {epochs}"
+            elif epochs < max_epochs:
+                reason = f"early stopping: no better epoch in {_PATIENCE}"
+            best = [e.val_accuracy for e in history if e.is_whole and math.isfinite(e.train_loss)]
             record = TrialRecord(
-                val_accuracy=best,
+                val_accuracy=max(best, default=None),
                 hyperparameters=hp,
-                epochs=len(history),
+                epochs=epochs,
                 trial=slot,
                 state=state,
-                bracket=bracket.s,
-                seconds=7.5 * len(history),
+                bracket=plan.bracket_of(slot).s,
+                seconds=7.5 * epochs,
                 reason=reason,
-                history=tuple(history),
+                history=history,
             )
             trials.append(record)
     write_epochs(folder.curves_csv, trials)
     write_trials(folder.all_csv, trials)
     finished = [trial for trial in trials if trial.state == "COMPLETE"]
     best_trial = max(finished, key=lambda trial: trial.val_accuracy or 0)
+    whole = tuple(look for look in best_trial.history if look.is_whole)
     names = CLASS_NAMES[cast(Dataset, dataset)]
     model = SavedModel(
         hyperparameters=best_trial.hyperparameters,
         data_spec=DataSpec(dataset=cast(Dataset, dataset)),
         class_names=names,
         weights=dict(make_task(best_trial.hyperparameters, len(names)).state_dict()),
-        history=best_trial.history,
-        best_epoch=1 + int(np.argmax([epoch.val_accuracy for epoch in best_trial.history])),
+        history=whole,
+        best_epoch=1 + int(np.argmax([epoch.val_accuracy for epoch in whole])),
         val_accuracy=best_trial.val_accuracy or 0.0,
         validation_confusion=simulate_confusion(
             len(names), validation, best_trial.val_accuracy or 0.0
@@ -124,6 +109,8 @@ def simulate_search(
             **asdict(model.data_spec),
             "max_epochs": max_epochs,
             "reduction_factor": reduction_factor,
+            "min_epochs": min_epochs,
+            "promotion": promotion,
             "iterations": 1,
             "sampler": "tpe",
             "patience": 3,
@@ -147,6 +134,73 @@ def simulate_search(
     summary = BestSummary(**vars(describe_model(model)), search=search)
     write_json(folder.best_json, summary.to_document())
     return folder
+
+
+def _configuration(generator: np.random.Generator, batch_size: int) -> Hyperparameters:
+    return Hyperparameters(
+        conv1=int(generator.integers(1, 9)) * 32,
+        conv2=int(generator.integers(1, 9)) * 32,
+        dense_units=int(generator.integers(1, 9)) * 32,
+        dropout_rate=int(generator.integers(1, 10)) / 10,
+        learning_rate=float(10 ** generator.uniform(-4, -2)),
+        batch_size=batch_size,
+    )
+
+
+def _curve(
+    generator: np.random.Generator, hp: Hyperparameters, plan: Plan, validation: int
+) -> list[Epoch]:
+    """Return the looks at a trial that no rung stops."""
+    final = 0.006 + 0.004 * (np.log10(hp.learning_rate) + 3) ** 2
+    final += 0.006 * (hp.dropout_rate - 0.4) ** 2 + 0.08 / (hp.conv1 + hp.conv2)
+    curve: list[Epoch] = []
+    best, since = 0.0, 0
+    for epoch in (*plan.looks, *range(1, plan.max_epochs + 1)):
+        falls = epoch**-1.6 if epoch >= 1 else epoch**-0.6
+        error = final + 0.12 * falls * np.exp(generator.normal(0, 0.4))
+        error = min(0.9, float(error * np.exp(generator.normal(0, 0.05))))
+        images = validation if epoch >= 1 else validation // 9
+        accuracy = round(1 - round(error * images) / images, 6)
+        loss = math.inf if hp.learning_rate > 0.0097 else round(4 * error, 6)
+        curve.append(Epoch(epoch, loss, round(1 - 0.8 * error, 6), error, accuracy))
+        if epoch >= 1:
+            since = 0 if accuracy > best else since + 1
+            best = max(best, accuracy)
+        if math.isinf(loss) or since == _PATIENCE:
+            break
+    return curve
+
+
+def _lost(curves: Sequence[list[Epoch]], plan: Plan, promotion: str) -> dict[int, float]:
+    """Return on which rung each trial that lost has done so."""
+    lost: dict[int, float] = {}
+    first = 0
+    for bracket in plan.brackets:
+        there = list(range(first, first + bracket.trials))
+        first += bracket.trials
+        for rung, above in pairwise(bracket.rungs):
+            values = {slot: value for slot in there if (value := _value(curves[slot], rung.epochs))}
+            if promotion == "synchronous":
+                there = sorted(values, key=values.__getitem__, reverse=True)[: above.trials]
+            else:
+                order = list(values.values())
+                there = [
+                    slot
+                    for i, slot in enumerate(values)
+                    if is_promoted(values[slot], order[: i + 1], plan.reduction_factor)
+                ]
+            lost |= {slot: rung.epochs for slot in values if slot not in there}
+    return lost
+
+
+def _value(curve: list[Epoch], epochs: float) -> float | None:
+    """Return what a trial has on a rung; None if it does not get there."""
+    looks = [look for look in curve if look.epoch <= epochs and math.isfinite(look.train_loss)]
+    if not looks or looks[-1].epoch < epochs:
+        return None
+    return max(
+        (look.val_accuracy for look in looks if look.is_whole), default=looks[-1].val_accuracy
+    )
 
 
 def simulate_confusion(classes: int, images: int, accuracy: float) -> list[list[int]]:

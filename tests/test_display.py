@@ -121,6 +121,43 @@ def test_every_figure_of_the_plan_is_whole(width: int, max_epochs: int) -> None:
 
 
 @WIDTHS
+def test_plan_shows_rungs_within_the_first_epoch_with_few_digits(width: int) -> None:
+    screen = Screen(width)
+    print_plan(screen.console, make_plan(9, 3, min_epochs=1 / 9), [64])
+    for bracket in [
+        ["81 → 0.111", "27 → 0.333", "9 → 1", "3 → 3", "1 → 9"],
+        ["34 → 0.333", "11 → 1", "3 → 3", "1 → 9"],
+        ["15 → 1", "5 → 3", "1 → 9"],
+        ["8 → 3", "2 → 9"],
+        ["5 → 9"],
+    ]:
+        row = r"\W+(?:rung \d )?".join(bracket)
+        assert re.search(rf"(?<![\d.]){row}(?![\d.])", screen.words)
+    assert max(map(len, screen.lines)) <= width
+    # 33 + 92/3 + 31 + 36 + 45 by bracket
+    assert "Epochs: 175.7 if exactly one trial in 3" in screen.words
+    whole = Screen(width)
+    print_plan(whole.console, make_plan(9, 3), [64])
+    assert "Epochs: 69 if exactly one trial in 3" in whole.words
+
+
+def test_parts_of_an_epoch_are_shown_with_three_decimals(records: tuple[TrialRecord, ...]) -> None:
+    lost = next(record for record in records if record.state == "PRUNED")
+    record = replace(lost, val_accuracy=None, epochs=1 / 9, reason="lost on the rung")
+    place = Place(key=1, bracket=4, seed=0, batch_size=64, label="trial", model="64-best", order=1)
+    trial = StartedTrial(
+        number=1, place=place, hyperparameters=record.hyperparameters, max_epochs=9
+    )
+    screen = Screen(120)
+    with SearchDisplay(screen.console, "search", 100, records) as display:
+        display.trial_started(trial)
+        display.epoch_ended(trial, 1 / 9, 0.5)
+        wait_until(lambda: "epoch 0.111/9 · val 0.5000" in screen.words)
+        display.trial_ended(trial, record)
+    assert "PRUNED – 0.111 epochs" in screen.words
+
+
+@WIDTHS
 @TERMINAL
 @pytest.mark.parametrize(
     "label",

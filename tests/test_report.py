@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -20,12 +21,13 @@ from PIL import Image
 from src import report
 from src.core.files import write_json
 from src.core.metrics import Mistake
-from src.reporting.analysis import Value, accuracy_within, rung_uses
+from src.reporting.analysis import Value, accuracy_within, rung_uses, with_accuracy
 from src.reporting.figures import mistakes_figure, to_png
 from src.reporting.findings import read_findings
 from src.reporting.importance import importances
 from src.reporting.prior_work import PUBLISHED
 from src.results.folder import ResultsFolder
+from src.training.history import Epoch
 from tests.conftest import Rows, Workplace
 from tests.simulated import finalists_of, metrics_of, simulate_search
 
@@ -408,6 +410,141 @@ def test_all_epochs_are_spent_on_some_rung(tmp_path: Path) -> None:
     assert [use.epochs for use in uses if use.bracket == 4] == [2, 4, 8, 15, 30]
 
 
+# ---- rungs within the first epoch, on which trials wait
+
+
+@pytest.fixture
+def halved(tmp_path: Path) -> ResultsFolder:
+    """A search with rungs at 1/9, 1/3, 1, 3 and 9 epochs that promotes exactly one in three."""
+    return simulate_search(
+        tmp_path, batch_sizes=(64, 208), min_epochs=1 / 9, promotion="synchronous"
+    )
+
+
+def test_each_rung_shows_whom_it_promoted_beside_the_plan(halved: ResultsFolder) -> None:
+    page = make_report(halved)
+    assert "until exactly the best one in 3 of those sent there are promoted" in page.text
+    assert "judged the moment they arrive" not in page.text
+    assert "Not ended yet" not in page.text
+    shown = page.table("Trials and epochs")
+    assert [(row["bracket"], row["rung (epochs)"]) for row in shown] == [
+        *(("4", "0.111"), ("4", "0.333"), ("4", "1"), ("4", "3"), ("4", "9")),
+        *(("3", "0.333"), ("3", "1"), ("3", "3"), ("3", "9")),
+        *(("2", "1"), ("2", "3"), ("2", "9")),
+        *(("1", "3"), ("1", "9")),
+        ("0", "9"),
+    ]
+    # Algorithm 1 of the paper for R = 9, η = 3 and five brackets, at two batch sizes
+    plan = ["162", "54", "18", "6", "2", "68", "22", "6", "2", "30", "10", "2", "16", "4", "10"]
+    promoted = ["54", "18", "6", "2", "0", "22", "6", "2", "0", "10", "2", "0", "4", "0", "0"]
+    assert column(shown, "plan") == column(shown, "trials sent here") == plan
+    assert column(shown, "promoted") == promoted
+    # of bracket 4: 162/9, 54 · 2/9, 18 · 2/3, 6 · 2 and 2 · 6; of bracket 3: 68/3, 22 · 2/3, …
+    spent = ["18", "12", "12", "12", "12", "22.4", "14.7", "12", "12"]
+    assert column(shown, "epochs spent")[:9] == spent  # one of the 68 diverged at 1/9
+    trials = read_csv(halved.all_csv)
+    lost = Counter(
+        (row["bracket"], f"{float(row['epochs']):.3g}")
+        for row in trials
+        if row["reason"].startswith("lost")
+    )
+    ends = ("stopped by the rung", "all epochs trained", "diverged", "stopped early")
+    for row in shown:
+        assert int(row["trials sent here"]) == sum(int(row[name]) for name in ("promoted", *ends))
+        epochs = [float(one["epochs"]) for one in trials if one["bracket"] == row["bracket"]]
+        arrived = sum(one > 0.999 * float(row["rung (epochs)"]) for one in epochs)
+        assert int(row["arrived"]) == arrived
+        assert int(row["stopped by the rung"]) == lost[row["bracket"], row["rung (epochs)"]]
+    total = sum(float(row["epochs"]) for row in trials)
+    (told,) = re.findall(r"([\d.]+) epochs were trained", page.text)
+    assert float(told) == pytest.approx(total, abs=0.1)
+
+
+def test_trials_that_have_not_ended_are_told(halved: ResultsFolder) -> None:
+    rows = read_csv(halved.all_csv)
+    rows.remove(next(row for row in rows if row["reason"].startswith("lost")))
+    write_csv(halved.all_csv, rows)
+    assert "Not ended yet, and not shown: 1 trial of the plan." in make_report(halved).text
+
+
+def test_where_trials_do_not_wait_the_report_says_so(tmp_path: Path) -> None:
+    page = make_report(simulate_search(tmp_path, min_epochs=1 / 9))
+    assert "as trials are judged the moment they arrive, more or fewer may pass" in page.text
+    shown = page.table("Trials and epochs")
+    plan = ["81", "27", "9", "3", "1", "34", "11", "3", "1", "15", "5", "1", "8", "2", "5"]
+    assert column(shown, "plan") == plan
+    assert "promoted" not in shown[0]
+
+
+def test_asynchronous_promotion_is_told(halved: ResultsFolder) -> None:
+    set_setting(halved, "promotion", "asynchronous")
+    assert "until they are among the best one in 3 of those" in make_report(halved).text
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("promotion", "sideways"), *(("min_epochs", value) for value in (0, -1, 10, 1e-300, "1"))],
+)
+def test_settings_that_no_search_has_are_refused(
+    name: str, value: object, halved: ResultsFolder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    set_setting(halved, name, value)
+    assert report.main(["--dataset=mnist", f"--results_dir={halved.path.parent}"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: {halved.best_json} is")
+    assert name in error
+
+
+def set_setting(folder: ResultsFolder, name: str, value: object) -> None:
+    best = json.loads(folder.best_json.read_text())
+    best["search"]["settings"][name] = value
+    folder.best_json.write_text(json.dumps(best))
+
+
+def test_rungs_that_tables_round_are_those_of_the_plan_again(halved: ResultsFolder) -> None:
+    trials = read_findings(halved).trials
+    assert {trial.epochs for trial in trials if "lost" in trial.reason} == {1 / 9, 1 / 3, 1, 3}
+    looks = {look.epoch for trial in trials for look in trial.history}
+    assert looks == {1 / 9, 1 / 3, *range(1, 10)}
+
+
+def test_trials_are_compared_on_a_rung_within_the_first_epoch(halved: ResultsFolder) -> None:
+    first = {
+        (int(row["batch_size"]), int(row["trial"])): float(row["val_accuracy"])
+        for row in read_csv(halved.curves_csv)
+        if row["epoch"] == "0.1111"
+    }
+    trials = read_findings(halved).trials
+    assert {(t.batch_size, t.trial): accuracy_within(t, 1 / 9) for t in trials} == first
+    assert "after 0.111 epochs, the lowest rung" in make_report(halved).text
+
+
+def test_what_a_part_of_the_images_gave_is_no_best_epoch(halved: ResultsFolder) -> None:
+    trial = next(trial for trial in read_findings(halved).trials if trial.epochs == 3)
+    curve = {1 / 9: 0.5, 1 / 3: 0.9, 1: 0.7, 2: 0.8, 3: 0.6}
+    trial = replace(
+        trial, history=tuple(Epoch(epoch, 1, 0.5, 1, value) for epoch, value in curve.items())
+    )
+    found = [accuracy_within(trial, epochs) for epochs in (1 / 9, 1 / 3, 1, 3, 9)]
+    assert found == [0.5, 0.9, 0.7, 0.8, None]
+    assert accuracy_within(replace(trial, history=()), 1) is None
+
+
+def test_a_trial_lost_within_its_first_epoch_has_the_accuracy_of_its_last_look(
+    halved: ResultsFolder,
+) -> None:
+    last = {
+        (int(row["batch_size"]), int(row["trial"])): float(row["val_accuracy"])
+        for row in read_csv(halved.curves_csv)
+    }
+    trials = read_findings(halved).trials
+    found = with_accuracy(trials)
+    early = {(t.batch_size, t.trial): value for t, value in found if t.epochs < 1}
+    assert len(early) == 2 * (54 + 18 + 23) - 4  # lost at 1/9 and 1/3, but for 4 that diverged
+    assert early == {key: last[key] for key in early}
+    assert len(trials) - len(found) == 4
+
+
 @needs_browser
 @pytest.mark.parametrize("width", [400, 1200])
 def test_page_and_its_ranking_fit_the_screen(width: int, simulated: ResultsFolder) -> None:
@@ -423,7 +560,7 @@ def test_page_and_its_ranking_fit_the_screen(width: int, simulated: ResultsFolde
         assert page.locator("#ranking .scroll").evaluate(too_wide) == 0
         shown = page.locator("#ranking tbody tr").first.inner_text()
         browser.close()
-    best = max(read_csv(simulated.all_csv), key=lambda row: float(row["val_accuracy"]))
+    best = max(read_csv(simulated.all_csv), key=lambda row: float(row["val_accuracy"] or 0))
     for name in ("conv1", "dense_units", "batch_size", "trial"):
         assert best[name] in shown.split()
 

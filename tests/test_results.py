@@ -1,6 +1,8 @@
+import csv
 import dataclasses
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -10,6 +12,7 @@ from typing import Any
 import pytest
 
 from src.core.decode import pick
+from src.core.errors import UserError
 from src.core.files import replacing, write_json
 from src.results.records import (
     BestSummary,
@@ -18,8 +21,11 @@ from src.results.records import (
     TestMetrics,
     TestRecord,
     TrialOutcome,
+    TrialRecord,
 )
 from src.results.tables import read_epochs, read_trials, write_epochs, write_trials
+from src.training.history import Epoch
+from src.training.hyperparameters import Hyperparameters
 from tests.conftest import REPOSITORY
 
 SHIPPED = sorted(note.parent for note in (REPOSITORY / "results").glob("*/SHIPPED.md"))
@@ -38,6 +44,70 @@ def test_tables_are_written_again_as_they_were_read(folder: Path, tmp_path: Path
     write_epochs(tmp_path / "curves.csv", trials)
     for name in ("all.csv", "curves.csv"):
         assert (tmp_path / name).read_bytes() == (folder / name).read_bytes()
+
+
+def test_parts_of_the_first_epoch_are_written_with_four_decimals_and_read_back(
+    tmp_path: Path,
+) -> None:
+    looks = [Epoch(epoch, 0.5, 0.8, 0.5, 0.8) for epoch in (1 / 27, 1 / 3, 1, 2)]
+    short, long = (trial_of(i, looks[: 2 * (i + 1)]) for i in range(2))
+    write_trials(tmp_path / "all.csv", [short, long])
+    write_epochs(tmp_path / "curves.csv", [short, long])
+    assert column(tmp_path / "all.csv", "epochs") == ["0.3333", "2"]
+    assert column(tmp_path / "curves.csv", "epoch") == [
+        *("0.037", "0.3333"),
+        *("0.037", "0.3333", "1", "2"),
+    ]
+    assert [record.epochs for record in read_trials(tmp_path / "all.csv")] == [0.3333, 2]
+    curves = read_epochs(tmp_path / "curves.csv")
+    assert [look.epoch for look in curves[64, 1]] == [0.037, 0.3333, 1, 2]
+    assert [look.is_whole for look in curves[64, 1]] == [False, False, True, True]
+    again = [
+        dataclasses.replace(record, history=curves[64, record.trial])
+        for record in read_trials(tmp_path / "all.csv")
+    ]
+    for name, write in (("all.csv", write_trials), ("curves.csv", write_epochs)):
+        write(tmp_path / "again.csv", again)
+        assert (tmp_path / "again.csv").read_bytes() == (tmp_path / name).read_bytes()
+
+
+@pytest.mark.parametrize(
+    "epochs",
+    [
+        *([2], [1, 3], [1, 1], [0, 1], [-0.5, 1], [1, 1.5, 2], [1, 0.5], [0.5, 2]),
+        *([0.3, 0.1, 1], [0.3, 0.3, 1], [float("nan")], [float("inf")]),
+    ],
+    ids=str,
+)
+def test_looks_must_rise_within_the_first_epoch_and_epochs_count_from_1(
+    epochs: list[float], tmp_path: Path
+) -> None:
+    path = tmp_path / "curves.csv"
+    looks = [Epoch(epoch, 0.5, 0.8, 0.5, 0.8) for epoch in epochs]
+    write_epochs(path, [trial_of(0, looks)])
+    with pytest.raises(UserError, match=re.escape(str(path))):
+        read_epochs(path)
+
+
+def trial_of(number: int, history: list[Epoch]) -> TrialRecord:
+    return TrialRecord(
+        val_accuracy=None,
+        hyperparameters=Hyperparameters(
+            conv1=32, conv2=32, dense_units=32, dropout_rate=0.5, learning_rate=0.001, batch_size=64
+        ),
+        epochs=history[-1].epoch,
+        trial=number,
+        state="PRUNED",
+        bracket=3,
+        seconds=1.5,
+        reason="",
+        history=tuple(history),
+    )
+
+
+def column(path: Path, name: str) -> list[str]:
+    with path.open(newline="") as file:
+        return [row[name] for row in csv.DictReader(file)]
 
 
 @shipped

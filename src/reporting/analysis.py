@@ -55,10 +55,14 @@ class RungUse:
     """Trials that an iteration sends here at one batch size when one in η is promoted."""
     entered: int
     """Trials that trained towards this rung."""
+    arrived: int
+    """Of those, the trials that reached it; one that failed later has another in its place."""
+    promoted: int
+    """Of those that arrived, the trials that trained on beyond it."""
     went_on: int
-    """Of those, the trials that trained on beyond it."""
+    """Of those that entered, the same."""
     ended: dict[Kind, int]
-    """Of those, the trials that ended here or on the way."""
+    """Of those that entered, the trials that ended here or on the way."""
     spent: float
     """Epochs that they trained between the rung before and this one."""
 
@@ -73,12 +77,15 @@ def rung_uses(trials: Sequence[TrialRecord], plan: Plan) -> list[RungUse]:
             entered = [trial for trial in members if i == 0 or trial.epochs > below]
             here = [trial for trial in entered if trial.epochs <= rung.epochs]
             kinds = [ending_of(trial, plan).kind for trial in here]
+            arrived = [t for t in entered if t.epochs >= rung.epochs and t.state != "FAIL"]
             uses.append(
                 RungUse(
                     bracket=bracket.s,
                     epochs=rung.epochs,
                     planned=rung.trials,
                     entered=len(entered),
+                    arrived=len(arrived),
+                    promoted=sum(trial.epochs > rung.epochs for trial in arrived),
                     went_on=len(entered) - len(here),
                     ended={kind: kinds.count(kind) for kind in set(kinds)},
                     spent=sum(min(trial.epochs, rung.epochs) - below for trial in entered),
@@ -91,6 +98,20 @@ def rung_uses(trials: Sequence[TrialRecord], plan: Plan) -> list[RungUse]:
 def accuracy_of(trial: TrialRecord) -> float:
     """Return the accuracy of a trial's best epoch, 0 before the first."""
     return trial.val_accuracy or 0.0
+
+
+def with_accuracy(trials: Sequence[TrialRecord]) -> list[tuple[TrialRecord, float]]:
+    """Pair the trials that have one with the accuracy of their best epoch.
+
+    Of a trial that a rung within its first epoch stopped, it is that of its last look.
+    """
+    found = []
+    for trial in trials:
+        if trial.val_accuracy is not None:
+            found.append((trial, trial.val_accuracy))
+        elif trial.history and trial.reason.startswith(LOST):
+            found.append((trial, trial.history[-1].val_accuracy))
+    return found
 
 
 def ranking(trials: Sequence[TrialRecord]) -> list[TrialRecord]:
@@ -108,10 +129,15 @@ def best_by_batch_size(trials: Sequence[TrialRecord]) -> dict[int, TrialRecord]:
 
 
 def accuracy_within(trial: TrialRecord, epochs: float) -> float | None:
-    """Return the best validation accuracy of the first epochs; None if the trial had fewer."""
-    if trial.epochs < epochs:
+    """Return the best validation accuracy of the first epochs; None if the trial had fewer.
+
+    Within the first epoch it is that of the last look there, as it is for the rungs.
+    """
+    looks = [look for look in trial.history if look.epoch <= epochs]
+    if not looks or trial.epochs < epochs:
         return None
-    return max(epoch.val_accuracy for epoch in trial.history if epoch.epoch <= epochs)
+    whole = [look.val_accuracy for look in looks if look.is_whole]
+    return max(whole, default=looks[-1].val_accuracy)
 
 
 def common_budget(plan: Plan) -> float:

@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from src.core.decode import (
     check_count,
@@ -27,7 +27,7 @@ from src.results.records import (
     TestRecord,
     TrialRecord,
 )
-from src.results.tables import read_epochs, read_trials
+from src.results.tables import DECIMALS, read_epochs, read_trials
 from src.results.test_log import read_tests
 from src.search.hyperband import Plan, make_plan
 
@@ -38,6 +38,9 @@ _PNG_SHORTEST = 67
 
 _Document = TypeVar("_Document")
 
+_Promotion = Literal["synchronous", "asynchronous", "stopping"]
+"""What a search can have recorded; see `src.search.promotion`, whose types need PyTorch."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Search:
@@ -45,6 +48,8 @@ class Search:
 
     summary: SearchSummary
     plan: Plan
+    promotion: _Promotion
+    """How rungs decided which trials go on."""
     images: dict[str, int]
     """How many images trained, and how many validated."""
 
@@ -91,6 +96,7 @@ def read_findings(folder: ResultsFolder) -> Findings:
                 refuse(folder.all_csv, f"it has a bracket {trial.bracket} of {least}")
         if not any(trial.state == "COMPLETE" for trial in trials):
             refuse(folder.all_csv, f"it has no finished trial, though {folder.best_json} has")
+        trials = tuple(_on_rungs(trial, search.plan) for trial in trials)
     tested = _read_document(folder.metrics_json, _parse_metrics)
     return Findings(
         dataset=folder.path.name,
@@ -114,14 +120,26 @@ def _read_trials(folder: ResultsFolder) -> tuple[TrialRecord, ...]:
     trials = []
     for record in read_trials(folder.all_csv):
         history = curves.get((record.batch_size, record.trial), ())
-        if history and len(history) != record.epochs:
+        if history and history[-1].epoch != record.epochs:
             refuse(
                 folder.curves_csv,
-                f"trial {record.trial} at batch size {record.batch_size} has {len(history)} epochs "
-                f"there and {record.epochs} in {folder.all_csv.name}",
+                f"trial {record.trial} at batch size {record.batch_size} has {history[-1].epoch} "
+                f"epochs there and {record.epochs} in {folder.all_csv.name}",
             )
         trials.append(replace(record, history=history))
     return tuple(trials)
+
+
+def _on_rungs(trial: TrialRecord, plan: Plan) -> TrialRecord:
+    """Return a trial with the plan's shares of an epoch, which tables round."""
+    exact = {round(look, DECIMALS): look for look in plan.looks}
+    return replace(
+        trial,
+        epochs=exact.get(trial.epochs, trial.epochs),
+        history=tuple(
+            replace(look, epoch=exact.get(look.epoch, look.epoch)) for look in trial.history
+        ),
+    )
 
 
 def _read_document(path: Path, parse: Callable[[dict[str, Any]], _Document]) -> _Document | None:
@@ -137,19 +155,26 @@ class _Budget:
     max_epochs: int
     reduction_factor: int
     iterations: int
+    min_epochs: float = 1
+    promotion: _Promotion = "stopping"
 
 
 def _parse_search(document: dict[str, Any]) -> Search:
     best = BestSummary.from_document(document)
     budget = pick(_Budget, best.search.settings)
     check_count(budget.max_epochs)
+    if budget.min_epochs < 10**-DECIMALS:
+        raise ValueError(f"its min_epochs (={budget.min_epochs}) are too few to be told apart")
     images = best.data.images
     if not check_count(images["train"]) or not check_count(images["validation"]):
         raise ValueError("no image trained, or none validated")
     _check_dates(best.search.runs)
     return Search(
         summary=best.search,
-        plan=make_plan(budget.max_epochs, budget.reduction_factor, budget.iterations),
+        plan=make_plan(
+            budget.max_epochs, budget.reduction_factor, budget.iterations, budget.min_epochs
+        ),
+        promotion=budget.promotion,
         images=images,
     )
 

@@ -95,7 +95,7 @@ def publish_search(studies: Mapping[int, optuna.Study], session: Session) -> Sav
     search = SearchSummary(
         settings=settings,
         trials={state: states.count(state) for state in STATES},
-        epochs=sum(trial.epochs for trial in trials),
+        epochs=round(sum(trial.epochs for trial in trials), 4),
         seconds=round(sum(trial.seconds or 0.0 for trial in trials), 1),
         batch_sizes=tuple(sorted({trial.batch_size for trial in trials})),
         provenance=search_provenance,

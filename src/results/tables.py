@@ -37,16 +37,26 @@ _Number = TypeVar("_Number", int, float)
 
 _SPREADSHEET = "a spreadsheet has saved it"
 
+DECIMALS = 4
+"""Of epochs that are no whole number."""
+
 
 def write_trials(path: Path, records: Iterable[TrialRecord]) -> None:
     """Write a row for each trial; what is not known is left empty."""
-    _write(path, COLUMNS, (vars(record) | vars(record.hyperparameters) for record in records))
+    rows = (
+        {**vars(record), **vars(record.hyperparameters), "epochs": round(record.epochs, DECIMALS)}
+        for record in records
+    )
+    _write(path, COLUMNS, rows)
 
 
 def write_epochs(path: Path, records: Iterable[TrialRecord]) -> None:
-    """Write a row for each epoch of each trial; a loss that is no number stays nan or inf."""
+    """Write a row for each look at each trial; a loss that is no number stays nan or inf."""
     rows = (
-        {"batch_size": record.batch_size, "trial": record.trial, **asdict(epoch)}
+        {
+            **{"batch_size": record.batch_size, "trial": record.trial},
+            **{**asdict(epoch), "epoch": round(epoch.epoch, DECIMALS)},
+        }
         for record in records
         for epoch in record.history
     )
@@ -88,7 +98,7 @@ def _trial(row: dict[str, str]) -> TrialRecord:
                 if name in row
             },
         ),
-        epochs=_count(row["epochs"]),
+        epochs=_epochs(row["epochs"]),
         trial=_count(row["trial"]),
         state=state,
         bracket=_count(row["bracket"]),
@@ -110,13 +120,18 @@ def read_epochs(path: Path) -> dict[tuple[int, int], tuple[Epoch, ...]]:
         for row in _rows(path, CURVE_COLUMNS):
             curve = curves.setdefault((_count(row["batch_size"]), _count(row["trial"])), [])
             figures = {name: _number(float, row[name]) for name in CURVE_COLUMNS[3:]}
-            epoch = Epoch(epoch=_count(row["epoch"]), **figures)
+            epoch = Epoch(epoch=_epochs(row["epoch"]), **figures)
             check_share(epoch.train_accuracy)
             check_share(epoch.val_accuracy)
-            curve.append(epoch)
-            if epoch.epoch != len(curve):
+            if not _follows(epoch.epoch, curve[-1].epoch if curve else 0):
                 raise ValueError(f"epochs of trial {row['trial']} do not count from 1")
+            curve.append(epoch)
     return {key: tuple(curve) for key, curve in curves.items()}
+
+
+def _follows(epoch: float, before: float) -> bool:
+    """Return whether a look may come next: looks within the first epoch rise, then epochs count."""
+    return before < epoch < 1 or epoch == int(before) + 1
 
 
 def _rows(path: Path, columns: Iterable[str]) -> Iterator[dict[str, str]]:
@@ -149,6 +164,12 @@ def _cell(text: str, kind: Any) -> Any:
 
 def _count(text: str) -> int:
     return check_count(_number(int, text))
+
+
+def _epochs(text: str) -> float:
+    """Return a whole number, or a part of the first epoch."""
+    epochs = _number(float, text)
+    return epochs if 0 < epochs < 1 else _count(text)
 
 
 def _number(kind: Callable[[str], _Number], text: str) -> _Number:

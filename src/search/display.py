@@ -63,7 +63,7 @@ class SearchDisplay:
 
     def epoch_ended(self, trial: StartedTrial, epoch: float, val_accuracy: float) -> None:
         """Show the trial's best validation accuracy."""
-        status = f"epoch {epoch:.3g}/{trial.max_epochs} · val {val_accuracy:.4f}"
+        status = f"epoch {_short(epoch)}/{trial.max_epochs} · val {val_accuracy:.4f}"
         self._progress.update(self._training[trial], completed=epoch, status=status)
 
     def trial_ended(self, trial: StartedTrial, record: TrialRecord | None) -> None:
@@ -75,7 +75,7 @@ class SearchDisplay:
         self._tally(record)
         accuracy = "–" if record.val_accuracy is None else f"{record.val_accuracy:.6f}"
         hp = record.hyperparameters
-        figures = together(f"{record.epochs:3.3g} epochs {record.seconds:6.1f} s")
+        figures = together(f"{_short(record.epochs):>3} epochs {record.seconds:6.1f} s")
         configuration = together(
             f"{hp.conv1}-{hp.conv2}-{hp.dense_units} {hp.dropout_rate:g} {hp.learning_rate:.2e}"
         )
@@ -95,12 +95,17 @@ class SearchDisplay:
             self._progress.update(self._bar, status=f"best {self._best:.6f}")
 
 
+def _short(epochs: float) -> str:
+    """Format epochs with three decimals at most."""
+    return f"{round(epochs, 3):.12g}"
+
+
 def print_plan(console: Console, plan: Plan, batch_sizes: Sequence[int]) -> None:
     """Print a plan: a row for each bracket, a column for each of its rungs."""
     studies = len(batch_sizes)
     rows = []
     for bracket in plan.brackets:
-        rungs = [f"{rung.trials} → {rung.epochs:.3g}" for rung in bracket.rungs]
+        rungs = [f"{rung.trials} → {_short(rung.epochs)}" for rung in bracket.rungs]
         rows.append([str(bracket.s), *rungs, *[""] * (len(plan.brackets) - len(rungs))])
     print_figures(
         console,
@@ -114,7 +119,7 @@ def print_plan(console: Console, plan: Plan, batch_sizes: Sequence[int]) -> None
     say(
         console,
         f"{plural(plan.trials, 'trial')} for each batch size, {studies * plan.trials:,} in all. "
-        f"Epochs: {studies * plan.epochs_if_exact:,} if exactly one trial in "
+        f"Epochs: {round(studies * plan.epochs_if_exact, 1):,.12g} if exactly one trial in "
         f"{plan.reduction_factor} leaves each rung, {studies * plan.epochs_at_most:,} at most.",
     )
 
@@ -132,7 +137,7 @@ def print_ranking(console: Console, records: Sequence[TrialRecord], most: int = 
         rows.append([
             f"{record.val_accuracy:.6f}", str(hp.conv1), str(hp.conv2), str(hp.dense_units),
             f"{hp.dropout_rate:g}", f"{hp.learning_rate:.3g}", str(hp.batch_size),
-            f"{record.epochs:.3g}", str(record.bracket), str(record.trial),
+            _short(record.epochs), str(record.bracket), str(record.trial),
         ])  # fmt: skip
     print_figures(
         console,

@@ -8,7 +8,7 @@ from src.reporting.figures.hyperparameters import (
     parallel_figure,
     slices_figure,
 )
-from src.reporting.figures.marks import words
+from src.reporting.figures.marks import epochs_text, words
 from src.reporting.figures.model import (
     confusion_figure,
     curves_figure,
@@ -18,7 +18,12 @@ from src.reporting.figures.model import (
     mistakes_figure,
     reading_figures,
 )
-from src.reporting.figures.progress import budget_figure, history_figure, learning_figure
+from src.reporting.figures.progress import (
+    budget_figure,
+    history_figure,
+    learning_figure,
+    promotions_figure,
+)
 from src.reporting.figures.rungs import draw_rungs
 from src.reporting.figures.style import PAGE_SCALE, save, to_png
 
@@ -33,12 +38,14 @@ __all__ = [
     "draw_confusion",
     "draw_mistakes",
     "draw_rungs",
+    "epochs_text",
     "finalists_figure",
     "history_figure",
     "importance_figure",
     "learning_figure",
     "mistakes_figure",
     "parallel_figure",
+    "promotions_figure",
     "reading_figures",
     "save",
     "slices_figure",

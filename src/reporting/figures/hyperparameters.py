@@ -18,6 +18,7 @@ from src.reporting.analysis import (
     numeric,
     ranking,
     value_of,
+    with_accuracy,
 )
 from src.reporting.figures.marks import (
     BEST,
@@ -118,11 +119,11 @@ def slices_figure(trials: Sequence[TrialRecord], names: Sequence[str], plan: Pla
     figure = Figure(figsize=(WIDTH, 0.6 + 2.5 * rows), layout=ConstrainedLayoutEngine(wspace=0.05))
     grid = figure.subplots(rows, columns, squeeze=False, sharey=True)
     marks = marks_of(trials, plan)
-    known = [trial for trial in trials if trial.val_accuracy is not None]
+    known = with_accuracy(trials)
     for axes in grid.flat[len(names) :]:
         axes.set_axis_off()
     for i, (axes, name) in enumerate(zip(grid.flat, names, strict=False)):
-        values = [value_of(trial, name) for trial in known]
+        values = [value_of(trial, name) for trial, _ in known]
         where, log = _positions(values)
         distinct = sorted(set(where.values()))
         apart = 0.0  # values that many trials share are spread a little
@@ -131,8 +132,8 @@ def slices_figure(trials: Sequence[TrialRecord], names: Sequence[str], plan: Pla
         shift = np.random.default_rng(0).uniform(-apart / 2, apart / 2, len(known))
         for ending, mark in marks.items():
             points = [
-                (where[value_of(trial, name)] + shift[j], error_of(accuracy_of(trial)))
-                for j, trial in enumerate(known)
+                (where[value_of(trial, name)] + shift[j], error_of(accuracy))
+                for j, (trial, accuracy) in enumerate(known)
                 if ending_of(trial, plan) == ending
             ]
             if points:
@@ -154,11 +155,11 @@ def parallel_figure(trials: Sequence[TrialRecord], names: Sequence[str], plan: P
     """Draw every trial as a line across the hyperparameters that vary, to its accuracy."""
     figure = Figure(figsize=(WIDTH, 4.4), layout="constrained")
     axes = figure.subplots()
-    known = [trial for trial in trials if trial.val_accuracy is not None]
+    known, accuracies = zip(*with_accuracy(trials), strict=True)
     heights: list[list[float]] = []
     for i, name in enumerate(names):
         heights.append(_draw_axis(axes, i, [value_of(trial, name) for trial in known]))
-    heights.append(_draw_accuracies(axes, len(names), [accuracy_of(trial) for trial in known]))
+    heights.append(_draw_accuracies(axes, len(names), accuracies))
     lines = list(zip(*heights, strict=True))
     places = range(len(names) + 1)
     handles = []

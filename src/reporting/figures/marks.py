@@ -43,6 +43,11 @@ def rung_epochs(plan: Plan) -> list[float]:
     return sorted({rung.epochs for bracket in plan.brackets for rung in bracket.rungs})
 
 
+def epochs_text(epochs: float) -> str:
+    """Format epochs: a whole number, or a share of the first with three decimals at most."""
+    return f"{round(epochs, 3):.12g}"
+
+
 def rung_fill(rung: float, plan: Plan) -> tuple[str, str]:
     """Return the fill colour and the hatching of a rung: the higher, the darker."""
     rungs = rung_epochs(plan)
@@ -64,10 +69,10 @@ class Mark:
         if ending.kind == "lost" and ending.rung in rungs:
             self.colour, self.hatch = rung_fill(ending.rung, plan)
             self.marker = _MARKERS[rungs.index(ending.rung) % len(_MARKERS)]
-            self.label = f"stopped at epoch {ending.rung}"
+            self.label = f"stopped at epoch {epochs_text(ending.rung)}"
         else:
             self.colour, self.marker, self.label = {
-                "lost": ("0.6", "1", f"stopped at epoch {ending.rung}"),
+                "lost": ("0.6", "1", f"stopped at epoch {epochs_text(ending.rung)}"),
                 "finished": (DARKEST, "o", f"trained all {plan.max_epochs} epochs"),
                 "early": (_LIGHTER, "o", "no better epoch: stopped early"),
                 "diverged": (OKABE_ITO[3], "x", "diverged"),

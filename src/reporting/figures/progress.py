@@ -10,11 +10,19 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator, NullLocator
 
-from src.reporting.analysis import Ending, RungUse, accuracy_of, ending_of, ranking
+from src.reporting.analysis import (
+    Ending,
+    RungUse,
+    accuracy_of,
+    ending_of,
+    ranking,
+    with_accuracy,
+)
 from src.reporting.figures.marks import (
     BEST,
     FOLLOWED,
     accuracy_axis,
+    epochs_text,
     error_of,
     legend_below,
     marker_size,
@@ -25,6 +33,9 @@ from src.reporting.figures.marks import (
 from src.reporting.figures.style import WIDTH, styled
 from src.results.records import TrialRecord
 from src.search.hyperband import Plan
+
+_PROMOTED = ("0.8", "")
+"""Colour and hatching of trials that trained on."""
 
 
 @styled()
@@ -52,16 +63,16 @@ def history_figure(trials: Sequence[TrialRecord], plan: Plan) -> Figure:
         if steps:
             steps.append((start + len(members) - 0.5, steps[-1][1]))
             axes.step(*zip(*steps, strict=True), where="post", color="black", linewidth=1.5)
-        for i, trial in enumerate(members):
-            if trial.val_accuracy is not None:
-                point = (start + i, error_of(trial.val_accuracy))
-                points[ending_of(trial, plan)].append(point)
+        places = {trial.trial: start + i for i, trial in enumerate(members)}
+        for trial, accuracy in with_accuracy(members):
+            point = (places[trial.trial], error_of(accuracy))
+            points[ending_of(trial, plan)].append(point)
         sizes.append(batch_size)
         middles.append(start + (len(members) - 1) / 2)
         start += len(members)
-    for ending, mark in marks.items():
-        if points[ending]:
-            mark.scatter(axes, points[ending], size=marker_size(trials))
+    shown = {ending: mark for ending, mark in marks.items() if points[ending]}
+    for ending, mark in shown.items():
+        mark.scatter(axes, points[ending], size=marker_size(trials))
     accuracy_axis(axes)
     axes.set_xlim(-0.8, start - 0.2)
     if len(sizes) > 1:
@@ -72,7 +83,7 @@ def history_figure(trials: Sequence[TrialRecord], plan: Plan) -> Figure:
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_xlabel("trial")
     line = Line2D([], [], color="black", linewidth=1.5, label="best finished so far")
-    legend_below(figure, [*(mark.handle() for mark in marks.values()), line])
+    legend_below(figure, [*(mark.handle() for mark in shown.values()), line])
     return figure
 
 
@@ -111,7 +122,7 @@ def learning_figure(trials: Sequence[TrialRecord], plan: Plan) -> Figure:
     rungs = rung_epochs(plan)
     for i, axes in enumerate(grid.flat[: len(groups)]):
         axes.set_xscale("log")
-        axes.set_xticks(rungs, [str(rung) for rung in rungs])
+        axes.set_xticks(rungs, list(map(epochs_text, rungs)))
         axes.xaxis.set_minor_locator(NullLocator())
         axes.tick_params(labelbottom=i + columns >= len(groups))
         axes.grid(axis="x", color="0.85")
@@ -146,7 +157,7 @@ def budget_figure(uses: Sequence[RungUse], trials: Sequence[TrialRecord], plan: 
     left, right = figure.subplots(1, 2, sharey=True)
     marks = marks_of(trials, plan)
     for row, bracket in enumerate(plan.brackets):
-        start = 0
+        start = 0.0
         for use in uses:
             if use.bracket == bracket.s and use.spent:
                 _bar(left, row, start, use.spent, *rung_fill(use.epochs, plan))
@@ -170,6 +181,8 @@ def budget_figure(uses: Sequence[RungUse], trials: Sequence[TrialRecord], plan: 
     spent = []
     for below, rung in zip([0, *rungs], rungs, strict=False):
         span = f"epoch {rung}" if rung == below + 1 else f"epochs {below + 1} to {rung}"
+        if plan.looks:
+            span = f"{epochs_text(below)} to {epochs_text(rung)} epochs"
         spent.append(_patch(*rung_fill(rung, plan), span))
     ended = [_patch(mark.colour, mark.hatch, mark.label) for mark in marks.values()]
     for axes, handles in ((left, spent), (right, ended)):
@@ -177,6 +190,43 @@ def budget_figure(uses: Sequence[RungUse], trials: Sequence[TrialRecord], plan: 
             handles=handles, loc="upper center", bbox_to_anchor=(0.5, -0.28), frameon=False,
             fontsize=9, ncols=2 if len(handles) > 3 else 1,
         )  # fmt: skip
+    return figure
+
+
+@styled()
+def promotions_figure(uses: Sequence[RungUse], trials: Sequence[TrialRecord], plan: Plan) -> Figure:
+    """Draw, for each rung, the epochs spent towards it, and which trials it promoted or stopped."""
+    figure = Figure(figsize=(WIDTH, 1.6 + 0.24 * len(uses)), layout="constrained")
+    left, right = figure.subplots(1, 2, sharey=True)
+    marks = marks_of(trials, plan)
+    studies = len({trial.batch_size for trial in trials})
+    for row, use in enumerate(uses):
+        _bar(left, row, 0, use.spent, *rung_fill(use.epochs, plan))
+        _bar(right, row, 0, use.went_on, *_PROMOTED)
+        start = use.went_on
+        for ending, mark in marks.items():
+            count = use.ended.get(ending.kind, 0)
+            if count and (ending.kind != "lost" or ending.rung == use.epochs):
+                _bar(right, row, start, count, mark.colour, mark.hatch)
+                start += count
+        planned = plan.iterations * studies * use.planned
+        right.plot([planned] * 2, [row - 0.45, row + 0.45], color="black", linewidth=2)
+        if row and use.bracket != uses[row - 1].bracket:
+            for axes in (left, right):
+                axes.axhline(row - 0.5, color="0.85", linewidth=0.8)
+    left.set_yticks(
+        range(len(uses)), [f"bracket {use.bracket}, {epochs_text(use.epochs)}" for use in uses]
+    )
+    left.invert_yaxis()
+    left.set(title="epochs spent", xlabel="epochs", ylabel="bracket, rung")
+    right.set(title="trials", xlabel="trials sent there")
+    for axes in (left, right):
+        axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+        axes.tick_params(axis="y", length=0)
+        axes.title.set_fontsize(10)
+    ended = [_patch(mark.colour, mark.hatch, mark.label) for mark in marks.values()]
+    line = Line2D([], [], color="black", linewidth=2, label="sent there by the plan")
+    legend_below(figure, [_patch(*_PROMOTED, "promoted"), *ended, line])
     return figure
 
 

@@ -7,6 +7,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
+from src.reporting.figures.marks import epochs_text, rung_epochs
 from src.reporting.figures.style import OKABE_ITO, save, styled
 from src.results.records import TrialRecord
 from src.search.hyperband import Plan
@@ -31,12 +32,12 @@ def draw_rungs(path: Path, title: str, trials: Sequence[TrialRecord], plan: Plan
             epochs[-1:], errors[-1:], color=colour, marker="o" if finished else "x",
             markersize=7, markeredgewidth=1.8, linestyle="none",
         )  # fmt: skip
-    rungs = sorted({rung.epochs for bracket in plan.brackets for rung in bracket.rungs})
+    rungs = rung_epochs(plan)
     for rung in rungs:
         axes.axvline(rung, color="0.85", linewidth=1, zorder=0)
     axes.set(xscale="log", yscale="log", title=title)
     axes.set(xlabel="epochs trained (grey lines: rungs)", ylabel="validation error")
-    axes.set_xticks(rungs, [str(rung) for rung in rungs])
+    axes.set_xticks(rungs, list(map(epochs_text, rungs)))
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.minorticks_off()
     axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))

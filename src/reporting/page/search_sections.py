@@ -7,6 +7,7 @@ from src.reporting import figures
 from src.reporting.analysis import (
     HYPERPARAMETERS,
     Kind,
+    RungUse,
     Value,
     accuracy_of,
     accuracy_within,
@@ -16,15 +17,17 @@ from src.reporting.analysis import (
     rung_uses,
     value_of,
     varying,
+    with_accuracy,
 )
-from src.reporting.findings import Findings
+from src.reporting.findings import Findings, Search
 from src.reporting.importance import BEST, LEAST, importances
-from src.reporting.page.blocks import Block, Table, Text
+from src.reporting.page.blocks import Block, Picture, Table, Text
 from src.reporting.page.words import (
     accuracy_text,
     configuration,
     duration_text,
     is_subset,
+    number_text,
     percent_text,
     picture,
     plural,
@@ -34,6 +37,7 @@ from src.reporting.page.words import (
 )
 from src.reporting.prior_work import PUBLISHED
 from src.results.records import TrialRecord
+from src.search.hyperband import Plan
 from src.training.hyperparameters import RECIPE, Hyperparameters
 
 _RANKED = 10
@@ -41,6 +45,9 @@ _RANKED = 10
 
 _FEW_TRIALS = 50
 """Fewest trials for an importance that is more than a hint."""
+
+_PART = "a part of the validation images, or of all where there are few"
+"""What gives accuracies within the first epoch."""
 
 _NO_BEST = "No trial has trained to its end yet, or best.json is missing, so this part is empty."
 
@@ -71,7 +78,7 @@ def ranking_blocks(findings: Findings) -> list[Block]:
                 accuracy_text(trial.val_accuracy, images),
                 _interval(trial, images),
                 *(value_text(value_of(trial, name)) for name in names),
-                *(str(trial.epochs), str(trial.bracket), str(trial.trial)),
+                *(figures.epochs_text(trial.epochs), str(trial.bracket), str(trial.trial)),
             ]
             for rank, trial in enumerate(ranked[:_RANKED], start=1)
         ],
@@ -197,9 +204,20 @@ def history_blocks(findings: Findings) -> list[Block]:
             "Each mark is a trial, at the accuracy of its best epoch; its shape and shade tell "
             "how far it trained, so pale marks are lower also because they had fewer epochs. The "
             "black line is the best finished trial so far; each batch size is a study of its own, "
-            "where the line begins anew. The axis is stretched towards 100 %.",
+            "where the line begins anew. The axis is stretched towards 100 %."
+            + _within_an_epoch(findings.search),
         )
     ]
+
+
+def _within_an_epoch(search: Search) -> str:
+    """Write what accuracies within the first epoch are, where there are rungs."""
+    if not search.plan.looks:
+        return ""
+    return (
+        f" Accuracies within the first epoch are those of {_PART}; a trial that ended there has "
+        "no others."
+    )
 
 
 _KIND_WORDS: dict[Kind, str] = {
@@ -216,19 +234,23 @@ def rung_blocks(findings: Findings) -> list[Block]:
     search = findings.search
     if search is None:
         return [Text(_NO_BEST)]
-    plan, trials = search.plan, findings.trials
+    plan, trials, waits = search.plan, findings.trials, search.promotion != "stopping"
     uses = rung_uses(trials, plan)
     kinds = [kind for kind in _KIND_WORDS if any(use.ended.get(kind) for use in uses)]
     spent = sum(use.spent for use in uses)
     everything = len(trials) * plan.max_epochs
-    columns = ["bracket", "rung (epochs)", "trials sent here", "plan", "went on"]
+    share = percent_text(spent / max(everything, 1), 0)
+    studies = plan.iterations * len(search.summary.batch_sizes) if waits else 1
+    columns = ["bracket", "rung (epochs)", "trials sent here", "plan"]
+    columns += ["arrived", "promoted"] if waits else ["went on"]
     columns += [_KIND_WORDS[kind] for kind in kinds]
     rows = [
         [
-            *(str(use.bracket), str(use.epochs), str(use.entered), str(use.planned)),
-            str(use.went_on),
+            *(str(use.bracket), figures.epochs_text(use.epochs)),
+            *(str(use.entered), str(studies * use.planned)),
+            *([str(use.arrived), str(use.promoted)] if waits else [str(use.went_on)]),
             *(str(use.ended.get(kind, 0)) for kind in kinds),
-            *(f"{use.spent:,}", percent_text(use.spent / max(spent, 1), 1)),
+            *(number_text(round(use.spent, 1)), percent_text(use.spent / max(spent, 1), 1)),
         ]
         for use in uses
     ]
@@ -236,24 +258,21 @@ def rung_blocks(findings: Findings) -> list[Block]:
         Text(
             f"Hyperband with at most {plural(plan.max_epochs, 'epoch')} a trial, factor "
             f"{plan.reduction_factor}, {plural(plan.iterations, 'iteration')}: "
-            f"{plural(spent, 'epoch')} were trained, {percent_text(spent / max(everything, 1), 0)} "
-            f"of the {everything:,} that {plural(len(trials), 'trial')} would have taken without "
-            "rungs."
+            f"{plural(round(spent, 1), 'epoch')} were trained, {share} of the "
+            f"{everything:,} that {plural(len(trials), 'trial')} would have taken without "
+            f"rungs.{_promotion_words(findings.trials, search)}"
         ),
-        picture(
-            "budget",
-            figures.budget_figure(uses, trials, plan),
-            "Stacked bars for each bracket: epochs spent towards each rung, and where its trials "
-            "ended; the table below has the numbers.",
-            "Left: epochs spent by each bracket, split by the rung that they led to. Right: its "
-            "trials, split by where they ended. The higher a bracket's number, the more trials it "
-            "begins and the sooner it stops them.",
-        ),
+        _promotions_picture(uses, trials, plan) if waits else _budget_picture(uses, trials, plan),
         Table(
             "Trials and epochs by bracket and rung, all batch sizes and iterations together. "
-            "“Plan” is what one iteration at one batch size sends there if exactly one in "
-            f"{plan.reduction_factor} is promoted; as trials are judged the moment they arrive, "
-            "more or fewer may pass.",
+            + (
+                f"“Plan” is what the whole search sends there if exactly one in "
+                f"{plan.reduction_factor} is promoted."
+                if waits
+                else "“Plan” is what one iteration at one batch size sends there if exactly one in "
+                f"{plan.reduction_factor} is promoted; as trials are judged the moment they "
+                "arrive, more or fewer may pass."
+            ),
             [*columns, "epochs spent", "share"],
             rows,
         ),
@@ -267,10 +286,60 @@ def rung_blocks(findings: Findings) -> list[Block]:
             "Learning curves of all trials, which end at the rungs that stopped them.",
             "Validation accuracy epoch by epoch, one line a trial, coloured by the rung at which "
             "it was stopped; a mark is its last epoch. Both axes are stretched: epochs are "
-            "logarithmic, and accuracy is logarithmic in the error.",
+            "logarithmic, and accuracy is logarithmic in the error." + _within_an_epoch(search),
         )
     )
     return blocks
+
+
+def _promotion_words(trials: Sequence[TrialRecord], search: Search) -> str:
+    """Write when a rung promotes which trials, where they wait for it."""
+    plan = search.plan
+    if search.promotion == "stopping":
+        return ""
+    if search.promotion == "synchronous":
+        text = (
+            f" Trials wait on a rung until exactly the best one in {plan.reduction_factor} of "
+            "those sent there are promoted: when all have arrived, or as soon as those still "
+            "missing can change nothing."
+        )
+    else:
+        text = (
+            f" Trials wait on a rung until they are among the best one in {plan.reduction_factor} "
+            "of those that have arrived there, or can no longer be; more may be promoted than "
+            "planned."
+        )
+    ended = sum(trial.state != "FAIL" for trial in trials)
+    if (missing := plan.trials * len(search.summary.batch_sizes) - ended) > 0:
+        text += f" Not ended yet, and not shown: {plural(missing, 'trial')} of the plan."
+    return text
+
+
+def _budget_picture(uses: Sequence[RungUse], trials: Sequence[TrialRecord], plan: Plan) -> Picture:
+    return picture(
+        "budget",
+        figures.budget_figure(uses, trials, plan),
+        "Stacked bars for each bracket: epochs spent towards each rung, and where its trials "
+        "ended; the table below has the numbers.",
+        "Left: epochs spent by each bracket, split by the rung that they led to. Right: its "
+        "trials, split by where they ended. The higher a bracket's number, the more trials it "
+        "begins and the sooner it stops them.",
+    )
+
+
+def _promotions_picture(
+    uses: Sequence[RungUse], trials: Sequence[TrialRecord], plan: Plan
+) -> Picture:
+    return picture(
+        "budget",
+        figures.promotions_figure(uses, trials, plan),
+        "Bars for each rung of each bracket: epochs spent towards it, and how many of the trials "
+        "sent there it promoted; the table below has the numbers.",
+        "Left: epochs spent between the rung before and this one. Right: the trials that were sent "
+        "to this rung, split into those that it promoted and those that ended here, beside the "
+        "plan. The higher a bracket's number, the more trials it begins and the sooner it stops "
+        "them.",
+    )
 
 
 def importance_blocks(findings: Findings) -> list[Block]:
@@ -303,6 +372,8 @@ def importance_blocks(findings: Findings) -> list[Block]:
     caption += (
         f"; {plural(left_out, 'trial')} ended before and are left out. " if left_out else ". "
     )
+    if budget < 1:
+        caption += f"Their accuracies there are those of {_PART}. "
     caption += "The lines show where 80 % of the values lie when the trials are drawn anew."
     if len(known) < _FEW_TRIALS:
         caption += " With so few trials this is little more than a hint."
@@ -326,7 +397,7 @@ def slice_blocks(findings: Findings) -> list[Block]:
     if findings.search is None:
         return [Text(_NO_BEST)]
     trials, plan = findings.trials, findings.search.plan
-    known = [trial for trial in trials if trial.val_accuracy is not None]
+    known = [trial for trial, _ in with_accuracy(trials)]
     names = varying(known) if known else []
     if not names:
         return [Text("All trials have the same configuration, so there is nothing to compare.")]
@@ -338,7 +409,7 @@ def slice_blocks(findings: Findings) -> list[Block]:
             f"Validation accuracy against each of {listed}, a mark for each trial.",
             "Accuracy of the best epoch against each hyperparameter. Look at marks of one shade: "
             "paler trials had fewer epochs. Where there are many trials, those of one value are "
-            "spread sideways a little.",
+            "spread sideways a little." + _within_an_epoch(findings.search),
         ),
         picture(
             "parallel",
@@ -421,4 +492,6 @@ def _setting(value: object) -> str:
         return ", ".join(map(_setting, value))
     if value is None or isinstance(value, bool):
         return {True: "yes", False: "no", None: "none"}[value]
+    if isinstance(value, float):
+        value = float(f"{value:.4g}")
     return str(value)

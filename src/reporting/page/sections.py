@@ -13,7 +13,14 @@ from src.reporting.page.search_sections import (
     rung_blocks,
     slice_blocks,
 )
-from src.reporting.page.words import accuracy_text, is_subset, official_images, title_of, validated
+from src.reporting.page.words import (
+    accuracy_text,
+    is_subset,
+    number_text,
+    official_images,
+    title_of,
+    validated,
+)
 
 PICTURES = (
     *("batch-sizes", "history", "budget", "learning-curves", "importance", "slices", "parallel"),
@@ -56,7 +63,7 @@ def _facts(findings: Findings) -> Facts:
         ),
         ("trials", f"{len(trials):,}"),
         ("trained to their end", f"{len(best):,}"),
-        ("epochs trained", f"{sum(trial.epochs for trial in trials):,}"),
+        ("epochs trained", number_text(round(sum(trial.epochs for trial in trials), 1))),
     ]
     if findings.finals is not None:
         first = findings.finals.finalists[0]

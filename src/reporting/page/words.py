@@ -65,9 +65,14 @@ def signed_text(difference: float) -> str:
     return f"{difference:+.5f}".replace("-", "−")
 
 
-def plural(number: int, noun: str) -> str:
+def number_text(number: float) -> str:
+    """Format a number with three decimals at most."""
+    return f"{round(number, 3):,.12g}"
+
+
+def plural(number: float, noun: str) -> str:
     """Format a count with its noun."""
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+    return f"{number_text(number)} {noun}{'' if number == 1 else 's'}"
 
 
 def configuration(hyperparameters: dict[str, Any]) -> str:
