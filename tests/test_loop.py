@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from optuna.trial import TrialState
+from optuna.trial import TrialState, create_trial
 
 from src.core.errors import UserError
 from src.core.interrupt import Interrupted, Interruption
@@ -191,6 +191,26 @@ def test_trial_that_was_planned_when_the_search_was_killed_is_not_taken_for_anot
         assert run([study], session).succeeded
         assert sorted(trial.user_attrs["slot"] for trial in study.study.trials) == list(range(17))
         assert TrialState.WAITING not in states(study)
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "random"])
+def test_trial_whose_configuration_was_half_recorded_gets_the_other_half(
+    sampler: Sampler, tmp_path: Path
+) -> None:
+    with searching(tmp_path / "whole", learns, sampler=sampler) as ([whole], session, _):
+        assert run([whole], session).succeeded
+    first = whole.study.trials[0]
+    with searching(tmp_path / "killed", learns, sampler=sampler) as ([study], session, _):
+        killed = create_trial(
+            state=TrialState.WAITING,
+            params={"conv1": first.params["conv1"]},
+            distributions={"conv1": first.distributions["conv1"]},
+            user_attrs={"slot": 0, "bracket": 2},
+        )
+        study.study.add_trial(killed)
+        assert run([study], session).succeeded
+        found = [trial.params for trial in study.study.trials]
+    assert found == [trial.params for trial in whole.study.trials]
 
 
 @pytest.mark.parametrize("sampler", ["tpe", "random"])

@@ -87,14 +87,22 @@ class PlaceSampler(BaseSampler):
         self._current.before_trial(study, trial)
 
     def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> Distributions:
-        """Return the parameters that are proposed together."""
-        return self._current.infer_relative_search_space(_seen(study), trial)
+        """Return the parameters that are proposed together: all of them."""
+        return self._space
 
     def sample_relative(
         self, study: optuna.Study, trial: FrozenTrial, search_space: Distributions
     ) -> dict[str, Any]:
-        """Propose those parameters."""
-        return self._current.sample_relative(_seen(study), trial, search_space)
+        """Propose all parameters at once.
+
+        A process can be killed between recording one and recording the next: those that were
+        recorded stay, and the others must be what they would have been.
+        """
+        proposed = self._current.sample_relative(_seen(study), trial, search_space)
+        return proposed or {
+            name: self.sample_independent(study, trial, name, distribution)
+            for name, distribution in search_space.items()
+        }
 
     def sample_independent(
         self,
@@ -104,4 +112,5 @@ class PlaceSampler(BaseSampler):
         param_distribution: BaseDistribution,
     ) -> Any:
         """Propose one parameter by itself."""
-        return self._current.sample_independent(_seen(study), trial, param_name, param_distribution)
+        seen = _seen(study)
+        return self._current.sample_independent(seen, trial, param_name, param_distribution)
