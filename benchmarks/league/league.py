@@ -1,0 +1,307 @@
+"""Replay tuners on tables of real training, and compare what they find for the same images.
+
+    python -m benchmarks league --python .venv-league/bin/python
+
+writes benchmarks/results/league.json and a picture for each table and number of workers. The tables
+are those of `python -m benchmarks table`; the peers need an environment of their own:
+
+    python3.11 -m venv .venv-league
+    .venv-league/bin/pip install -r benchmarks/peers/requirements-league.txt
+
+A configuration that no row of a table has gets the curve of the nearest one in the unit cube of the
+search space. Of a row with several seeds the trial's seed draws one.
+"""
+
+import itertools
+import math
+import multiprocessing
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.league.entries import Entry, Played, play
+from benchmarks.league.picture import draw_regret
+from benchmarks.league.record import read_table
+from benchmarks.league.scores import (
+    Array,
+    critical_difference,
+    friedman_p,
+    images_to,
+    mean_ranks,
+    median,
+    regret_at,
+)
+from benchmarks.league.surrogate import Surrogate
+from benchmarks.league.table import TABLES
+from benchmarks.tables import print_rows
+from src import cli
+from src.core import checks
+from src.core.command import recorded_command
+from src.core.errors import UserError
+from src.core.files import make_writable, write_json
+from src.results.provenance import provenance
+from src.training.device import choose_compute
+
+TUNERS = (
+    "ours",
+    "ours:promotion=asynchronous",
+    "ours:promotion=synchronous",
+    "random",
+    "one_epoch",
+    "keras_hyperband",
+    "optuna_hyperband",
+    "optuna_halving",
+    "smac_hyperband",
+    "smac_multifidelity",
+    "dehb",
+    "neps_hyperband",
+    "neps_priorband",
+    "syne_tune_asha",
+)
+
+CLOSE = (0.001, 0.0005)
+"""Regrets to which the images are counted."""
+
+SHARES = (1 / 9, 1 / 3, 1.0)
+"""Of the budget, after which contestants are ranked."""
+
+_CHUNK = 10
+"""Searches in a row of one process."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LeagueOptions:
+    """Options of `league`."""
+
+    tables: tuple[Path, ...] = ()
+    """Tables, without their endings; none: all of benchmarks/league/tables."""
+    tuners: tuple[str, ...] = TUNERS
+    """NAME or NAME:OPTION=VALUE,…; ours has promotion, sampler, min_epochs and factor, one_epoch
+    has best, peers have min_epochs and factor."""
+    workers: tuple[int, ...] = (1, 2, 8)
+    """Fits at once."""
+    seeds: int = 100
+    """Searches of each tuner."""
+    budget: int = 50
+    """Images of a search, in fits of all epochs."""
+    python: Path | None = None
+    """Python of the peers' environment; null: peers are left out."""
+    processes: int = 1
+    """Searches at once."""
+    output: Path = Path(__file__).parents[1] / "results"
+    """Folder of league.json and the pictures."""
+
+    def __post_init__(self) -> None:
+        for name in ("seeds", "budget", "processes"):
+            checks.within(name, getattr(self, name), 1)
+        for count in self.workers:
+            checks.within("workers", count, 1)
+        if not self.tuners or not self.workers:
+            raise UserError("`tuners` and `workers` must not be empty")
+
+
+@dataclass(frozen=True)
+class _Round:
+    """All contestants on one table with so many workers."""
+
+    table: str
+    workers: int
+    budget: int
+    """Images."""
+    best: float
+    """The table's best hidden accuracy."""
+    images: int
+    """Of one epoch."""
+    played: dict[str, Played]
+    """By contestant."""
+
+    def regrets(self, images: Array) -> dict[str, Array]:
+        """Return (searches, N) of each contestant that searched."""
+        return {
+            name: np.array([regret_at(one.moments, self.best, images) for one in played.searches])
+            for name, played in self.played.items()
+            if played.searches
+        }
+
+
+def run(options: LeagueOptions) -> int:
+    """Play, score, draw and write."""
+    make_writable(options.output, "--output")
+    entries = [Entry.parse(text) for text in options.tuners]
+    paths = options.tables or tuple(sorted(p.with_suffix("") for p in TABLES.glob("*.json")))
+    if not paths:
+        raise UserError("there is no table: make one with `python -m benchmarks table`")
+    tables = {path.name: read_table(path) for path in paths}
+    surrogates = {name: Surrogate(table) for name, table in tables.items()}
+    rounds = _play_all(options, entries, surrogates)
+    rows = [row for one in rounds for row in _rows(one)]
+    if len(tables) > 1:
+        rows += [row for workers in options.workers for row in _over_tables(rounds, workers)]
+    for one in rounds:
+        _draw(one, options.output)
+    report = {"rows": rows, "notes": _notes(rounds)}
+    print_rows("league", report)
+    settings = asdict(options) | {"tables": list(tables), "output": None, "python": None}
+    report |= {
+        "options": {name: value for name, value in settings.items() if value is not None},
+        "tables": {name: dict(table.about) for name, table in tables.items()},
+        "versions": {
+            package: version
+            for one in rounds
+            for played in one.played.values()
+            for package, version in (played.versions or {}).items()
+        },
+        "provenance": provenance(choose_compute("auto", "auto"), recorded_command()),
+    }
+    write_json(options.output / "league.json", report)
+    return 0
+
+
+def _play_all(
+    options: LeagueOptions, entries: Sequence[Entry], surrogates: Mapping[str, Surrogate]
+) -> list[_Round]:
+    context = multiprocessing.get_context("spawn")
+    cases = list(itertools.product(surrogates, options.workers))
+    with ProcessPoolExecutor(options.processes, context) as pool:
+        futures = {
+            (table, workers, entry.label): [
+                pool.submit(
+                    play,
+                    entry,
+                    surrogates[table],
+                    workers,
+                    _budget(options, surrogates[table]),
+                    range(begin, min(begin + _CHUNK, options.seeds)),
+                    options.python,
+                )
+                for begin in range(0, options.seeds, _CHUNK)
+            ]
+            for table, workers in cases
+            for entry in entries
+        }
+        return [
+            _Round(
+                table,
+                workers,
+                _budget(options, surrogates[table]),
+                surrogates[table].best_hidden_accuracy,
+                surrogates[table].images,
+                {
+                    entry.label: _joined([f.result() for f in futures[table, workers, entry.label]])
+                    for entry in entries
+                },
+            )
+            for table, workers in cases
+        ]
+
+
+def _budget(options: LeagueOptions, surrogate: Surrogate) -> int:
+    return options.budget * surrogate.max_epochs * surrogate.images
+
+
+def _joined(parts: Sequence[Played]) -> Played:
+    for part in parts:
+        if part.reason:
+            return part
+    searches = [one for part in parts for one in part.searches]
+    return Played(searches, parts[0].resumes, parts[0].versions)
+
+
+def _rows(one: _Round) -> Iterator[dict[str, Any]]:
+    regrets = one.regrets(one.budget * np.array(SHARES))
+    ranks = _ranks(list(regrets.values()))
+    for name, played in one.played.items():
+        row: dict[str, Any] = {"table": one.table, "workers": one.workers, "tuner": name}
+        if not played.searches:
+            yield row | {"resumes": f"not applicable: {played.reason}"}
+            continue
+        row["resumes"] = played.resumes
+        for regret in CLOSE:
+            found = median(
+                [images_to(search.moments, one.best, regret) for search in played.searches]
+            )
+            row[f"images to {regret:g}"] = _finite(found.value)
+            row[f"95 % of {regret:g}"] = f"{_text(found.low)}–{_text(found.high)}"
+        row["regret"] = _finite(round(float(np.median(regrets[name][:, -1])), 6))
+        place = list(regrets).index(name)
+        row |= {
+            f"rank at {share:.2g}": round(float(ranks[i][place]), 2)
+            for i, share in enumerate(SHARES)
+        }
+        busy = [search.images / search.clock / one.workers for search in played.searches]
+        row["busy %"] = round(100 * float(np.mean(busy)), 1)
+        row["searches"] = [asdict(search) for search in played.searches]
+        yield row
+
+
+def _ranks(regrets: Sequence[Array]) -> list[Array]:
+    """Return the mean ranks of the contestants at each share of the budget."""
+    return [
+        mean_ranks(np.array([regret[:, i] for regret in regrets]).T) for i in range(len(SHARES))
+    ]
+
+
+def _over_tables(rounds: Sequence[_Round], workers: int) -> Iterator[dict[str, Any]]:
+    """Rank those that searched on all tables."""
+    joined = _join_tables(rounds, workers)
+    ranks = _ranks(list(joined.values()))
+    for place, name in enumerate(joined):
+        yield {"table": "all", "workers": workers, "tuner": name} | {
+            f"rank at {share:.2g}": round(float(ranks[i][place]), 2)
+            for i, share in enumerate(SHARES)
+        }
+
+
+def _join_tables(rounds: Sequence[_Round], workers: int) -> dict[str, Array]:
+    found = [one.regrets(one.budget * np.array(SHARES)) for one in rounds if one.workers == workers]
+    everywhere = [name for name in found[0] if all(name in regrets for regrets in found)]
+    return {name: np.concatenate([regrets[name] for regrets in found]) for name in everywhere}
+
+
+def _notes(rounds: Sequence[_Round]) -> list[str]:
+    notes = [
+        "regret: the table's best hidden accuracy (the highest of all configurations, each the "
+        "mean over its seeds of the epoch that validates best) less that of the trial that "
+        "validates best so far; below 0 where a fit has had luck",
+        "images to …: median until the regret is that small for the first time, with its 95 % "
+        "interval from order statistics; ∞: not within the budget",
+        "resumes: a promoted trial goes on from its checkpoint, so that only new images count, or "
+        "starts anew, as the library's examples have it, so that all count again",
+        "busy: share of the workers' time in which they train, one image a unit of time",
+    ]
+    for workers in dict.fromkeys(one.workers for one in rounds):
+        joined = _join_tables(rounds, workers)
+        count, blocks = len(joined), len(next(iter(joined.values()), ()))
+        if count > 1:
+            p = friedman_p(np.array([regret[:, -1] for regret in joined.values()]).T)
+            notes.append(
+                f"{workers} workers: of {count} tuners in {blocks} blocks (a table and a seed), "
+                f"mean ranks that differ by {critical_difference(count, blocks):.2f} differ by "
+                f"Nemenyi's test at 5 %; Friedman's p at the end {p:.2g}"
+            )
+    return notes
+
+
+def _draw(one: _Round, folder: Path) -> None:
+    images = np.geomspace(one.images, one.budget, 200)
+    draw_regret(
+        folder / f"league-{one.table}-{one.workers}.png",
+        f"{one.table}, {one.workers} worker{'s' if one.workers > 1 else ''}",
+        images,
+        one.regrets(images),
+    )
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def _text(value: float) -> str:
+    return f"{value:,.0f}" if math.isfinite(value) else "∞"
+
+
+COMMAND = cli.Command("benchmarks league", __doc__, LeagueOptions, run)
