@@ -1,5 +1,6 @@
 """The contestants of a league, as they are named on the command line."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from fractions import Fraction
 from pathlib import Path
@@ -9,7 +10,7 @@ from benchmarks.league import ours
 from benchmarks.league.baselines import OneEpoch, RandomSearch
 from benchmarks.league.peer import PROGRAMS, Peer
 from benchmarks.league.replay import Moment, Replay
-from benchmarks.league.surrogate import NotApplicable, Surrogate
+from benchmarks.league.surrogate import NotApplicable
 from benchmarks.league.tuners import search
 from src.core.errors import UserError
 
@@ -71,12 +72,8 @@ class Searched:
 
     moments: list[Moment]
     """Whenever its best trial changed."""
-    images: int
-    """That all workers trained."""
-    clock: int
-    """That a worker without a pause would have trained."""
-    seconds: float
-    """That training took all workers, as the table measured it."""
+    busy: float
+    """Share of the workers' time in which they trained."""
 
 
 @dataclass(frozen=True)
@@ -92,25 +89,15 @@ class Played:
     """Why there are no searches."""
 
 
-def play(
-    entry: Entry,
-    surrogate: Surrogate,
-    workers: int,
-    budget: int,
-    seeds: range,
-    python: Path | None,
-) -> Played:
+def play(entry: Entry, replays: Sequence[Replay], seeds: range, python: Path | None) -> Played:
     """Let a contestant search once for each seed.
 
     Args:
         entry: who.
-        surrogate: what is replayed.
-        workers: how many.
-        budget: images of each search.
+        replays: the workers of each search.
         seeds: of the searches.
         python: of the peers' environment.
     """
-    replays = [Replay(surrogate, workers, budget) for _ in seeds]
     resumes, versions = "never pauses", None
     try:
         if entry.name in PROGRAMS:
@@ -118,31 +105,28 @@ def play(
                 raise NotApplicable("left out: `--python` of an environment that has it")
             with Peer(python, entry.name) as peer:
                 for seed, replay in zip(seeds, replays, strict=True):
-                    peer.start(seed, surrogate.max_epochs, entry.options)
+                    peer.start(seed, replay.surrogate.max_epochs, entry.options)
                     search(peer, replay, seed)
             resumes, versions = peer.about["resumes"], peer.about["versions"]
         else:
             for seed, replay in zip(seeds, replays, strict=True):
-                _search_here(entry, surrogate, replay, budget, seed)
+                _search_here(entry, replay, seed)
             if entry.name == ONE_EPOCH or entry.options.get("promotion", "stopping") != "stopping":
                 resumes = "goes on"
     except NotApplicable as reason:
         return Played([], reason=str(reason))
     searches = [
-        Searched(replay.moments, replay.images, replay.clock, round(replay.seconds, 3))
-        for replay in replays
+        Searched(replay.moments, replay.busy / replay.clock / replay.workers) for replay in replays
     ]
     return Played(searches, resumes, versions)
 
 
-def _search_here(
-    entry: Entry, surrogate: Surrogate, replay: Replay, budget: int, seed: int
-) -> None:
-    epochs = surrogate.max_epochs
+def _search_here(entry: Entry, replay: Replay, seed: int) -> None:
+    max_epochs = replay.surrogate.max_epochs
     if entry.name == OURS:
-        ours.search(ours.Ours(**entry.options), surrogate, replay, budget, seed)
+        ours.search(ours.Ours(**entry.options), replay, seed)
     elif entry.name == RANDOM:
-        search(RandomSearch(seed, epochs), replay, seed)
+        search(RandomSearch(seed, max_epochs), replay, seed)
     else:
-        share = budget / surrogate.images
-        search(OneEpoch(seed, epochs, share, **entry.options), replay, seed)
+        epochs = replay.budget / replay.surrogate.images
+        search(OneEpoch(seed, max_epochs, epochs, **entry.options), replay, seed)

@@ -26,8 +26,10 @@ import numpy as np
 from benchmarks.league.entries import Entry, Played, play
 from benchmarks.league.picture import draw_regret
 from benchmarks.league.record import read_table
+from benchmarks.league.replay import Clock, Replay
 from benchmarks.league.scores import (
     Array,
+    Median,
     critical_difference,
     friedman_p,
     images_to,
@@ -69,7 +71,11 @@ CLOSE = (0.001, 0.0005)
 SHARES = (1 / 9, 1 / 3, 1.0)
 """Of the budget, after which contestants are ranked."""
 
-_CHUNK = 10
+_RANKS = [f"rank at {share:.2g}" for share in SHARES]
+
+_COLUMNS = ("resumes", *(f"images to {x:g}" for x in CLOSE), "regret", *_RANKS, "busy %")
+
+_CHUNK = 25
 """Searches in a row of one process."""
 
 
@@ -90,6 +96,9 @@ class LeagueOptions:
     """Images of a search, in fits of all epochs."""
     python: Path | None = None
     """Python of the peers' environment; null: peers are left out."""
+    clock: Clock = "images"
+    """What passes while a worker trains: as many units of time as images, or the seconds that the
+    table measured."""
     processes: int = 1
     """Searches at once."""
     output: Path = Path(__file__).parents[1] / "results"
@@ -119,6 +128,11 @@ class _Round:
     played: dict[str, Played]
     """By contestant."""
 
+    @property
+    def grid(self) -> Array:
+        """Numbers of images, from an epoch's to the budget, at which curves are drawn."""
+        return np.geomspace(self.images, self.budget, 60)
+
     def regrets(self, images: Array) -> dict[str, Array]:
         """Return (searches, N) of each contestant that searched."""
         return {
@@ -136,6 +150,8 @@ def run(options: LeagueOptions) -> int:
     if not paths:
         raise UserError("there is no table: make one with `python -m benchmarks table`")
     tables = {path.name: read_table(path) for path in paths}
+    if len({entry.label for entry in entries}) < len(entries) or len(tables) < len(paths):
+        raise UserError("two `tuners`, or two `tables`, have the same name")
     surrogates = {name: Surrogate(table) for name, table in tables.items()}
     rounds = _play_all(options, entries, surrogates)
     rows = [row for one in rounds for row in _rows(one)]
@@ -165,6 +181,10 @@ def _play_all(
     options: LeagueOptions, entries: Sequence[Entry], surrogates: Mapping[str, Surrogate]
 ) -> list[_Round]:
     context = multiprocessing.get_context("spawn")
+    chunks = [
+        range(begin, min(begin + _CHUNK, options.seeds))
+        for begin in range(0, options.seeds, _CHUNK)
+    ]
     cases = list(itertools.product(surrogates, options.workers))
     with ProcessPoolExecutor(options.processes, context) as pool:
         futures = {
@@ -172,13 +192,19 @@ def _play_all(
                 pool.submit(
                     play,
                     entry,
-                    surrogates[table],
-                    workers,
-                    _budget(options, surrogates[table]),
-                    range(begin, min(begin + _CHUNK, options.seeds)),
+                    [
+                        Replay(
+                            surrogates[table],
+                            workers,
+                            _budget(options, surrogates[table]),
+                            options.clock,
+                        )
+                        for _ in seeds
+                    ],
+                    seeds,
                     options.python,
                 )
-                for begin in range(0, options.seeds, _CHUNK)
+                for seeds in chunks
             ]
             for table, workers in cases
             for entry in entries
@@ -212,48 +238,60 @@ def _joined(parts: Sequence[Played]) -> Played:
 
 
 def _rows(one: _Round) -> Iterator[dict[str, Any]]:
-    regrets = one.regrets(one.budget * np.array(SHARES))
-    ranks = _ranks(list(regrets.values()))
+    spent = one.budget * np.array(SHARES)
+    regrets, curves = one.regrets(spent), one.regrets(one.grid)
+    ranks = _ranks(regrets)
     for name, played in one.played.items():
         row: dict[str, Any] = {"table": one.table, "workers": one.workers, "tuner": name}
         if not played.searches:
-            yield row | {"resumes": f"not applicable: {played.reason}"}
+            yield row | dict.fromkeys(_COLUMNS) | {"reason": played.reason}
             continue
-        row["resumes"] = played.resumes
-        for regret in CLOSE:
-            found = median(
+        found = {
+            regret: median(
                 [images_to(search.moments, one.best, regret) for search in played.searches]
             )
-            row[f"images to {regret:g}"] = _finite(found.value)
-            row[f"95 % of {regret:g}"] = f"{_text(found.low)}–{_text(found.high)}"
-        row["regret"] = _finite(round(float(np.median(regrets[name][:, -1])), 6))
-        place = list(regrets).index(name)
-        row |= {
-            f"rank at {share:.2g}": round(float(ranks[i][place]), 2)
-            for i, share in enumerate(SHARES)
+            for regret in CLOSE
         }
-        busy = [search.images / search.clock / one.workers for search in played.searches]
-        row["busy %"] = round(100 * float(np.mean(busy)), 1)
-        row["searches"] = [asdict(search) for search in played.searches]
-        yield row
+        busy = float(np.mean([search.busy for search in played.searches]))
+        yield row | {
+            "resumes": played.resumes,
+            **{f"images to {regret:g}": _shown(of) for regret, of in found.items()},
+            "regret": round(float(np.median(regrets[name][:, -1])), 6),
+            **ranks[name],
+            "busy %": round(100 * busy, 1),
+            "medians": [{"regret": of} | _finite(asdict(got)) for of, got in found.items()],
+            "curve": {
+                "images": [round(images) for images in one.grid],
+                **{
+                    f"quartile {i}": [
+                        float(value) if math.isfinite(value) else None
+                        for value in np.quantile(
+                            curves[name], i / 4, axis=0, method="inverted_cdf"
+                        ).round(6)
+                    ]
+                    for i in (1, 2, 3)
+                },
+            },
+        }
 
 
-def _ranks(regrets: Sequence[Array]) -> list[Array]:
-    """Return the mean ranks of the contestants at each share of the budget."""
-    return [
-        mean_ranks(np.array([regret[:, i] for regret in regrets]).T) for i in range(len(SHARES))
-    ]
+def _ranks(regrets: Mapping[str, Array]) -> dict[str, dict[str, Any]]:
+    """Return the mean ranks of the contestants after each share of the budget."""
+    table = np.array(list(regrets.values()))  # (contestants, searches, shares)
+    ranks = [mean_ranks(table[:, :, i].T) for i in range(len(SHARES))] if regrets else []
+    return {
+        name: {
+            column: round(float(rank[place]), 2) for column, rank in zip(_RANKS, ranks, strict=True)
+        }
+        for place, name in enumerate(regrets)
+    }
 
 
 def _over_tables(rounds: Sequence[_Round], workers: int) -> Iterator[dict[str, Any]]:
     """Rank those that searched on all tables."""
-    joined = _join_tables(rounds, workers)
-    ranks = _ranks(list(joined.values()))
-    for place, name in enumerate(joined):
-        yield {"table": "all", "workers": workers, "tuner": name} | {
-            f"rank at {share:.2g}": round(float(ranks[i][place]), 2)
-            for i, share in enumerate(SHARES)
-        }
+    for name, ranks in _ranks(_join_tables(rounds, workers)).items():
+        row: dict[str, Any] = {"table": "all", "workers": workers, "tuner": name}
+        yield row | dict.fromkeys(_COLUMNS) | ranks
 
 
 def _join_tables(rounds: Sequence[_Round], workers: int) -> dict[str, Array]:
@@ -271,8 +309,10 @@ def _notes(rounds: Sequence[_Round]) -> list[str]:
         "interval from order statistics; ∞: not within the budget",
         "resumes: a promoted trial goes on from its checkpoint, so that only new images count, or "
         "starts anew, as the library's examples have it, so that all count again",
-        "busy: share of the workers' time in which they train, one image a unit of time",
+        "busy: share of the workers' time in which they train",
     ]
+    left_out = {name: of.reason for one in rounds for name, of in one.played.items() if of.reason}
+    notes += [f"{name}: {reason}" for name, reason in left_out.items()]
     for workers in dict.fromkeys(one.workers for one in rounds):
         joined = _join_tables(rounds, workers)
         count, blocks = len(joined), len(next(iter(joined.values()), ()))
@@ -287,21 +327,23 @@ def _notes(rounds: Sequence[_Round]) -> list[str]:
 
 
 def _draw(one: _Round, folder: Path) -> None:
-    images = np.geomspace(one.images, one.budget, 200)
     draw_regret(
         folder / f"league-{one.table}-{one.workers}.png",
         f"{one.table}, {one.workers} worker{'s' if one.workers > 1 else ''}",
-        images,
-        one.regrets(images),
+        one.grid,
+        one.regrets(one.grid),
     )
 
 
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None
+def _finite(values: Mapping[str, float]) -> dict[str, float | None]:
+    return {name: value if math.isfinite(value) else None for name, value in values.items()}
 
 
-def _text(value: float) -> str:
-    return f"{value:,.0f}" if math.isfinite(value) else "∞"
+def _shown(found: Median) -> str:
+    value, low, high = (
+        f"{x:,.0f}" if math.isfinite(x) else "∞" for x in (found.value, found.low, found.high)
+    )
+    return f"{value} ({low}–{high})"
 
 
 COMMAND = cli.Command("benchmarks league", __doc__, LeagueOptions, run)

@@ -48,23 +48,23 @@ class Ours:
     factor: int = 3
 
     def plan(self, surrogate: Surrogate, budget: int) -> Plan:
-        """Return a plan that lasts for the budget, whatever the rungs decide."""
+        """Return a plan that lasts for a budget of so many images, whatever the rungs decide."""
         plan = make_plan(surrogate.max_epochs, self.factor, 1, self.min_epochs)
         least = sum(bracket.trials * bracket.rungs[0].epochs for bracket in plan.brackets)
         iterations = math.ceil(budget / surrogate.images / least) + 1
         return make_plan(surrogate.max_epochs, self.factor, iterations, self.min_epochs)
 
 
-def search(ours: Ours, surrogate: Surrogate, replay: Replay, budget: int, seed: int) -> None:
+def search(ours: Ours, replay: Replay, seed: int) -> None:
     """Search until the budget is spent."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    plan, workers = ours.plan(surrogate, budget), _Workers(replay)
+    plan, workers = ours.plan(replay.surrogate, replay.budget), _Workers(replay)
     data = replace(_load_images(), spec=DataSpec(dataset="mnist_5k", seed=seed))
     with tempfile.TemporaryDirectory() as name, _Memory() as store:
         session = Session(
             data=data,
             launcher=Launcher(
-                PLAIN_CPU, len(replay.idle), lambda count: contextlib.nullcontext(workers)
+                PLAIN_CPU, replay.workers, lambda count: contextlib.nullcontext(workers)
             ),
             store=store,
             folder=ResultsFolder(name, data.spec.dataset),
@@ -86,7 +86,7 @@ def search(ours: Ours, surrogate: Surrogate, replay: Replay, budget: int, seed: 
             search_space=space.describe(),
             split_hash=data.split_hash,
         )
-        studies = open_hyperband_studies(spec, [surrogate.batch_size], plan, session)
+        studies = open_hyperband_studies(spec, [replay.surrogate.batch_size], plan, session)
         with (
             contextlib.suppress(BudgetSpent),
             SearchLoop(

@@ -1,28 +1,32 @@
 """Workers that replay curves: an event queue, a clock, and the best trial at every moment.
 
-The clock counts images: each worker trains one in a unit of time, whatever the network. Images and
-measured seconds are added up over all workers.
+The clock counts images, of which each worker trains one in a unit of time, whatever the network; or
+the seconds that the table measured. Images and seconds are added up over all workers beside it.
 """
 
 import heapq
 import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 from benchmarks.league.record import Curve, Look
 from benchmarks.league.surrogate import Surrogate, is_near
+
+Clock = Literal["images", "seconds"]
+"""What passes while a worker trains."""
 
 
 @dataclass(frozen=True)
 class Moment:
     """What a search had spent when it came upon a better trial."""
 
-    clock: int
-    """Images that a worker without a pause had trained."""
-    images: int
-    """Images that all workers had trained."""
+    clock: float
+    """Images, or seconds, that a worker without a pause had trained."""
+    images: float
+    """That all workers had trained."""
     seconds: float
-    """That training of finished looks had taken all workers, as the table measured it."""
+    """That all finished looks had taken, as the table measured them."""
     hidden_accuracy: float
     """Of the trial with the best validation accuracy so far, on images that no tuner sees."""
 
@@ -44,16 +48,15 @@ class _Fit:
         self._last = _nearest(curve, begin)
         self._done = begin
 
-    def epochs_to_look(self) -> float:
-        """Return the epochs until the next look, or until it would have come."""
-        return self._goals[0] - self._done
+    def next_stretch(self) -> tuple[float, float]:
+        """Return the epochs and seconds until the next look, or until it would have come."""
+        look, before = self._looks[0], self._last.seconds if self._last else 0.0
+        return self._goals[0] - self._done, 0.0 if look is None else look.seconds - before
 
-    def advance(self) -> tuple[Look | None, float]:
-        """Return the next look, and the seconds until it; None: the fit diverges before."""
-        self._done = self._goals.pop(0)
-        look, before = self._looks.pop(0), self._last.seconds if self._last else 0.0
-        self._last = look
-        return look, 0.0 if look is None else look.seconds - before
+    def advance(self) -> Look | None:
+        """Return the next look; None: the fit diverges before."""
+        self._done, self._last = self._goals.pop(0), self._looks.pop(0)
+        return self._last
 
     @property
     def is_over(self) -> bool:
@@ -65,6 +68,26 @@ def _nearest(curve: Curve, epochs: float) -> Look | None:
     return next((look for look in curve.looks if is_near(look.epochs, epochs)), None)
 
 
+@dataclass(frozen=True, order=True)
+class _Stretch:
+    """What a worker trains between two looks."""
+
+    due: float
+    """When it ends."""
+    order: int
+    """Of two that end at once, the one that began first is first."""
+    begun: float
+    images: int
+    seconds: float
+    worker: int
+
+    def images_by(self, clock: float) -> float:
+        """Return the images trained by then."""
+        if clock >= self.due:
+            return self.images
+        return self.images * (clock - self.begun) / (self.due - self.begun)
+
+
 class Replay:
     """Workers without a computer.
 
@@ -72,22 +95,31 @@ class Replay:
         surrogate: what fits of a configuration would have given.
         workers: how many fits go on at once.
         budget: images that all of them may train.
+        unit: what the clock counts.
     """
 
-    def __init__(self, surrogate: Surrogate, workers: int, budget: int) -> None:
-        self.clock = 0
-        """Images that a worker without a pause has trained."""
-        self.images = 0
-        """Images that all workers have trained."""
+    def __init__(
+        self, surrogate: Surrogate, workers: int, budget: int, unit: Clock = "images"
+    ) -> None:
+        self.clock = 0.0
+        """Images, or seconds, that a worker without a pause has trained."""
+        self.images = 0.0
+        """That all workers have trained."""
         self.seconds = 0.0
+        """That all finished looks have taken."""
+        self.busy = 0.0
+        """Of the clock's units, those in which workers have trained, added up over them."""
         self.moments: list[Moment] = []
         """Whenever the best trial changed."""
-        self._surrogate = surrogate
-        self._budget = budget
+        self.surrogate = surrogate
+        self.workers = workers
+        self.budget = budget
+        self._unit = unit
         self._idle = list(range(workers))
         self._fits: dict[int, _Fit] = {}
-        self._due: list[tuple[int, int, int]] = []
-        self._count = 0
+        self._training: list[_Stretch] = []
+        self._begun = 0
+        self._finished = 0
         self._best = -1.0
 
     @property
@@ -118,17 +150,20 @@ class Replay:
             NotApplicable: the table has no such look.
         """
         for epochs in (end, *looks):
-            self._surrogate.check_look(epochs)
+            self.surrogate.check_look(epochs)
         self._idle.remove(worker)
-        curve = self._surrogate.curve(configuration, seed)
+        curve = self.surrogate.curve(configuration, seed)
         self._fits[worker] = _Fit(curve, begin, end, looks)
         self.go_on(worker)
 
     def go_on(self, worker: int) -> None:
         """Let a worker train until its next look."""
-        images = round(self._fits[worker].epochs_to_look() * self._surrogate.images)
-        self._count += 1
-        heapq.heappush(self._due, (self.clock + images, self._count, worker))
+        epochs, seconds = self._fits[worker].next_stretch()
+        images = round(epochs * self.surrogate.images)
+        due = self.clock + (images if self._unit == "images" else seconds)
+        self._begun += 1
+        stretch = _Stretch(due, self._begun, self.clock, images, seconds, worker)
+        heapq.heappush(self._training, stretch)
 
     def stop(self, worker: int) -> None:
         """End the fit of a worker that has just reported."""
@@ -145,17 +180,20 @@ class Replay:
         Raises:
             BudgetSpent: no more images may be trained.
         """
-        if not self._due:
+        if not self._training:
             return None
-        due = self._due[0][0]
-        spent = self.images + (due - self.clock) * len(self._due)
-        if spent > self._budget:
+        clock = self._training[0].due
+        images = self._finished + sum(stretch.images_by(clock) for stretch in self._training)
+        if images > self.budget:
             raise BudgetSpent
-        self.clock, self.images = due, spent
-        _, _, worker = heapq.heappop(self._due)
+        self.busy += (clock - self.clock) * len(self._training)
+        self.clock, self.images = clock, images
+        stretch = heapq.heappop(self._training)
+        worker = stretch.worker
+        self._finished += stretch.images
+        self.seconds += stretch.seconds
         fit = self._fits[worker]
-        look, seconds = fit.advance()
-        self.seconds += seconds
+        look = fit.advance()
         if look is None:
             self.stop(worker)
         elif float(look.epochs).is_integer() and look.all_val_accuracy > self._best:
