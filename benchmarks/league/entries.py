@@ -41,7 +41,7 @@ class Entry:
         """
         name, _, rest = text.partition(":")
         if name not in _OPTIONS:
-            raise UserError(f"`tuners` (={text}) must name of {', '.join(_OPTIONS)}")
+            raise UserError(f"`tuners` (={text}) must name one of {', '.join(_OPTIONS)}")
         options: dict[str, Any] = {}
         for word in filter(None, rest.split(",")):
             key, _, value = word.partition("=")

@@ -256,23 +256,21 @@ def _rows(one: _Round) -> Iterator[dict[str, Any]]:
         yield row | {
             "resumes": played.resumes,
             **{f"images to {regret:g}": _shown(of) for regret, of in found.items()},
-            "regret": round(float(np.median(regrets[name][:, -1])), 6),
+            "regret": _number(np.median(regrets[name][:, -1])),
             **ranks[name],
             "busy %": round(100 * busy, 1),
-            "medians": [{"regret": of} | _finite(asdict(got)) for of, got in found.items()],
-            "curve": {
-                "images": [round(images) for images in one.grid],
-                **{
-                    f"quartile {i}": [
-                        float(value) if math.isfinite(value) else None
-                        for value in np.quantile(
-                            curves[name], i / 4, axis=0, method="inverted_cdf"
-                        ).round(6)
-                    ]
-                    for i in (1, 2, 3)
-                },
+            "medians": {
+                f"{regret:g}": {key: _number(value) for key, value in asdict(of).items()}
+                for regret, of in found.items()
             },
+            "curve": {"images": [round(images) for images in one.grid]}
+            | {f"quartile {i}": _quartile(curves[name], i) for i in (1, 2, 3)},
         }
+
+
+def _quartile(regrets: Array, which: int) -> list[float | None]:
+    found = np.quantile(regrets, which / 4, axis=0, method="inverted_cdf")  # inf has no mean
+    return [_number(regret) for regret in found]
 
 
 def _ranks(regrets: Mapping[str, Array]) -> dict[str, dict[str, Any]]:
@@ -335,8 +333,9 @@ def _draw(one: _Round, folder: Path) -> None:
     )
 
 
-def _finite(values: Mapping[str, float]) -> dict[str, float | None]:
-    return {name: value if math.isfinite(value) else None for name, value in values.items()}
+def _number(value: float) -> float | None:
+    """Return what JSON can hold: inf has no number there."""
+    return round(float(value), 6) if math.isfinite(value) else None
 
 
 def _shown(found: Median) -> str:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter
+from matplotlib.ticker import FuncFormatter, NullLocator
 
 from benchmarks.league.scores import Array
 from src.reporting.figures.style import OKABE_ITO, save, styled
@@ -13,6 +13,11 @@ from src.reporting.figures.style import OKABE_ITO, save, styled
 _COLOURS = [OKABE_ITO[i] for i in (0, 1, 2, 3, 4, 5)]
 
 _STYLES = ("-", (0, (5, 2)), (0, (1.5, 1.5)))
+
+_LEAST = 0.0005
+"""Regret below which the axis is linear."""
+
+_TICKS = (0, _LEAST, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1)
 
 
 @styled()
@@ -36,14 +41,16 @@ def draw_regret(path: Path, title: str, images: Array, regrets: Mapping[str, Arr
             label=name,
             color=_COLOURS[i % len(_COLOURS)],
             linestyle=_STYLES[i // len(_COLOURS) % len(_STYLES)],
+            drawstyle="steps-post",
             linewidth=2.4 if is_ours else 1.3,
             zorder=3 if is_ours else 2,
         )
     axes.set_xscale("log")
-    axes.set_yscale("symlog", linthresh=1e-3, linscale=0.6)
-    axes.set_yticks([-0.001, 0, 0.001, 0.003, 0.01, 0.03, 0.1])
+    axes.set_yscale("symlog", linthresh=_LEAST, linscale=0.3)
+    axes.set_yticks(_TICKS)
+    axes.yaxis.set_minor_locator(NullLocator())
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axes.set_ylim(-0.001, 0.1)
+    axes.set_ylim(-_LEAST / 2, _TICKS[-1])
     axes.axhline(0, color="0.7", linewidth=0.8)
     axes.grid(axis="y", color="0.9", linewidth=0.8)
     axes.set_xlabel("images trained")

@@ -46,8 +46,12 @@ class Median:
 def median(values: Sequence[float]) -> Median:
     """Return the median and its interval, which holds whatever the distribution."""
     interval = stats.quantile_test(values, p=0.5).confidence_interval(0.95)
-    low, high = np.nan_to_num(interval, nan=math.inf)  # too few values for a bound
-    return Median(statistics.median(values), low if low < math.inf else 0.0, high)
+    low, high = (float(bound) for bound in interval)  # nan: for want of values
+    return Median(
+        statistics.median(values),
+        0.0 if math.isnan(low) else low,
+        math.inf if math.isnan(high) else high,
+    )
 
 
 def mean_ranks(scores: Array) -> Array:
