@@ -2,8 +2,9 @@
 
     python -m benchmarks league --python .venv-league/bin/python
 
-writes benchmarks/results/league.json and a picture for each table and number of workers. The tables
-are those of `python -m benchmarks table`; the peers need an environment of their own:
+writes benchmarks/results/league.json and a picture for each table and number of workers, in hours,
+of which SMAC's random forest takes most. The tables are those of `python -m benchmarks table`; the
+peers need an environment of their own:
 
     python3.11 -m venv .venv-league
     .venv-league/bin/pip install -r benchmarks/peers/requirements-league.txt

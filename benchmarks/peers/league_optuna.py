@@ -19,7 +19,12 @@ class Study(Tuner):
         need_whole_epochs(setting)
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         sampler = optuna.samplers.TPESampler(seed=setting.seed)
-        self._study = optuna.create_study(direction="maximize", sampler=sampler, pruner=pruner)
+        self._study = optuna.create_study(
+            study_name=f"league {setting.seed}",  # its Hyperband draws brackets from the name
+            direction="maximize",
+            sampler=sampler,
+            pruner=pruner,
+        )
         self._max_epochs = setting.max_epochs
 
     def ask(self) -> Job:

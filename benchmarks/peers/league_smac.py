@@ -56,7 +56,7 @@ class Smac(Tuner):
     def tell(self, job: Job, epochs: float, value: float, best: float, is_last: bool) -> bool:
         """Report the best epoch at the end."""
         if is_last:
-            self._facade._optimizer.tell(job.handle, TrialValue(cost=1 - best), save=False)
+            self._facade.tell(job.handle, TrialValue(cost=1 - best), save=False)
         return True
 
 
