@@ -434,6 +434,9 @@ def test_league_of_ours_and_the_baselines(
         *("ours", "ours synchronous 1/3", "random", "one epoch", "dehb")
     ]
     assert rows[4]["reason"] == "left out: `--python` of an environment that has it"
+    assert [(test["workers"], test["tuners"], test["blocks"]) for test in report["tests"]] == [
+        *((1, 4, 3), (8, 4, 3))
+    ]
     for workers in (1, 8):
         ranked = [row for row in rows if row["workers"] == workers and "curve" in row]
         assert sum(row["rank at 1"] for row in ranked) == pytest.approx(1 + 2 + 3 + 4, abs=0.02)

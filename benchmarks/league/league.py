@@ -160,7 +160,8 @@ def run(options: LeagueOptions) -> int:
         rows += [row for workers in options.workers for row in _over_tables(rounds, workers)]
     for one in rounds:
         _draw(one, options.output)
-    report = {"rows": rows, "notes": _notes(rounds)}
+    tests = list(_tests(rounds))
+    report = {"rows": rows, "notes": _notes(rounds, tests), "tests": tests}
     print_rows("league", report)
     settings = asdict(options) | {"tables": list(tables), "output": None, "python": None}
     report |= {
@@ -299,7 +300,7 @@ def _join_tables(rounds: Sequence[_Round], workers: int) -> dict[str, Array]:
     return {name: np.concatenate([regrets[name] for regrets in found]) for name in everywhere}
 
 
-def _notes(rounds: Sequence[_Round]) -> list[str]:
+def _notes(rounds: Sequence[_Round], tests: Sequence[Mapping[str, Any]]) -> list[str]:
     notes = [
         "regret: the table's best hidden accuracy (the highest of all configurations, each the "
         "mean over its seeds of the epoch that validates best) less that of the trial that "
@@ -312,17 +313,26 @@ def _notes(rounds: Sequence[_Round]) -> list[str]:
     ]
     left_out = {name: of.reason for one in rounds for name, of in one.played.items() if of.reason}
     notes += [f"{name}: {reason}" for name, reason in left_out.items()]
+    return notes + [
+        f"{test['workers']} workers: of {test['tuners']} tuners in {test['blocks']} blocks (a table "
+        f"and a seed), mean ranks that differ by {test['critical difference']:.2f} differ by "
+        f"Nemenyi's test at 5 %; Friedman's p at the end {test['p']}"
+        for test in tests
+    ]
+
+
+def _tests(rounds: Sequence[_Round]) -> Iterator[dict[str, Any]]:
+    """Test for each number of workers whether ranks at the end differ."""
     for workers in dict.fromkeys(one.workers for one in rounds):
-        joined = _join_tables(rounds, workers)
-        count, blocks = len(joined), len(next(iter(joined.values()), ()))
-        if count > 1:
-            p = friedman_p(np.array([regret[:, -1] for regret in joined.values()]).T)
-            notes.append(
-                f"{workers} workers: of {count} tuners in {blocks} blocks (a table and a seed), "
-                f"mean ranks that differ by {critical_difference(count, blocks):.2f} differ by "
-                f"Nemenyi's test at 5 %; Friedman's p at the end {p:.2g}"
-            )
-    return notes
+        regrets = [regret[:, -1] for regret in _join_tables(rounds, workers).values()]
+        if len(regrets) > 2:
+            yield {
+                "workers": workers,
+                "tuners": len(regrets),
+                "blocks": len(regrets[0]),
+                "critical difference": critical_difference(len(regrets), len(regrets[0])),
+                "p": _number(friedman_p(np.array(regrets).T)),
+            }
 
 
 def _draw(one: _Round, folder: Path) -> None:
