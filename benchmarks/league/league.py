@@ -314,8 +314,8 @@ def _notes(rounds: Sequence[_Round], tests: Sequence[Mapping[str, Any]]) -> list
     left_out = {name: of.reason for one in rounds for name, of in one.played.items() if of.reason}
     notes += [f"{name}: {reason}" for name, reason in left_out.items()]
     return notes + [
-        f"{test['workers']} workers: of {test['tuners']} tuners in {test['blocks']} blocks (a table "
-        f"and a seed), mean ranks that differ by {test['critical difference']:.2f} differ by "
+        f"{test['workers']} workers: of {test['tuners']} tuners in {test['blocks']} blocks (a "
+        f"table and a seed), mean ranks that differ by {test['critical difference']:.2f} differ by "
         f"Nemenyi's test at 5 %; Friedman's p at the end {test['p']}"
         for test in tests
     ]
@@ -326,12 +326,13 @@ def _tests(rounds: Sequence[_Round]) -> Iterator[dict[str, Any]]:
     for workers in dict.fromkeys(one.workers for one in rounds):
         regrets = [regret[:, -1] for regret in _join_tables(rounds, workers).values()]
         if len(regrets) > 2:
+            p = friedman_p(np.array(regrets).T)
             yield {
                 "workers": workers,
                 "tuners": len(regrets),
                 "blocks": len(regrets[0]),
                 "critical difference": critical_difference(len(regrets), len(regrets[0])),
-                "p": _number(friedman_p(np.array(regrets).T)),
+                "p": None if math.isnan(p) else float(f"{p:.2g}"),
             }
 
 
