@@ -3,6 +3,7 @@
     python -m benchmarks                                 # everything, about two hours on two cores
     python -m benchmarks throughput search --keras .venv-keras/bin/python
     python -m benchmarks table --help                    # a table of real training, for the league
+    python -m benchmarks league --help                   # tuners on such tables
 
 One benchmark an argument; each prints a table and writes results/<name>.json beside this file,
 with its provenance. Peers run in processes of their own, one after another. Only ratios within one
@@ -29,8 +30,9 @@ from benchmarks import (
     throughput,
     workers,
 )
-from benchmarks.league import table
+from benchmarks.league import league, table
 from benchmarks.tables import print_rows
+from src import cli
 from src.core.files import shorten_paths
 from src.results.provenance import provenance
 from src.training.device import choose_compute
@@ -50,7 +52,7 @@ BENCHMARKS: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
 }
 
 
-COMMANDS = {"table": table.COMMAND}
+COMMANDS: dict[str, cli.Command[Any]] = {"table": table.COMMAND, "league": league.COMMAND}
 """What has options of its own."""
 
 

@@ -1,0 +1,132 @@
+"""The contestants of a league, as they are named on the command line."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, get_args, get_type_hints
+
+from benchmarks.league import ours
+from benchmarks.league.baselines import OneEpoch, RandomSearch
+from benchmarks.league.peer import PROGRAMS, Peer
+from benchmarks.league.replay import Moment, Replay
+from benchmarks.league.surrogate import NotApplicable
+from benchmarks.league.tuners import search
+from src.core.errors import UserError
+
+OURS, RANDOM, ONE_EPOCH = "ours", "random", "one_epoch"
+
+_OPTIONS = {
+    OURS: tuple(field.name for field in fields(ours.Ours)),
+    RANDOM: (),
+    ONE_EPOCH: ("best",),
+} | dict.fromkeys(PROGRAMS, ("factor", "min_epochs"))
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A tuner and its options."""
+
+    name: str
+    options: dict[str, Any]
+    label: str
+    """Name and options for people."""
+
+    @classmethod
+    def parse(cls, text: str) -> "Entry":
+        """Read NAME or NAME:OPTION=VALUE,OPTION=VALUE.
+
+        Raises:
+            UserError: there is no such tuner or option.
+        """
+        name, _, rest = text.partition(":")
+        if name not in _OPTIONS:
+            raise UserError(f"`tuners` (={text}) must name one of {', '.join(_OPTIONS)}")
+        options: dict[str, Any] = {}
+        for word in filter(None, rest.split(",")):
+            key, _, value = word.partition("=")
+            if key not in _OPTIONS[name]:
+                allowed = ", ".join(_OPTIONS[name]) or "none"
+                raise UserError(f"`tuners` (={text}): options of {name} are {allowed}")
+            options[key] = _read(key, value, text)
+        values = [word.partition("=")[2] for word in rest.split(",")]
+        return cls(name, options, " ".join([name.replace("_", " "), *values]).strip())
+
+
+def _read(key: str, value: str, text: str) -> Any:
+    try:
+        if key == "min_epochs":
+            return float(Fraction(value))
+        if key in ("factor", "best"):
+            return int(value)
+    except (ValueError, ZeroDivisionError):
+        raise UserError(f"`tuners` (={text}): {key} must be a number") from None
+    if value not in (choices := get_args(get_type_hints(ours.Ours)[key])):
+        raise UserError(f"`tuners` (={text}): {key} must be one of {', '.join(choices)}")
+    return value
+
+
+@dataclass(frozen=True)
+class Searched:
+    """One search that has spent its budget."""
+
+    moments: list[Moment]
+    """Whenever its best trial changed."""
+    busy: float
+    """Share of the workers' time in which they trained."""
+
+
+@dataclass(frozen=True)
+class Played:
+    """Searches of one contestant."""
+
+    searches: list[Searched]
+    resumes: str = ""
+    """What becomes of promoted trials: they never pause, go on, or start anew."""
+    versions: dict[str, str] | None = None
+    """Of the contestant's packages."""
+    reason: str = ""
+    """Why there are no searches."""
+
+
+def play(entry: Entry, replays: Sequence[Replay], seeds: range, python: Path | None) -> Played:
+    """Let a contestant search once for each seed.
+
+    Args:
+        entry: who.
+        replays: the workers of each search.
+        seeds: of the searches.
+        python: of the peers' environment.
+    """
+    resumes, versions = "never pauses", None
+    try:
+        if entry.name in PROGRAMS:
+            if python is None:
+                raise NotApplicable("left out: `--python` of an environment that has it")
+            with Peer(python, entry.name) as peer:
+                for seed, replay in zip(seeds, replays, strict=True):
+                    peer.start(seed, replay.surrogate.max_epochs, entry.options)
+                    search(peer, replay, seed)
+            resumes, versions = peer.about["resumes"], peer.about["versions"]
+        else:
+            for seed, replay in zip(seeds, replays, strict=True):
+                _search_here(entry, replay, seed)
+            if entry.name == ONE_EPOCH or entry.options.get("promotion", "stopping") != "stopping":
+                resumes = "goes on"
+    except NotApplicable as reason:
+        return Played([], reason=str(reason))
+    searches = [
+        Searched(replay.moments, replay.busy / replay.clock / replay.workers) for replay in replays
+    ]
+    return Played(searches, resumes, versions)
+
+
+def _search_here(entry: Entry, replay: Replay, seed: int) -> None:
+    max_epochs = replay.surrogate.max_epochs
+    if entry.name == OURS:
+        ours.search(ours.Ours(**entry.options), replay, seed)
+    elif entry.name == RANDOM:
+        search(RandomSearch(seed, max_epochs), replay, seed)
+    else:
+        epochs = replay.budget / replay.surrogate.images
+        search(OneEpoch(seed, max_epochs, epochs, **entry.options), replay, seed)

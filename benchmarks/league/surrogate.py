@@ -1,0 +1,94 @@
+"""Learning curves of any configuration: those of the table's nearest one."""
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from benchmarks.league.record import SEARCHED, Curve, Table
+from src.core.seeding import TRIAL, derive_seed
+from src.search import space
+
+BOUNDS = {
+    **dict.fromkeys(("conv1", "conv2", "dense_units"), space.UNITS[:2]),
+    "dropout_rate": space.DROPOUT_RATE[:2],
+    "learning_rate": space.LEARNING_RATE,
+}
+"""Lowest and highest value of what is searched."""
+
+
+def unit_cube(configuration: Mapping[str, float]) -> list[float]:
+    """Return where a configuration lies in the search space: from 0 to 1 in each direction."""
+    place = []
+    for name in SEARCHED:
+        low, high, value = *BOUNDS[name], configuration[name]
+        if name == "learning_rate":
+            low, high, value = np.log(low), np.log(high), np.log(value)
+        place.append(float((value - low) / (high - low)))
+    return place
+
+
+class NotApplicable(Exception):  # noqa: N818  # no error
+    """A tuner cannot do what is asked, or wants what the table does not have."""
+
+
+def is_near(epochs: float, other: float) -> bool:
+    """Return whether two numbers of epochs are the same one, which a table has rounded."""
+    return abs(epochs - other) < 1e-5
+
+
+class Surrogate:
+    """A table that has a curve for every configuration.
+
+    Args:
+        table: real curves.
+    """
+
+    def __init__(self, table: Table) -> None:
+        self.max_epochs: int = table.about["max_epochs"]
+        self.looks: tuple[float, ...] = tuple(table.about["looks"])
+        """Shares of the first epoch after which the curves have a look."""
+        self.images: int = table.about["images"]["train"]
+        """Of one epoch."""
+        self.batch_size = table.batch_size
+        by_configuration: dict[int, list[Curve]] = {}
+        for curve in table.curves:
+            by_configuration.setdefault(curve.configuration, []).append(curve)
+        self._curves = list(by_configuration.values())
+        self._places = np.array(
+            [unit_cube(vars(curves[0].hyperparameters)) for curves in self._curves]
+        )
+
+    def curve(self, configuration: Mapping[str, float], seed: int) -> Curve:
+        """Return a curve of the configuration that is nearest in the unit cube.
+
+        Args:
+            configuration: what is searched, by name.
+            seed: draws one of the curves where the table has several.
+        """
+        distances = ((self._places - unit_cube(configuration)) ** 2).sum(axis=1)
+        curves = self._curves[int(distances.argmin())]
+        return curves[derive_seed(seed, TRIAL) % len(curves)]
+
+    def check_look(self, epochs: float) -> None:
+        """Make sure that the curves have a look after so many epochs.
+
+        Raises:
+            NotApplicable: they have none.
+        """
+        looks = [*self.looks, *range(1, self.max_epochs + 1)]
+        if not any(is_near(epochs, look) for look in looks):
+            raise NotApplicable(f"the table has no look after {epochs:.4g} epochs")
+
+    @property
+    def best_hidden_accuracy(self) -> float:
+        """The highest of all configurations: the mean over its seeds of each fit's best epoch."""
+        return max(
+            float(np.mean([hidden_at_best(curve) for curve in curves])) for curves in self._curves
+        )
+
+
+def hidden_at_best(curve: Curve) -> float:
+    """Return the hidden accuracy after the whole epoch that validates best; 0 where none ended."""
+    whole = [look for look in curve.looks if float(look.epochs).is_integer()]
+    best = max(whole, key=lambda look: look.all_val_accuracy, default=None)
+    return 0.0 if best is None or best.hidden_accuracy is None else best.hidden_accuracy

@@ -1,0 +1,445 @@
+"""The league: what is counted, scored and proposed, on tables that are made up."""
+
+import json
+import math
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import optuna
+import pytest
+from scipy import stats
+
+from benchmarks.league import league, ours
+from benchmarks.league.baselines import OneEpoch, RandomSearch
+from benchmarks.league.entries import Entry, play
+from benchmarks.league.peer import Peer
+from benchmarks.league.record import SEARCHED, Curve, Look, Table, write_table
+from benchmarks.league.replay import BudgetSpent, Moment, Replay
+from benchmarks.league.scores import (
+    critical_difference,
+    friedman_p,
+    images_to,
+    mean_ranks,
+    median,
+    regret_at,
+)
+from benchmarks.league.surrogate import NotApplicable, Surrogate
+from benchmarks.league.tuners import Job, search
+from src.core.errors import UserError
+from src.core.seeding import SAMPLER, derive_seed
+from src.search.hyperband import make_plan
+from src.search.promotion import Promotion
+from src.training.hyperparameters import Hyperparameters
+
+IMAGES = 100
+"""Of an epoch."""
+
+SMALL, LARGE = (
+    {
+        "conv1": units,
+        "conv2": units,
+        "dense_units": units,
+        "dropout_rate": 0.1,
+        "learning_rate": rate,
+    }
+    for units, rate in ((32, 1e-4), (256, 1e-2))
+)
+
+
+def curve(
+    configuration: Mapping[str, float],
+    accuracies: Sequence[float],
+    number: int = 0,
+    seed: int = 0,
+    seconds: float = 1.0,
+    looks: Sequence[float] = (),
+) -> Curve:
+    """Return a curve with these accuracies after its looks and epochs; hidden: 0.01 less."""
+    best, found = -1.0, []
+    epochs = [*looks, *range(1, len(accuracies) + 1 - len(looks))]
+    for when, accuracy in zip(epochs, accuracies, strict=True):
+        hidden = None
+        if float(when).is_integer() and accuracy > best:
+            best, hidden = accuracy, accuracy - 0.01
+        found.append(Look(round(when, 7), accuracy, accuracy, hidden, when * seconds))
+    conv1, conv2, dense, dropout, rate = (configuration[name] for name in SEARCHED)
+    hyperparameters = Hyperparameters(
+        conv1=int(conv1),
+        conv2=int(conv2),
+        dense_units=int(dense),
+        dropout_rate=dropout,
+        learning_rate=rate,
+        batch_size=32,
+    )
+    return Curve(number, seed, hyperparameters, tuple(found))
+
+
+def table(curves: Sequence[Curve], max_epochs: int = 3, looks: Sequence[float] = ()) -> Table:
+    about = {
+        "dataset": "mnist",
+        "batch_size": 32,
+        "images": {"train": IMAGES},
+        "max_epochs": max_epochs,
+        "looks": list(looks),
+    }
+    return Table(about, tuple(curves))
+
+
+def random_table(configurations: int = 30, max_epochs: int = 9) -> Table:
+    """Return a table whose accuracies follow from the learning rate and luck."""
+    generator, drawn = np.random.default_rng(0), RandomSearch(0, max_epochs)
+    curves = []
+    for number in range(configurations):
+        job = drawn.ask()
+        assert job is not None
+        end = 0.99 - 0.02 * (math.log10(job.configuration["learning_rate"]) + 3) ** 2
+        looks = [1 / 9, 1 / 3]
+        accuracies = [
+            round(end - 0.1 * math.exp(-epochs) + generator.normal(0, 0.002), 6)
+            for epochs in [*looks, *range(1, max_epochs + 1)]
+        ]
+        for seed in range(2 if number < 5 else 1):
+            curves.append(curve(job.configuration, accuracies, number, seed, looks=looks))
+    return table(curves, max_epochs, [1 / 9, 1 / 3])
+
+
+# ---- the event queue
+
+
+def test_images_of_all_workers_are_counted_while_the_clock_counts_those_of_one() -> None:
+    surrogate = Surrogate(table([curve(SMALL, [0.5, 0.6, 0.7])]))
+    replay = Replay(surrogate, workers=2, budget=1000)
+    replay.begin(0, SMALL, seed=0, begin=0, end=3)
+    replay.begin(1, SMALL, seed=0, begin=0, end=1)
+    # Both have trained an epoch; then one goes on alone.
+    assert replay.next() == (0, surrogate.curve(SMALL, 0).looks[0], False)
+    assert (replay.clock, replay.images) == (100, 200)
+    replay.go_on(0)
+    event = replay.next()
+    assert event is not None
+    assert (event[0], event[2]) == (1, True)
+    replay.stop(1)
+    assert replay.idle == [1]
+    replay.next()
+    assert (replay.clock, replay.images, replay.busy) == (200, 300, 300)
+    replay.stop(0)
+    assert replay.next() is None
+    assert replay.seconds == 3.0
+
+
+@pytest.mark.parametrize(("workers", "images"), [(1, 900), (2, 800), (8, 800)])
+def test_budget_ends_a_search_before_more_images_are_trained(workers: int, images: int) -> None:
+    replay = Replay(Surrogate(table([curve(SMALL, [0.5, 0.6, 0.7])])), workers, budget=950)
+    search(RandomSearch(0, 3), replay, seed=0)
+    # Workers that train side by side all end an epoch at once, every 100 images of each.
+    assert (replay.images, replay.clock) == (images, images / workers)
+    with pytest.raises(BudgetSpent):
+        replay.next()
+
+
+def test_resumed_trial_costs_only_what_is_new_and_one_that_starts_anew_all() -> None:
+    replay = Replay(Surrogate(table([curve(SMALL, [0.5, 0.6, 0.7])])), 1, budget=1000)
+    for begin, images in ((1, 200), (0, 300)):
+        before = replay.images
+        replay.begin(0, SMALL, seed=0, begin=begin, end=3)
+        while True:
+            event = replay.next()
+            assert event is not None
+            if event[2]:
+                break
+            replay.go_on(0)
+        replay.stop(0)
+        assert replay.images - before == images
+
+
+def test_clock_of_seconds_lets_the_faster_fit_report_first_and_counts_images_meanwhile() -> None:
+    slow, fast = curve(LARGE, [0.5, 0.6], 0, seconds=4.0), curve(SMALL, [0.5, 0.6], 1)
+    replay = Replay(Surrogate(table([slow, fast], 2)), 2, budget=1000, unit="seconds")
+    replay.begin(0, LARGE, seed=0, begin=0, end=2)
+    replay.begin(1, SMALL, seed=0, begin=0, end=2)
+    event = replay.next()
+    assert event is not None
+    assert event[0] == 1
+    assert (replay.clock, replay.images) == (1.0, 125)  # 100, and a quarter of the slow one's
+    replay.go_on(1)
+    replay.next()
+    assert (replay.clock, replay.images) == (2.0, 250)
+    replay.stop(1)
+    replay.next()
+    assert (replay.clock, replay.images) == (4.0, 300)
+
+
+def test_fit_that_diverges_frees_its_worker_when_its_look_would_have_come() -> None:
+    replay = Replay(Surrogate(table([curve(SMALL, [0.5])])), 1, budget=1000)
+    replay.begin(0, SMALL, seed=0, begin=0, end=3)
+    replay.next()
+    replay.go_on(0)
+    assert replay.next() == (0, None, False)
+    assert (replay.images, replay.idle) == (200, [0])
+
+
+def test_best_trial_is_the_one_that_validates_best_after_a_whole_epoch() -> None:
+    early = curve(SMALL, [0.9, 0.5, 0.6, 0.55], 0, looks=[1 / 3])
+    late = curve(LARGE, [0.1, 0.4, 0.8, 0.7], 1, looks=[1 / 3])
+    replay = Replay(Surrogate(table([early, late], 3, [1 / 3])), 1, budget=1000)
+    for configuration in (SMALL, LARGE):
+        replay.begin(0, configuration, seed=0, begin=0, end=3, looks=[1 / 3])
+        for _ in range(4):
+            event = replay.next()
+            assert event is not None
+            if event[2]:
+                replay.stop(0)
+            else:
+                replay.go_on(0)
+    assert [moment.images for moment in replay.moments] == [100, 200, 500]
+    hidden = [moment.hidden_accuracy for moment in replay.moments]
+    assert hidden == pytest.approx([0.49, 0.59, 0.79])
+
+
+# ---- the table
+
+
+def test_nearest_configuration_is_that_of_brute_force() -> None:
+    rows = random_table()
+    surrogate = Surrogate(rows)
+    places = {
+        one.configuration: (
+            (one.hyperparameters.conv1 - 32) / 224,
+            (one.hyperparameters.conv2 - 32) / 224,
+            (one.hyperparameters.dense_units - 32) / 224,
+            (one.hyperparameters.dropout_rate - 0.1) / 0.8,
+            (math.log10(one.hyperparameters.learning_rate) + 4) / 2,
+        )
+        for one in rows.curves
+    }
+    asked = RandomSearch(1, 9)
+    for _ in range(50):
+        job = asked.ask()
+        assert job is not None
+        conv1, conv2, dense, dropout, rate = (job.configuration[name] for name in SEARCHED)
+        place = (
+            *((units - 32) / 224 for units in (conv1, conv2, dense)),
+            (dropout - 0.1) / 0.8,
+            (math.log10(rate) + 4) / 2,
+        )
+        nearest = min(places, key=lambda number: math.dist(places[number], place))
+        assert surrogate.curve(job.configuration, 0).configuration == nearest
+
+
+def test_seed_of_a_trial_draws_one_of_the_seeds_of_a_row() -> None:
+    rows = table([curve(SMALL, [0.5, 0.6, 0.7], seed=seed) for seed in range(3)])
+    surrogate = Surrogate(rows)
+    drawn = [surrogate.curve(SMALL, seed).seed for seed in range(30)]
+    assert set(drawn) == {0, 1, 2}
+    assert drawn == [surrogate.curve(SMALL, seed).seed for seed in range(30)]
+
+
+def test_best_of_a_table_is_the_mean_over_seeds_of_the_epochs_that_validate_best() -> None:
+    rows = table(
+        [
+            curve(SMALL, [0.5, 0.9, 0.7], 0, 0),
+            curve(SMALL, [0.5, 0.6, 0.7], 0, 1),
+            curve(LARGE, [0.5, 0.6, 0.75], 1, 0),
+        ]
+    )
+    assert Surrogate(rows).best_hidden_accuracy == pytest.approx((0.89 + 0.69) / 2)
+
+
+# ---- scores
+
+MOMENTS = [Moment(images, images, 1.0, hidden) for images, hidden in ((10, 0.5), (30, 0.9))]
+
+
+def test_regret_is_that_of_the_latest_moment() -> None:
+    regret = regret_at(MOMENTS, 0.95, np.array([9, 10, 29, 30, 99]))
+    assert regret == pytest.approx([math.inf, 0.45, 0.45, 0.05, 0.05])
+    assert [images_to(MOMENTS, 0.95, regret) for regret in (0.5, 0.05, 0.01)] == [10, 30, math.inf]
+
+
+@pytest.mark.parametrize(
+    ("values", "low", "high"),
+    [  # the least and greatest order statistics that hold the median in 95 % of cases, by table
+        (range(1, 6), 0, math.inf),
+        (range(1, 7), 1, 6),
+        (range(1, 10), 2, 8),
+        ([1, 2, 3, 4, 5, 6, *[math.inf] * 3], 2, math.inf),
+        ([math.inf] * 9, math.inf, math.inf),
+    ],
+)
+def test_interval_of_a_median_is_that_of_tables(
+    values: Sequence[float], low: float, high: float
+) -> None:
+    found = median(list(values))
+    assert (found.low, found.high) == (low, high)
+    assert found.value == np.median(list(values)) or math.isinf(found.value)
+
+
+def test_critical_difference_is_demsars() -> None:
+    assert critical_difference(4, 14) == pytest.approx(1.25, abs=0.005)  # his example, 3.2.2
+    assert critical_difference(10, 30) == pytest.approx(3.164 * math.sqrt(110 / 180), abs=0.002)
+
+
+def test_ranks_are_those_of_numpy_where_no_scores_are_equal_and_shared_where_they_are() -> None:
+    scores = np.random.default_rng(0).random((20, 4))
+    ranks = scores.argsort(axis=1).argsort(axis=1) + 1
+    assert mean_ranks(scores) == pytest.approx(ranks.mean(axis=0))
+    assert mean_ranks(np.array([[0.1, 0.1, 0.3]])) == pytest.approx([1.5, 1.5, 3])
+    # Friedman's statistic, as Demšar writes it.
+    statistic = 12 * 20 / (4 * 5) * ((ranks.mean(axis=0) ** 2).sum() - 4 * 25 / 4)
+    assert friedman_p(scores) == pytest.approx(stats.chi2.sf(statistic, 3))
+
+
+# ---- contestants
+
+
+def test_random_search_draws_from_the_whole_space_and_the_same_again() -> None:
+    one, other = RandomSearch(3, 9), RandomSearch(3, 9)
+    jobs = [job for _ in range(300) if (job := one.ask())]
+    assert jobs == [other.ask() for _ in range(300)]
+    for name in SEARCHED[:3]:
+        assert {job.configuration[name] for job in jobs} == set(range(32, 257, 32))
+    rates = [job.configuration["dropout_rate"] for job in jobs]
+    assert set(rates) == {0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9}
+    logarithms = [math.log10(job.configuration["learning_rate"]) for job in jobs]
+    assert stats.kstest(logarithms, stats.uniform(-4, 2).cdf).pvalue > 0.001
+
+
+def test_one_epoch_goes_on_with_the_best_and_spends_its_budget() -> None:
+    tuner = OneEpoch(0, max_epochs=3, budget=10, best=2)
+    jobs = [job for _ in range(6) if (job := tuner.ask())]
+    assert tuner.ask() is None  # 6 of an epoch each, and 2 of 2 more
+    for job, value in zip(jobs, [0.1, 0.5, 0.9, 0.5, 0.2, 0.3], strict=True):
+        assert (job.begin, job.end) == (0, 1)
+        assert tuner.tell(job, 1, value, is_last=True)
+    expected = [Job(trial, jobs[trial].configuration, end=3, begin=1) for trial in (2, 1)]
+    assert [tuner.ask(), tuner.ask(), tuner.ask()] == [*expected, None]
+
+
+@pytest.mark.parametrize("workers", [1, 2, 8])
+def test_one_epoch_trains_as_many_images_as_it_may(workers: int) -> None:
+    replay = Replay(Surrogate(random_table()), workers, budget=100 * IMAGES)
+    search(OneEpoch(0, 9, budget=100), replay, seed=0)
+    assert replay.images == 100 * IMAGES
+
+
+class Recording(Surrogate):
+    """Remembers the seeds of the fits."""
+
+    def __init__(self, rows: Table) -> None:
+        super().__init__(rows)
+        self.seeds: list[int] = []
+
+    def curve(self, configuration: Mapping[str, float], seed: int) -> Curve:
+        self.seeds.append(seed)
+        return super().curve(configuration, seed)
+
+
+def test_synchronous_search_trains_what_its_plan_says() -> None:
+    plan = make_plan(9, 3)
+    surrogate = Recording(random_table())
+    replay = Replay(surrogate, 1, budget=round(plan.epochs_if_exact * IMAGES))
+    ours.search(ours.Ours(promotion="synchronous", sampler="random"), replay, seed=0)
+    assert replay.images == replay.budget
+    # An iteration, and the fit that would have been next.
+    assert len(set(surrogate.seeds)) == plan.trials + 1
+    promotions = sum(rung.trials for bracket in plan.brackets for rung in bracket.rungs[1:])
+    assert len(surrogate.seeds) == plan.trials + promotions + 1
+
+
+@pytest.mark.parametrize("promotion", ["stopping", "asynchronous", "synchronous"])
+@pytest.mark.parametrize("workers", [1, 8])
+def test_search_is_the_same_again_and_spends_its_budget(promotion: Promotion, workers: int) -> None:
+    surrogate = Surrogate(random_table())
+    found = []
+    for _ in range(2):
+        replay = Replay(surrogate, workers, budget=200 * IMAGES)
+        ours.search(ours.Ours(promotion=promotion, min_epochs=1 / 9), replay, seed=1)
+        assert replay.images > (200 - 2 * workers) * IMAGES
+        found.append(replay.moments)
+    assert found[0] == found[1]
+
+
+def test_rung_of_which_a_table_knows_nothing_is_not_applicable() -> None:
+    entry = Entry.parse("ours:min_epochs=1/27")
+    replay = Replay(Surrogate(random_table()), 1, budget=1000)
+    played = play(entry, [replay], range(1), None)
+    assert played.searches == []
+    assert played.reason == "the table has no look after 0.03704 epochs"
+
+
+def test_peer_proposes_and_prunes_as_its_library_does() -> None:
+    sampler = optuna.samplers.TPESampler(seed=derive_seed(0, SAMPLER) % 2**31)
+    trial = optuna.create_study(sampler=sampler).ask()
+    with Peer(Path(sys.executable), "optuna_halving") as peer:
+        for _ in range(2):  # a process serves several searches
+            peer.start(0, 9, {})
+            good, bad = peer.ask(), peer.ask()
+            assert good is not None and bad is not None
+            assert (good.trial, good.begin, good.end) == (0, 0, 9)
+            assert good.configuration["conv1"] == trial.suggest_int("conv1", 32, 256, step=32)
+            assert [peer.tell(good, epoch, 0.9, False) for epoch in range(1, 5)] == [True] * 4
+            # It counts epochs from 0, so that the rung at 1 comes after the second.
+            assert [peer.tell(bad, epoch, 0.5, False) for epoch in (1, 2)] == [True, False]
+        replay = Replay(Surrogate(random_table()), 2, budget=100 * IMAGES)
+        peer.start(0, 9, {})
+        search(peer, replay, seed=0)
+        assert replay.images == 100 * IMAGES
+        with pytest.raises(NotApplicable, match="whole epochs"):
+            peer.start(0, 9, {"min_epochs": 1 / 3})
+
+
+def test_peer_that_cannot_run_says_why(tmp_path: Path) -> None:
+    python = tmp_path / "python"
+    python.write_text("#!/bin/sh\necho 'No module named dehb' >&2\nexit 1\n")
+    python.chmod(0o755)
+    replay = Replay(Surrogate(random_table()), 1, budget=1000)
+    played = play(Entry.parse("dehb"), [replay], range(1), python)
+    assert played.reason == "its program ended: No module named dehb"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("outs", "must name one of ours, random"),
+        ("ours:promotion=late", "promotion must be one of synchronous"),
+        ("one_epoch:best=x", "best must be a number"),
+        ("random:best=3", "options of random are none"),
+        ("dehb:sampler=tpe", "options of dehb are factor, min_epochs"),
+    ],
+)
+def test_unknown_tuner_or_option_is_refused(text: str, said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        Entry.parse(text)
+
+
+def test_league_of_ours_and_the_baselines(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_table(tmp_path / "made_up", random_table())
+    tuners = ["ours", "ours:promotion=synchronous,min_epochs=1/3", "random", "one_epoch", "dehb"]
+    status = league.COMMAND.main(
+        [
+            *("--tables", json.dumps([str(tmp_path / "made_up")])),
+            *("--tuners", json.dumps(tuners)),
+            *("--workers", "[1,8]", "--seeds", "3", "--budget", "5"),
+            *("--output", str(tmp_path)),
+        ]
+    )
+    assert status == 0
+    report = json.loads((tmp_path / "league.json").read_text())
+    rows = report["rows"]
+    assert [row["tuner"] for row in rows[:5]] == [
+        *("ours", "ours synchronous 1/3", "random", "one epoch", "dehb")
+    ]
+    assert rows[4]["reason"] == "left out: `--python` of an environment that has it"
+    assert [(test["workers"], test["tuners"], test["blocks"]) for test in report["tests"]] == [
+        *((1, 4, 3), (8, 4, 3))
+    ]
+    for workers in (1, 8):
+        ranked = [row for row in rows if row["workers"] == workers and "curve" in row]
+        assert sum(row["rank at 1"] for row in ranked) == pytest.approx(1 + 2 + 3 + 4, abs=0.02)
+        assert (tmp_path / f"league-made_up-{workers}.png").stat().st_size > 10_000
+    assert report["provenance"]["command"].startswith("python -m benchmarks league")
+    assert "never pauses" in capsys.readouterr().out
