@@ -39,7 +39,8 @@ from src.training.history import Epoch
 from src.training.spec import FitSpec
 from src.tune import TuneOptions
 from src.workers.launch import Launcher
-from src.workers.messages import Ended, Message, Reported, Verdict
+from src.workers.messages import Ended, Message, Reported
+from src.workers.verdict import Verdict
 
 SECONDS = 10.0
 """Of one trial, however many epochs it trains: short beside those of the published search."""

@@ -30,7 +30,8 @@ from src.training.hyperparameters import RECIPE, Hyperparameters
 from src.training.network import TwoConvNet
 from src.training.spec import FitSpec
 from src.workers.launch import Launcher
-from src.workers.messages import Ended, Failed, Message, Reported, Verdict
+from src.workers.messages import Ended, Failed, Message, Reported
+from src.workers.verdict import Verdict
 
 Script = Callable[[FitSpec], Sequence[float] | Failed | None]
 """A trial → its validation accuracy after each epoch, NaN where it diverges; or how it fails; or

@@ -35,7 +35,8 @@ from src.training.history import Epoch
 from src.training.hyperparameters import RECIPE, Hyperparameters
 from src.training.spec import FitSpec
 from src.workers.launch import Launcher
-from src.workers.messages import Ended, Message, Reported, Verdict
+from src.workers.messages import Ended, Message, Reported
+from src.workers.verdict import Verdict
 
 
 @dataclass(frozen=True, kw_only=True)

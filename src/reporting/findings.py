@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 from src.core.decode import (
     check_count,
@@ -30,6 +30,7 @@ from src.results.records import (
 from src.results.tables import DECIMALS, read_epochs, read_trials
 from src.results.test_log import read_tests
 from src.search.hyperband import Plan, make_plan
+from src.search.promotion import Promotion
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -38,9 +39,6 @@ _PNG_SHORTEST = 67
 
 _Document = TypeVar("_Document")
 
-_Promotion = Literal["synchronous", "asynchronous", "stopping"]
-"""What a search can have recorded; see `src.search.promotion`, whose types need PyTorch."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class Search:
@@ -48,7 +46,7 @@ class Search:
 
     summary: SearchSummary
     plan: Plan
-    promotion: _Promotion
+    promotion: Promotion
     """How rungs decided which trials go on."""
     images: dict[str, int]
     """How many images trained, and how many validated."""
@@ -156,7 +154,7 @@ class _Budget:
     reduction_factor: int
     iterations: int
     min_epochs: float = 1
-    promotion: _Promotion = "stopping"
+    promotion: Promotion = "stopping"
 
 
 def _parse_search(document: dict[str, Any]) -> Search:

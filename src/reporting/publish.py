@@ -95,7 +95,7 @@ def publish_search(studies: Mapping[int, optuna.Study], session: Session) -> Sav
     search = SearchSummary(
         settings=settings,
         trials={state: states.count(state) for state in STATES},
-        epochs=round(sum(trial.epochs for trial in trials), 4),
+        epochs=_whole(round(sum(trial.epochs for trial in trials), 4)),
         seconds=round(sum(trial.seconds or 0.0 for trial in trials), 1),
         batch_sizes=tuple(sorted({trial.batch_size for trial in trials})),
         provenance=search_provenance,
@@ -247,3 +247,7 @@ def write_winner(log_dir: Path, model: SavedModel, data: TrainingData, device: D
     matrix = ConfusionMatrix(model.validation_confusion, model.class_names)
     pictures = reading_figures(matrix, list(mistakes.values()))
     write_pictures(log_dir, model.data_spec.dataset, WINNER, "validation", pictures)
+
+
+def _whole(number: float) -> float:
+    return int(number) if float(number).is_integer() else number

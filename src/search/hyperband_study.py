@@ -12,7 +12,7 @@ from src.search.promotion import Promotion, judge
 from src.search.session import Session
 from src.search.spec import SearchSpec
 from src.search.studies import SLOT, open_study
-from src.workers.messages import Verdict
+from src.workers.verdict import Verdict
 
 
 def open_hyperband_studies(

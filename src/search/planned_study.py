@@ -30,7 +30,8 @@ from src.training.fitted import Fitted
 from src.training.hyperparameters import Hyperparameters
 from src.training.spec import FitSpec
 from src.training.tensorboard import TensorBoardRun, write_run
-from src.workers.messages import Ended, Verdict
+from src.workers.messages import Ended
+from src.workers.verdict import Verdict
 
 TRIES = 3
 """So often a trial may fail in a run before its place is left empty; and so many failures in a row
@@ -347,7 +348,7 @@ class PlannedStudy:
         running.set_user_attr(OUTCOME, outcome.to_attribute())
         frozen = self.study.tell(running, value, state=state)
         del self._trials[trial.number]
-        return trial_record(frozen, trial.hyperparameters)
+        return trial_record(frozen, trial.hyperparameters, self._places.step(1))
 
     def _waiting_trial(self, place: Place) -> FrozenTrial:
         """Return a trial to add in a place, which the sampler must find there when it is asked.

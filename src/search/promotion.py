@@ -7,14 +7,11 @@ are there goes on at once, and who is not may do so later (Li et al., "A System 
 Parallel Hyperparameter Tuning", MLSys 2020, Algorithm 2).
 """
 
-from __future__ import annotations
-
 from collections.abc import Collection, Mapping, Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
-if TYPE_CHECKING:  # options are parsed before PyTorch is imported
-    from src.search.hyperband import Bracket
-    from src.workers.messages import Verdict
+from src.search.hyperband import Bracket
+from src.workers.verdict import Verdict
 
 Promotion = Literal["synchronous", "asynchronous", "stopping"]
 """How rungs decide; stopping: as soon as a trial arrives, and for good, as Optuna has it."""

@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal
 
 from src.data.catalog import DataSpec
+from src.search.hyperband import make_plan
 from src.search.promotion import Promotion
 from src.training.hyperparameters import RECIPE, Hyperparameters
 
@@ -37,6 +38,12 @@ class SearchSpec:
     """The ranges of the published hyperparameters; see `space.describe`."""
     split_hash: str
     """SHA-256 over the split; see `TrainingData`."""
+
+    @property
+    def parts(self) -> int:
+        """Parts of an epoch, in which its studies count the steps of a trial."""
+        factor, least = self.reduction_factor, self.min_epochs
+        return make_plan(self.max_epochs, factor, min_epochs=least).parts
 
     def to_settings(self) -> dict[str, Any]:
         """Return it as plain values under the keys that studies have recorded from the first."""

@@ -244,17 +244,20 @@ def ended_trials(study: optuna.Study) -> list[TrialRecord]:
 
     A trial whose machine vanished before it had a configuration is left out.
     """
-    batch_size, recipe = _batch_size(study), study_spec(study).recipe
+    spec, batch_size = study_spec(study), _batch_size(study)
+    recipe, parts = spec.recipe, spec.parts
     searched = space.distributions(recipe).keys()
     return [
-        trial_record(trial, space.restore(trial.params, batch_size, recipe))
+        trial_record(trial, space.restore(trial.params, batch_size, recipe), parts)
         for trial in study.get_trials(deepcopy=False)
         if trial.state.is_finished() and trial.params.keys() == searched
     ]
 
 
-def trial_record(trial: FrozenTrial, hyperparameters: Hyperparameters) -> TrialRecord:
-    """Return the record of a trial that has ended."""
+def trial_record(
+    trial: FrozenTrial, hyperparameters: Hyperparameters, parts: int = 1
+) -> TrialRecord:
+    """Return the record of a trial that has ended, whose steps are so many to an epoch."""
     outcome = TrialOutcome.from_attribute(trial.user_attrs.get(OUTCOME, {"reason": ABANDONED}))
     seconds = outcome.seconds
     if seconds is None and trial.duration is not None:
@@ -263,7 +266,7 @@ def trial_record(trial: FrozenTrial, hyperparameters: Hyperparameters) -> TrialR
     return TrialRecord(
         val_accuracy=outcome.val_accuracy,
         hyperparameters=hyperparameters,
-        epochs=len(trial.intermediate_values) if history is None else outcome.epochs,
+        epochs=_epochs(trial.last_step or 0, parts) if history is None else outcome.epochs,
         trial=trial.number,
         state=trial.state.name,
         bracket=trial.user_attrs[BRACKET_ATTRIBUTE],
@@ -271,3 +274,7 @@ def trial_record(trial: FrozenTrial, hyperparameters: Hyperparameters) -> TrialR
         reason=outcome.reason,
         history=history or (),
     )
+
+
+def _epochs(step: int, parts: int) -> float:
+    return step / parts if step % parts else step // parts

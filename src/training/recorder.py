@@ -44,7 +44,7 @@ class Recorder(pl.Callback):
         self._writer.add_epoch(epoch)
         for name, loss in (("training", epoch.train_loss), ("validation", epoch.val_loss)):
             if not math.isfinite(loss):
-                self.diverged = f"diverged: {name} loss is {loss} in epoch {epoch.epoch}"
+                self.diverged = f"diverged: {name} loss is {loss} in epoch {epoch.epoch:.4g}"
                 trainer.should_stop = True
                 return
         if not stretch.ends_epoch:

@@ -15,7 +15,8 @@ from src.training.device import Compute, Device, Precision, choose_compute, choo
 if TYPE_CHECKING:  # an option's type is here, and --help needs no torch
     from src.data.split import TrainingData
     from src.training.spec import FitSpec
-    from src.workers.messages import Message, Verdict
+    from src.workers.messages import Message
+    from src.workers.verdict import Verdict
     from src.workers.worker import Fit, Load
 
 LauncherName = Literal["local", "ray"]

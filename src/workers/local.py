@@ -28,7 +28,8 @@ from src.core.interrupt import Interrupted
 from src.core.quiet import silence_libraries
 from src.training.fit import fit
 from src.training.spec import FitSpec
-from src.workers.messages import Ended, Failed, Message, SearchGone, SearchProcess, Verdict
+from src.workers.messages import Ended, Failed, Message, SearchGone, SearchProcess
+from src.workers.verdict import Verdict
 from src.workers.worker import Fit, Load, work
 
 _PATIENCE = 1.0

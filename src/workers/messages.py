@@ -2,11 +2,12 @@
 
 import abc
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from src.core.files import Unwritten
 from src.core.interrupt import Interrupted
 from src.training.fitted import Fitted
+from src.workers.verdict import Verdict
 
 
 @dataclass(frozen=True)
@@ -25,10 +26,6 @@ class Reported:
     """Epochs trained: a whole number but at a look within the first."""
     value: float
     """The best epoch's validation accuracy so far; within the first epoch, that of the look."""
-
-
-Verdict = Literal["go on", "pause", "stop"]
-"""What becomes of a trial after a look: it goes on; it waits with its state kept; it is over."""
 
 
 @dataclass(frozen=True)

@@ -41,7 +41,8 @@ from src.training.fit import fit
 from src.training.fitted import Fitted
 from src.training.spec import FitSpec
 from src.training.tensorboard import write_run
-from src.workers.messages import Ended, Failed, Message, SearchProcess, Verdict
+from src.workers.messages import Ended, Failed, Message, SearchProcess
+from src.workers.verdict import Verdict
 from src.workers.worker import Fit, work
 
 # Ray reads it when it is imported: drop what it would print into the display of a node's end.

@@ -24,15 +24,8 @@ from src.training.fitted import Fitted
 from src.training.history import SELECTED_ON
 from src.training.spec import FitSpec
 from src.training.task import CharacterTask
-from src.workers.messages import (
-    Advanced,
-    Ended,
-    Failed,
-    Reported,
-    SearchGone,
-    SearchProcess,
-    Verdict,
-)
+from src.workers.messages import Advanced, Ended, Failed, Reported, SearchGone, SearchProcess
+from src.workers.verdict import Verdict
 
 _PROGRESS_INTERVAL = 0.2
 """Seconds between two messages about one fit's progress."""
