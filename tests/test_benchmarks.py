@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks import gpu, search
 from benchmarks.__main__ import make_parser, recorded_command
 from src.training.network import TwoConvNet
-from tests.conftest import REPOSITORY, needs_mnist
+from tests.conftest import ENOUGH, REPOSITORY, needs_mnist
 
 
 @pytest.mark.parametrize("shape", gpu.SHAPES)
@@ -60,7 +60,7 @@ def test_all_benchmarks_run(tmp_path: Path) -> None:
         [sys.executable, "-m", "benchmarks", "--quick", f"--results={tmp_path}"],
         cwd=REPOSITORY,
         check=True,
-        timeout=900,
+        timeout=20 * ENOUGH,
     )
     for name in ("throughput", "search", "overhead", "workers", "precision", "gpu", "startup"):
         report = json.loads((tmp_path / f"{name}.json").read_text())

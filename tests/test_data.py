@@ -29,6 +29,7 @@ from src.data.catalog import CATALOG, CLASS_NAMES, Dataset, DataSpec, overlap_ca
 from src.data.files import Images, has_images, load_images
 from src.data.split import load_training_data, split_validation
 from tests.conftest import (
+    ENOUGH,
     REAL_DATA,
     Workplace,
     needs_emnist,
@@ -536,7 +537,7 @@ def start_download(
         new = set(data.glob(".download-*")) - before
         return any(any(folder.glob("MNIST/raw/*")) for folder in new)
 
-    wait_until(has_begun, 120)
+    wait_until(has_begun)
     return process
 
 
@@ -566,7 +567,7 @@ def test_download_that_is_stopped_ends_and_leaves_nothing(
 ) -> None:
     process = start_download(command, endless_mirror, workplace, environment, *options)
     process.send_signal(number)
-    _, err = process.communicate(timeout=120)
+    _, err = process.communicate(timeout=ENOUGH)
     assert process.returncode == code
     assert err.splitlines()[-1] == said
     assert "Traceback" not in err
@@ -604,5 +605,5 @@ def test_next_download_removes_what_a_killed_one_left_and_spares_one_that_runs(
     assert first.exists()
     for process in (running, second):
         process.terminate()
-        process.communicate(timeout=120)
+        process.communicate(timeout=ENOUGH)
     assert not list(data.glob(".download-*"))

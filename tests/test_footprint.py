@@ -19,7 +19,8 @@ class Footprint:
     """Of the search's process and its workers together, and of what they write."""
 
     memory: int
-    """Bytes that are theirs alone, or their share of what is common (PSS)."""
+    """Bytes that are no file's: theirs alone, or their share of what they have in common. A
+    library's pages are left out: the share of them grows when other processes end."""
     files: int
     """Open ones."""
     threads: int
@@ -31,10 +32,11 @@ class Footprint:
 
 def look(pid: int, folder: Path) -> Footprint:
     processes = [Path(f"/proc/{number}") for number in (pid, *children(pid))]
+    shares = [(process / "smaps_rollup").read_text() for process in processes]
     memory = [
         int(found[1]) * 1024
-        for process in processes
-        if (found := re.search(r"^Pss: +(\d+) kB", (process / "smaps_rollup").read_text(), re.M))
+        for text in shares
+        if (found := re.search(r"^Pss_Anon: +(\d+) kB", text, re.M))
     ]
     written = [path for path in folder.rglob("*") if path.name != "study.journal"]
     return Footprint(

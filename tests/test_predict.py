@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from src import predict
-from tests.conftest import REPOSITORY, Workplace, as_letters
+from tests.conftest import ENOUGH, REPOSITORY, Workplace, as_letters
 from tests.test_photo import bomb, write
 
 
@@ -160,6 +160,6 @@ def test_output_may_be_closed_early(model: str, one: Path, environment: dict[str
     )  # fmt: skip
     assert process.stdout is not None
     process.stdout.close()
-    _, errors = process.communicate(timeout=100)
+    _, errors = process.communicate(timeout=ENOUGH)
     assert errors == b""
     assert process.returncode == 141  # as a shell says of a program that SIGPIPE ended

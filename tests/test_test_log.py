@@ -12,7 +12,7 @@ import pytest
 
 from src import evaluate
 from src.training.checkpoint import SavedModel, load_model
-from tests.conftest import Workplace
+from tests.conftest import ENOUGH, Workplace
 
 
 @pytest.fixture
@@ -149,5 +149,5 @@ def test_looks_at_once_are_all_recorded(models: list[Path], environment: dict[st
         )
         for i, model in enumerate(models)
     ]
-    assert [process.wait(timeout=200) for process in processes] == [0] * 2
+    assert [process.wait(timeout=ENOUGH) for process in processes] == [0] * 2
     assert len(lines(models[0])) == 2
