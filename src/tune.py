@@ -166,7 +166,7 @@ def run(options: TuneOptions, fit: "Fit | None" = None, timing: "Timing | None" 
         timing: how long the search waits for what; None: as a search does.
     """
     console, plan = open_console(), options.make_plan()
-    print_plan(console, plan, options.batch_sizes)
+    print_plan(console, plan, options.batch_sizes, options.promotion)
     if options.plan:
         return 0
 

@@ -15,6 +15,7 @@ from src.core.console import live_progress, plural, print_figures, say, together
 from src.results.folder import RESULTS_DIR
 from src.results.records import Decision, TrialRecord
 from src.search.hyperband import Plan
+from src.search.promotion import Promotion
 
 if TYPE_CHECKING:  # the plan is printed before anything heavy is imported
     from src.search.planned_study import StartedTrial
@@ -100,7 +101,9 @@ def _short(epochs: float) -> str:
     return f"{round(epochs, 3):.12g}"
 
 
-def print_plan(console: Console, plan: Plan, batch_sizes: Sequence[int]) -> None:
+def print_plan(
+    console: Console, plan: Plan, batch_sizes: Sequence[int], promotion: Promotion = "stopping"
+) -> None:
     """Print a plan: a row for each bracket, a column for each of its rungs."""
     studies = len(batch_sizes)
     rows = []
@@ -116,12 +119,21 @@ def print_plan(console: Console, plan: Plan, batch_sizes: Sequence[int]) -> None
         "An iteration, as trials on the rung → epochs they have had there:",
         justify="left",
     )
+    exact = f"{round(studies * plan.epochs_if_exact, 1):,.12g}"
+    epochs = {
+        "synchronous": f"Epochs: {exact}.",
+        "asynchronous": f"Epochs: {exact}, and those of trials promoted before better ones came.",
+        "stopping": f"Epochs: {exact} if exactly one trial in {plan.reduction_factor} leaves each "
+        f"rung, {studies * plan.epochs_at_most:,} at most.",
+    }
     say(
         console,
         f"{plural(plan.trials, 'trial')} for each batch size, {studies * plan.trials:,} in all. "
-        f"Epochs: {round(studies * plan.epochs_if_exact, 1):,.12g} if exactly one trial in "
-        f"{plan.reduction_factor} leaves each rung, {studies * plan.epochs_at_most:,} at most.",
+        f"{epochs[promotion]}",
     )
+    if promotion != "stopping":
+        states = plural(plan.states_per_worker, "state")
+        say(console, f"At most {states} of waiting trials for each worker lie on disk at once.")
 
 
 def print_ranking(console: Console, records: Sequence[TrialRecord], most: int = 10) -> None:
