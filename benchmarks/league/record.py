@@ -29,7 +29,7 @@ class Look:
     """Of the images that no tuner sees; None where no model would be kept: within an epoch, and
     after an epoch that is not the best one so far."""
     seconds: float
-    """Training and validation so far, without what only the table needs."""
+    """Of the processor, for training and validation so far, without what only the table needs."""
 
 
 @dataclass(frozen=True)

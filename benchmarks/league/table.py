@@ -53,9 +53,9 @@ class TableOptions(DataSpec):
 
     batch_size: int
     """Images an optimizer step."""
-    limit: int | None = 10_000
+    limit: int | None = 5_000
     """Take so many of the training images; a fifth of them validates."""
-    hidden: int = 10_000
+    hidden: int = 5_000
     """How many of the other training images no tuner sees."""
     configurations: int = 200
     """How many are drawn."""
@@ -222,12 +222,12 @@ class _Looker(pl.Callback):
         self.looks: list[Look] = []
         self._validation = validation
         self._hidden = hidden
-        self._started = time.perf_counter()
+        self._started = time.process_time()
         self._best = -1.0
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         assert isinstance(pl_module, CharacterTask)
-        before = time.perf_counter()
+        before = time.process_time()
         found = round(trainer.callback_metrics["val_accuracy"].item(), 6)
         every, hidden = found, None
         if not pl_module.stretch.ends_epoch:
@@ -237,7 +237,7 @@ class _Looker(pl.Callback):
             hidden = self._read(pl_module, self._hidden)
         seconds = round(before - self._started, 3)
         self.looks.append(Look(pl_module.stretch.epochs, found, every, hidden, seconds))
-        self._started += time.perf_counter() - before
+        self._started += time.process_time() - before
 
     @staticmethod
     def _read(task: CharacterTask, images: Images) -> float:
