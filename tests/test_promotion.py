@@ -126,9 +126,10 @@ def searching(
     promotion: Promotion,
     plan: Plan = PLAN,
     interruption: Interruption = NEVER,
+    store: type[Journal] = Journal,
 ) -> Iterator[tuple[list[PlannedStudy], Session, FakeWorkers]]:
     results, fake = ResultsFolder(folder, "mnist_5k"), FakeWorkers(workers, learns)
-    with open_session(Journal(results), results, fake, interruption) as session:
+    with open_session(store(results), results, fake, interruption) as session:
         spec = plain_spec(session, plan, "random", promotion)
         yield open_hyperband_studies(spec, [64], plan, session), session, fake
 
@@ -212,6 +213,28 @@ def test_search_that_stops_again_and_again_gives_the_same(
             shutil.rmtree(tmp_path / "parts/mnist_5k/running", ignore_errors=True)
     assert questions > 50
     assert table(studies[0]) == table(whole[0])
+
+
+class Shared(Journal):
+    """As if other machines had it, too."""
+
+    shared = True
+
+
+@pytest.mark.parametrize("store", [Journal, Shared])
+def test_machine_leaves_what_it_has_no_state_of_to_others_while_it_finds_something_else(
+    store: type[Journal], tmp_path: Path
+) -> None:
+    with searching(tmp_path, 2, "synchronous", interruption=After(120)) as (studies, session, _):
+        assert not fill("search", studies, session).succeeded
+    shutil.rmtree(tmp_path / "mnist_5k/running")
+    with searching(tmp_path, 2, "synchronous", store=store) as (studies, session, _):
+        began = {
+            trial.user_attrs[SLOT] for trial in studies[0].study.trials if trial.intermediate_values
+        }
+        started = studies[0].start()
+        assert started is not None
+        assert (started.place.key in began) == (store is Journal)
 
 
 @pytest.mark.parametrize("promotion", ["synchronous", "asynchronous"])

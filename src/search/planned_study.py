@@ -212,8 +212,8 @@ class PlannedStudy:
         """Start a trial in a place where one can; None: there is none.
 
         One that was promoted or interrupted goes on, the one that is furthest first; else the first
-        place is filled that nobody has taken. Where a trial failed, its configuration is tried
-        again.
+        place is filled that nobody has taken; last come those whose states other machines have, who
+        may go on with them meanwhile. Where a trial failed, its configuration is tried again.
         """
         with self._store.exclusive():
             key = self._next_place()
@@ -389,8 +389,10 @@ class PlannedStudy:
         verdicts = self._judge(paused)
         taken.update(key for key in paused if verdicts[key] != "go on")
 
-        def rank(key: Key) -> tuple[int, int]:
-            return self._failures[key], -(waiting[key].last_step or 0) if key in waiting else 0
+        def rank(key: Key) -> tuple[int, bool, int]:
+            step = (waiting[key].last_step or 0) if key in waiting else 0
+            elsewhere = self._store.shared and step > 0 and not self._state_of(key).exists()
+            return self._failures[key], elsewhere, -step
 
         return min((key for key in self.keys if key not in taken), key=rank, default=None)
 
@@ -416,7 +418,10 @@ class PlannedStudy:
         return [trial for trial in trials if trial.user_attrs[SLOT] == key]
 
     def _state(self, trial: StartedTrial) -> Path:
-        return self._session.folder.trial_state(self.name, trial.place.key)
+        return self._state_of(trial.place.key)
+
+    def _state_of(self, key: Key) -> Path:
+        return self._session.folder.trial_state(self.name, key)
 
     def _tensorboard(self, trial: StartedTrial) -> TensorBoardRun:
         folder = self._session.logs.folder
