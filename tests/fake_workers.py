@@ -34,8 +34,8 @@ from src.workers.messages import Ended, Failed, Message, Reported
 from src.workers.verdict import Verdict
 
 Script = Callable[[FitSpec], Sequence[float] | Failed | None]
-"""A trial → its validation accuracy after each epoch, NaN where it diverges; or how it fails; or
-None: its worker falls silent."""
+"""A trial → what it validates at each look, NaN where it diverges, fewer where it stops early; or
+how it fails; or None: its worker falls silent."""
 
 IMAGES, CLASSES = 20, 10
 NEVER = Interruption()
@@ -104,7 +104,10 @@ class FakeWorkers:
                 return [(worker, Ended(_fitted(job, history, reason), "go on"))]
             if reason == "pause":
                 _save_state(job, history)
-            return [(worker, Ended(_fitted(job, history, None), reason))]
+            fitted = _fitted(job, history, None, early=self._has_learnt_all(job, history))
+            if reason == "stop" or not fitted.early_stopped:
+                fitted = replace(fitted, weights=None)
+            return [(worker, Ended(fitted, reason))]
         if not self._turns:
             return []
         worker, job, history = self._turns.pop(0)
@@ -116,9 +119,10 @@ class FakeWorkers:
             self._idle.append(worker)
             return [(worker, curve)]
         looks = [*job.looks, *range(1, job.max_epochs + 1)]
-        if len(history) == min(len(curve), len(looks)):
+        early = self._has_learnt_all(job, history)
+        if early or len(history) == len(looks):
             self._idle.append(worker)
-            return [(worker, Ended(_fitted(job, history, None), "go on"))]
+            return [(worker, Ended(_fitted(job, history, None, early), "go on"))]
         accuracy = curve[len(history)]
         if math.isnan(accuracy):
             self._idle.append(worker)
@@ -126,8 +130,14 @@ class FakeWorkers:
             return [(worker, Ended(diverged, "go on"))]
         history.append(Epoch(looks[len(history)], 0.1, accuracy, 0.1, accuracy))
         self._asked[worker] = (job, history)
-        best = max(epoch.val_accuracy for epoch in history)
-        return [(worker, Reported(history[-1].epoch, best))]
+        whole = [epoch.val_accuracy for epoch in history if epoch.is_whole]
+        value = max(whole) if history[-1].is_whole else accuracy
+        return [(worker, Reported(history[-1].epoch, value))]
+
+    def _has_learnt_all(self, job: FitSpec, history: Sequence[Epoch]) -> bool:
+        curve = self._script(job)
+        assert curve is not None and not isinstance(curve, Failed)
+        return len(history) == len(curve) < len(job.looks) + job.max_epochs
 
 
 def _save_state(job: FitSpec, history: Sequence[Epoch]) -> None:
@@ -142,8 +152,11 @@ def _load_state(job: FitSpec) -> list[Epoch]:
     return [Epoch(*epoch) for epoch in json.loads(job.state.read_text())]
 
 
-def _fitted(job: FitSpec, history: list[Epoch], interrupted: Interrupted | None) -> Fitted:
-    best = max(history, key=lambda epoch: epoch.val_accuracy, default=None)
+def _fitted(
+    job: FitSpec, history: list[Epoch], interrupted: Interrupted | None, early: bool = False
+) -> Fitted:
+    whole = (epoch for epoch in history if epoch.is_whole)
+    best = max(whole, key=lambda epoch: epoch.val_accuracy, default=None)
     confusion = torch.zeros(CLASSES, CLASSES, dtype=torch.int64)
     confusion[0, 0] = IMAGES
     hp = job.hyperparameters
@@ -155,7 +168,7 @@ def _fitted(job: FitSpec, history: list[Epoch], interrupted: Interrupted | None)
         classes=CLASSES,
     )
     weights = {f"model.{name}": value for name, value in network.state_dict().items()}
-    return Fitted(tuple(history), best, weights, confusion, 1.0, False, None, interrupted)
+    return Fitted(tuple(history), best, weights, confusion, 1.0, early, None, interrupted)
 
 
 @contextmanager

@@ -91,12 +91,13 @@ def test_asynchronous_rungs_promote_whoever_is_among_the_best_that_are_there(
             ended.add(trial)
         else:
             values[rung][trial] = chance.random()
-        verdicts = judge(bracket, trials, values, ended, early=3)
+        verdicts = judge(bracket, trials, values, ended, heading, early=3)
         for i in range(s):  # ASHA, Algorithm 2: top_k(rung i, |rung i| / η)
             on_rung = values[i]
             best = sorted(on_rung, key=lambda key: (-on_rung[key], key))[: len(on_rung) // 3]
             here = {key for key in best if not any(key in above for above in values[i + 1 :])}
             assert all(verdicts[key] == "go on" for key in here)
+            assert not (here & ended) - promoted[i]  # nobody was given up too early
         for key, verdict in verdicts.items():
             highest = max(i for i in range(s) if key in values[i])
             if verdict == "go on" and key not in promoted[highest] and key not in ended:

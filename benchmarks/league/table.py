@@ -227,6 +227,8 @@ class _Looker(pl.Callback):
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         assert isinstance(pl_module, CharacterTask)
+        if pl_module.diverged:
+            return
         before = time.process_time()
         found = round(trainer.callback_metrics["val_accuracy"].item(), 6)
         every, hidden = found, None

@@ -47,7 +47,7 @@ class CharacterData(pl.LightningDataModule):
         self.stretches = make_stretches(max_epochs, looks, self.steps)
         self._slice = data.validation
         if looks:
-            stride = max(1, min(int(1 / looks[0]), len(data.validation) // SLICE))
+            stride = max(1, min(int(1 / looks[0] + 1e-9), len(data.validation) // SLICE))
             self._slice = data.validation[torch.arange(0, len(data.validation), stride)]
 
     @property

@@ -33,7 +33,8 @@ def make_stretches(max_epochs: int, looks: Sequence[float], steps: int) -> tuple
             such a share is reached; of two shares that one step reaches, the greater one counts.
         steps: of an epoch.
     """
-    ends = {math.ceil(look * steps): look for look in looks} | {steps: 1}
+    # A hair less, as a third of 243 steps may be a hair more than 81.
+    ends = {math.ceil(look * steps - 1e-9): look for look in looks} | {steps: 1}
     first = [
         Stretch(epoch=0, begin=begin, end=end, epochs=epochs)
         for begin, (end, epochs) in zip([0, *ends], ends.items(), strict=False)

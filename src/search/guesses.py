@@ -44,13 +44,15 @@ def read_guesses(text: str, searched: Mapping[str, BaseDistribution]) -> tuple[G
         found = yaml.safe_load(content)
     except yaml.YAMLError as error:
         raise UserError(f"{where} is no YAML") from error
-    guesses = found if isinstance(found, list) else [found]
-    if not guesses:
+    found = found if isinstance(found, list) else [found]
+    if not found:
         raise UserError(f"{where} has no configuration")
-    for guess in guesses:
+    guesses = []
+    for guess in found:
         if not isinstance(guess, dict) or not guess:
             raise UserError(f"{where} must name hyperparameters, such as {{conv1: 256}}")
-        for name, value in guess.items():
+        guesses.append({name: _number(value) for name, value in guess.items()})
+        for name, value in guesses[-1].items():
             if name not in searched:
                 raise UserError(
                     f"{where} names `{str(name)[:100]}`; searched are {', '.join(searched)}"
@@ -61,6 +63,14 @@ def read_guesses(text: str, searched: Mapping[str, BaseDistribution]) -> tuple[G
                     f"{_words(searched[name])}"
                 )
     return tuple(guesses)
+
+
+def _number(value: object) -> object:
+    """Return the number that a text is, such as 1e-3, which YAML takes for a text."""
+    try:
+        return float(value) if isinstance(value, str) else value
+    except ValueError:
+        return value
 
 
 def _words(distribution: BaseDistribution) -> str:

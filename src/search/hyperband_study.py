@@ -90,7 +90,8 @@ class _PlanPlaces(Places):
         return None
 
     def guess(self, trials: Iterable[FrozenTrial]) -> Guess | None:
-        tried = [trial.system_attrs.get(FIXED) for trial in trials]
+        # One that failed before it was wholly proposed is not tried again.
+        tried = [t.system_attrs.get(FIXED) for t in trials if t.params or not t.state.is_finished()]
         return next((guess for guess in self._guesses if guess not in tried), None)
 
     def step(self, epochs: float) -> int:
@@ -107,15 +108,18 @@ class _PlanPlaces(Places):
         }
         gone = {slot for slot, trial in by_slot.items() if trial.state.is_finished()}
         gone.update(map(int, given_up))
+        running = {s for s, trial in by_slot.items() if trial.state == TrialState.RUNNING}
         verdicts: dict[Key, Verdict] = {}
         for bracket, slots in dict.fromkeys(self._plan.run_of(int(key)) for key in keys):
+            steps = [self._plan.step(epochs) for epochs in bracket.decision_epochs]
             values = [
                 {
                     slot: by_slot[slot].intermediate_values[step]
                     for slot in slots
                     if slot in by_slot and step in by_slot[slot].intermediate_values
                 }
-                for step in map(self._plan.step, bracket.decision_epochs)
+                for step in steps
             ]
-            verdicts.update(judge(bracket, slots, values, gone, early).items())
+            found = judge(bracket, slots, values, gone, running, early)
+            verdicts |= {s: v for s, v in found.items() if by_slot[s].last_step in steps}
         return verdicts

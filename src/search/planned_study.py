@@ -205,8 +205,10 @@ class PlannedStudy:
         trial = self._started(place, self._store.start(self.study, paused))
         outcome = TrialOutcome.from_attribute(paused.user_attrs[OUTCOME])
         outcome = replace(outcome, reason=_lost(outcome.epochs))
+        record = self._record_outcome(trial, TrialState.PRUNED, outcome, None)
+        self._show(trial, outcome)
         self._state(trial).unlink(missing_ok=True)
-        return trial, self._record_outcome(trial, TrialState.PRUNED, outcome, None)
+        return trial, record
 
     def start(self) -> StartedTrial | None:
         """Start a trial in a place where one can; None: there is none.
@@ -223,6 +225,9 @@ class PlannedStudy:
             if key not in self._waiting():
                 self.study.add_trial(self._waiting_trial(place))
             waiting = self._waiting()[key]
+            if self._judge([key]).get(key, "go on") != "go on":
+                # It was killed on its rung before it could wait, and has to come there again.
+                self._state_of(key).unlink(missing_ok=True)
             trial = self._store.start(self.study, waiting)
         self._reported[trial.number] = waiting.last_step or 0
         return self._started(place, trial)
@@ -300,10 +305,7 @@ class PlannedStudy:
                 if best:  # kept before the trial counts, lest it ever be missing
                     self._store.keep_model(trial.place.model, make_checkpoint(trial, fitted))
             record = self._record_outcome(trial, state, outcome, value)
-        shown = self._shown == "results" or (self._shown == "best" and best)
-        if shown and fitted.best is not None:
-            run, accuracy = self._tensorboard(trial), fitted.best.val_accuracy
-            write_run(run, trial.hyperparameters, fitted.history, accuracy, curves=best)
+        self._show(trial, outcome, best)
         self._state(trial).unlink(missing_ok=True)
         return record
 
@@ -422,6 +424,13 @@ class PlannedStudy:
 
     def _state_of(self, key: Key) -> Path:
         return self._session.folder.trial_state(self.name, key)
+
+    def _show(self, trial: StartedTrial, outcome: TrialOutcome, best: bool = False) -> None:
+        """Show TensorBoard a trial that has ended, if not the fit itself has done so."""
+        shown = self._shown == "results" or (self._shown == "best" and best)
+        if shown and outcome.val_accuracy is not None:
+            run, history = self._tensorboard(trial), outcome.history or ()
+            write_run(run, trial.hyperparameters, history, outcome.val_accuracy, curves=best)
 
     def _tensorboard(self, trial: StartedTrial) -> TensorBoardRun:
         folder = self._session.logs.folder

@@ -22,6 +22,7 @@ def judge(
     trials: Sequence[int],
     values: Sequence[Mapping[int, float]],
     ended: Collection[int],
+    under_way: Collection[int] = (),
     early: int | None = None,
 ) -> dict[int, Verdict]:
     """Return what becomes of each trial that stands on a rung, at its highest.
@@ -31,6 +32,7 @@ def judge(
         trials: all that start in one run of the bracket, of equal ones the better first.
         values: for each rung but the last, what the trials that have reached it had there.
         ended: those that train no more.
+        under_way: those that train now; one that was promoted early may lie behind since.
         early: η, if the best 1/η of those that are there need not wait for the others.
     """
     verdicts: dict[int, Verdict] = {}
@@ -38,7 +40,9 @@ def judge(
     expected = len(trials)
     for reached, promoted in zip(values, bracket.rungs[1:], strict=True):
         ranked = sorted(reached, key=lambda trial: (-reached[trial], trials.index(trial)))
-        missing = min(len(alive.difference(reached)), max(0, expected - len(ranked)))
+        missing = len(alive.difference(reached))
+        if early is None:
+            missing = min(missing, max(0, expected - len(ranked)))
         most = promoted.trials
         sure = most - missing  # of the best, even if all that are missing were better
         if early is not None:
@@ -46,6 +50,6 @@ def judge(
             most = max(most, (len(ranked) + missing) // early)
         for place, trial in enumerate(ranked):
             verdicts[trial] = "go on" if place < sure else "pause" if place < most else "stop"
-        alive.difference_update(ranked[most:])
+        alive.difference_update(set(ranked[most:]).difference(under_way))
         expected = most
     return verdicts

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 
 import optuna
 from optuna.storages import BaseStorage
-from optuna.trial import FrozenTrial
+from optuna.trial import FrozenTrial, TrialState
 
 from src.core.decode import pick
 from src.core.errors import UserError
@@ -259,6 +259,8 @@ def trial_record(
 ) -> TrialRecord:
     """Return the record of a trial that has ended, whose steps are so many to an epoch."""
     outcome = TrialOutcome.from_attribute(trial.user_attrs.get(OUTCOME, {"reason": ABANDONED}))
+    if trial.state == TrialState.FAIL and not outcome.reason:  # it had waited on a rung before
+        outcome = TrialOutcome(reason=ABANDONED)
     seconds = outcome.seconds
     if seconds is None and trial.duration is not None:
         seconds = trial.duration.total_seconds()

@@ -1,6 +1,5 @@
 """Record one fit: the figures of its epochs and the weights of the best one."""
 
-import math
 from dataclasses import asdict
 from typing import Any
 
@@ -42,11 +41,10 @@ class Recorder(pl.Callback):
         epoch = Epoch(epoch=stretch.epochs, **figures)
         self.history.append(epoch)
         self._writer.add_epoch(epoch)
-        for name, loss in (("training", epoch.train_loss), ("validation", epoch.val_loss)):
-            if not math.isfinite(loss):
-                self.diverged = f"diverged: {name} loss is {loss} in epoch {epoch.epoch:.4g}"
-                trainer.should_stop = True
-                return
+        if pl_module.diverged:
+            self.diverged = f"diverged: {pl_module.diverged} in epoch {epoch.epoch:.4g}"
+            trainer.should_stop = True
+            return
         if not stretch.ends_epoch:
             return  # it was validated on a part of the images
         if self.best is None or epoch.val_accuracy > self.best.val_accuracy:

@@ -87,6 +87,8 @@ class CharacterTask(pl.LightningModule):
         )
         self.is_paused = False
         """Whether it stops at this look to go on later."""
+        self.diverged: str | None = None
+        """Which loss is no number since the last look."""
         self.confusion: Tensor
         """Confusion matrix of the last validation, int64 (classes, classes): true by predicted."""
         self._step: PlainStep
@@ -217,6 +219,10 @@ class CharacterTask(pl.LightningModule):
         images = torch.tensor([trained] * 2 + [len(data.validation)] * 2)
         names = ("train_loss", "train_accuracy", "val_loss", "val_accuracy")
         figures = dict(zip(names, sums / images, strict=True))
+        for which, loss in (("training", figures["train_loss"]), ("validation", figures["val_loss"])):
+            if not loss.isfinite():
+                self.diverged = f"{which} loss is {loss.item()}"
+                break
         self.log_dict(figures, logger=False)
 
 

@@ -70,7 +70,8 @@ def _train(spec: FitSpec, load: Load, search: SearchProcess, fit: Fit) -> Ended 
         return _describe(error)
     if not fitted.history and not fitted.interrupted:
         return Failed("no epoch", "it ended before its first epoch had")
-    if hyperband.verdict != "go on" or fitted.interrupted:  # nobody will want its weights
+    waits = hyperband.verdict == "pause" and not fitted.early_stopped
+    if hyperband.verdict == "stop" or waits or fitted.interrupted:  # nobody will want its weights
         fitted = dataclasses.replace(fitted, weights=None)
     return Ended(fitted, hyperband.verdict, tuple(unwritten))
 
@@ -149,6 +150,8 @@ class HyperbandCallback(PyTorchLightningPruningCallback):
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Report the stretch that has just ended and ask the pruner."""
         assert isinstance(pl_module, CharacterTask)
+        if pl_module.diverged:  # it is over, and none to compare others with
+            return
         stretch = pl_module.stretch
         value = round(trainer.callback_metrics[self.monitor].item(), 6)
         if stretch.ends_epoch:  # else it was validated on a part of the images
