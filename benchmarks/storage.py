@@ -13,6 +13,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -82,27 +83,10 @@ def _row(
     with tempfile.TemporaryDirectory() as folder:
         if kind == "PostgreSQL":
             _clear(options.postgresql)
-        queue = context.Queue()
-        processes = [
-            context.Process(
-                target=_search,
-                args=(
-                    queue,
-                    kind,
-                    options.postgresql,
-                    Path(folder),
-                    sampler,
-                    workers // searches,
-                    seconds,
-                ),
-            )
-            for _ in range(searches)
-        ]
-        for process in processes:
-            process.start()
-        ended = [queue.get(timeout=600) for _ in processes]
-        for process in processes:
-            process.join()
+        each = (kind, options.postgresql, Path(folder), sampler, workers // searches, seconds)
+        with ProcessPoolExecutor(searches, context) as pool:
+            futures = [pool.submit(_search, *each) for _ in range(searches)]
+            ended = [future.result() for future in futures]
     trials, busy = (sum(numbers) for numbers in zip(*ended, strict=True))
     rate = trials / seconds
     row = {
@@ -121,9 +105,9 @@ def _row(
 
 
 def _search(
-    queue: Any, kind: str, url: str, folder: Path, sampler: Any, workers: int, seconds: float
-) -> None:
-    """Search for a while, and say how many trials ended and how long the search was at work."""
+    kind: str, url: str, folder: Path, sampler: Any, workers: int, seconds: float
+) -> tuple[int, float]:
+    """Search for a while; return how many trials ended, and the seconds that the search worked."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     options = TuneOptions(
         dataset="mnist_5k",
@@ -160,7 +144,7 @@ def _search(
             contextlib.suppress(Interrupted),
         ):
             loop.run()
-    queue.put((fake.ended, fake.busy))
+    return fake.ended, fake.busy
 
 
 class _Nobody:
@@ -260,6 +244,7 @@ class _SQLite(Journal):
     """Optuna's SQLite storage, which the project does not offer, for one search at a time."""
 
     def __enter__(self) -> "_SQLite":
+        self._lock.__enter__()
         self.storage = RDBStorage(f"sqlite:///{self._folder.path}/study.db")
         return self
 
