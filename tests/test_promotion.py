@@ -1,5 +1,6 @@
 """Promotion on rungs, against Algorithm 1 of Hyperband and Algorithm 2 of ASHA, played by hand."""
 
+import math
 import random
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,6 +23,7 @@ from src.search.promotion import Promotion, judge
 from src.search.session import Session
 from src.search.studies import SLOT
 from src.training.spec import FitSpec
+from src.workers.messages import Ended, Message
 from tests.fake_workers import NEVER, FakeWorkers, open_session, plain_spec
 
 PLAN = make_plan(9, 3, min_epochs=0.3)
@@ -123,13 +125,14 @@ def learns(job: FitSpec) -> list[float]:
 @contextmanager
 def searching(
     folder: Path,
-    workers: int,
+    workers: int | FakeWorkers,
     promotion: Promotion,
     plan: Plan = PLAN,
     interruption: Interruption = NEVER,
     store: type[Journal] = Journal,
 ) -> Iterator[tuple[list[PlannedStudy], Session, FakeWorkers]]:
-    results, fake = ResultsFolder(folder, "mnist_5k"), FakeWorkers(workers, learns)
+    results = ResultsFolder(folder, "mnist_5k")
+    fake = workers if isinstance(workers, FakeWorkers) else FakeWorkers(workers, learns)
     with open_session(store(results), results, fake, interruption) as session:
         spec = plain_spec(session, plan, "random", promotion)
         yield open_hyperband_studies(spec, [64], plan, session), session, fake
@@ -216,6 +219,72 @@ def test_search_that_stops_again_and_again_gives_the_same(
     assert table(studies[0]) == table(whole[0])
 
 
+class Killed(BaseException):
+    """Stands for a signal that no process survives."""
+
+
+class Dying(FakeWorkers):
+    """Dies when a trial has paused, before the search hears of it."""
+
+    def __init__(self, pauses: int) -> None:
+        super().__init__(1, learns)
+        self._left = pauses
+
+    def receive(self, timeout: float) -> list[tuple[int, Message]]:
+        messages = super().receive(timeout)
+        pauses = [m for _, m in messages if isinstance(m, Ended) and m.verdict == "pause"]
+        self._left -= len(pauses)
+        if pauses and self._left < 0:
+            raise Killed
+        return messages
+
+
+@pytest.mark.parametrize("pauses", [0, 5, 17])
+def test_nobody_passes_a_rung_unjudged_because_the_search_was_killed_there(
+    pauses: int, tmp_path: Path
+) -> None:
+    with searching(tmp_path / "whole", 2, "synchronous") as (whole, session, _):
+        assert fill("search", whole, session).succeeded
+    dying = searching(tmp_path / "dies", Dying(pauses), "synchronous")
+    with dying as (studies, session, _), pytest.raises(Killed):
+        fill("search", studies, session)
+    with searching(tmp_path / "dies", 1, "synchronous") as (studies, session, _):
+        assert fill("search", studies, session).succeeded
+    assert table(studies[0]) == table(whole[0])
+
+
+def test_trial_that_stops_early_where_it_would_wait_is_complete_and_keeps_its_model(
+    tmp_path: Path,
+) -> None:
+    def stops_early(job: FitSpec) -> list[float]:
+        return learns(job)[: len(PLAN.looks) + 1]  # after an epoch, where one bracket begins
+
+    workers = FakeWorkers(2, stops_early)
+    with searching(tmp_path, workers, "synchronous") as (studies, session, _):
+        assert fill("search", studies, session).succeeded
+        best = studies[0].study.best_trial
+    assert best.last_step == PLAN.step(1)
+    assert [*tmp_path.glob("mnist_5k/*.ckpt")]
+    assert all(trial.state.is_finished() for trial in studies[0].study.trials)
+
+
+def test_trial_that_diverges_where_others_wait_takes_nobodys_place(tmp_path: Path) -> None:
+    """The places on a rung are those of trials that reach it."""
+
+    def diverges(job: FitSpec) -> list[float]:
+        curve = learns(job)
+        return [math.nan if job.seed % 3 == 0 else curve[0], *curve[1:]]
+
+    workers = FakeWorkers(2, diverges)
+    with searching(tmp_path, workers, "synchronous") as (studies, session, _):
+        assert fill("search", studies, session).succeeded
+    for bracket in PLAN.brackets:
+        counts = [len(slots) for slots in on_rungs(studies[0], PLAN)[bracket.s]]
+        assert counts[0] < bracket.trials
+        wanted = [min(count, counts[0]) for count in (rung.trials for rung in bracket.rungs[1:])]
+        assert counts[1:] == wanted
+
+
 class Shared(Journal):
     """As if other machines had it, too."""
 
@@ -257,11 +326,19 @@ def test_no_more_states_lie_on_disk_than_the_plan_says(
     assert seen[-1] == 0
 
 
-def test_asynchronous_search_ends_all_its_trials(tmp_path: Path) -> None:
-    with searching(tmp_path, 3, "asynchronous") as (studies, session, _):
+@pytest.mark.parametrize("workers", [3, 8])
+def test_asynchronous_search_ends_all_its_trials_on_rungs(workers: int, tmp_path: Path) -> None:
+    with searching(tmp_path, workers, "asynchronous") as (studies, session, _):
         assert fill("search", studies, session).succeeded
     assert len(table(studies[0])) == PLAN.trials
     for bracket in PLAN.brackets:
         counts = [len(slots) for slots in on_rungs(studies[0], PLAN)[bracket.s]]
         assert counts[0] == bracket.trials
+        rungs = [f"{epochs:.4g}" for epochs in bracket.decision_epochs]
+        for trial in studies[0].study.trials:
+            if trial.user_attrs["bracket"] == bracket.s and trial.state == TrialState.PRUNED:
+                assert (
+                    trial.user_attrs["outcome"]["reason"].removeprefix("lost on the rung at epoch ")
+                    in rungs
+                )
         assert all(count >= rung.trials for count, rung in zip(counts, bracket.rungs, strict=True))

@@ -344,10 +344,12 @@ def test_guesses_are_read_from_a_file(
 ) -> None:
     file = tmp_path / "guesses.yaml"
     file.write_text(
-        "- {conv1: 32, conv2: 64, dense_units: 96, dropout_rate: 0.7}\n- {conv1: 224}\n"
+        "- {conv1: 32, conv2: 64, dense_units: 96, dropout_rate: 0.7, learning_rate: 2e-3}\n"
+        "- {conv1: 224}\n"
     )
     assert workplace.tune(f"--try={file}") == 0
     first, second, *_ = sorted(workplace.rows(), key=lambda row: int(row["trial"]))
     assert [first[name] for name in ("conv1", "conv2", "dense_units")] == ["32", "64", "96"]
     assert first["dropout_rate"] == "0.7"
+    assert float(first["learning_rate"]) == 0.002
     assert second["conv1"] == "224"
