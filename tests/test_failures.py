@@ -1,6 +1,7 @@
 """What becomes of a search whose trials fail."""
 
 import contextlib
+import dataclasses
 import functools
 import multiprocessing
 import os
@@ -26,7 +27,8 @@ from src.training.fitted import Fitted
 from src.training.hyperparameters import Hyperparameters
 from src.training.spec import FitSpec
 from src.workers.local import LocalWorkers
-from src.workers.messages import Advanced, Failed, Message, Reported, SearchProcess
+from src.workers.messages import Advanced, Ended, Failed, Message, Reported, SearchProcess
+from src.workers.verdict import Verdict
 from src.workers.worker import work
 from tests.conftest import ENOUGH, Workplace, wait_until
 
@@ -75,10 +77,10 @@ class FailingFit:
 class Script(SearchProcess):
     """A search that has one configuration trained and keeps what the worker says."""
 
-    def __init__(self, spec: FitSpec) -> None:
+    def __init__(self, spec: FitSpec, *verdicts: Verdict) -> None:
         super().__init__()
         self.said: list[Message] = []
-        self._to_say = [spec, None]
+        self._to_say = [spec, *verdicts, None]
 
     def send(self, message: Message) -> None:
         self.said.append(message)
@@ -98,6 +100,35 @@ def failure(error: Exception) -> Failed:
     (failed,) = script.said
     assert isinstance(failed, Failed)
     return failed
+
+
+def said(spec: FitSpec, *verdicts: Verdict) -> list[Message]:
+    """Return what a worker says of a fit, but for how far it is."""
+    script = Script(spec, *verdicts)
+    load = functools.partial(load_training_data, DataSpec(dataset="mnist_5k", limit=50), "nowhere")
+    work(script, load)
+    return [message for message in script.said if not isinstance(message, Advanced)]
+
+
+def test_fit_that_diverges_reports_nothing_to_be_compared_with() -> None:
+    wild = dataclasses.replace(SMALL, learning_rate=1e30)
+    (ended,) = said(FitSpec(wild, max_epochs=3, patience=None, seed=0))
+    assert isinstance(ended, Ended)
+    assert ended.fitted.diverged is not None
+
+
+def test_weights_of_a_fit_that_stops_early_are_kept_though_it_was_to_wait() -> None:
+    """It does not go on, so that it may be the best of all."""
+    still = dataclasses.replace(SMALL, learning_rate=1e-12)
+    spec = FitSpec(still, max_epochs=9, patience=2, seed=0)
+    *reports, ended = said(spec, "go on", "go on", "pause")
+    assert len(reports) == 3
+    assert isinstance(ended, Ended)
+    assert ended.fitted.early_stopped
+    assert ended.fitted.weights is not None
+    *_, waits = said(spec, "go on", "pause")
+    assert isinstance(waits, Ended)
+    assert waits.fitted.weights is None
 
 
 @pytest.mark.parametrize("start_method", ["fork", "spawn"])

@@ -374,7 +374,7 @@ def test_peer_proposes_and_prunes_as_its_library_does() -> None:
     trial = optuna.create_study(sampler=sampler).ask()
     with Peer(Path(sys.executable), "optuna_halving") as peer:
         for _ in range(2):  # a process serves several searches
-            peer.start(0, 9, {})
+            peer.start(0, 9, 450, {})
             good, bad = peer.ask(), peer.ask()
             assert good is not None and bad is not None
             assert (good.trial, good.begin, good.end) == (0, 0, 9)
@@ -383,11 +383,11 @@ def test_peer_proposes_and_prunes_as_its_library_does() -> None:
             # It counts epochs from 0, so that the rung at 1 comes after the second.
             assert [peer.tell(bad, epoch, 0.5, False) for epoch in (1, 2)] == [True, False]
         replay = Replay(Surrogate(random_table()), 2, budget=100 * IMAGES)
-        peer.start(0, 9, {})
+        peer.start(0, 9, 450, {})
         search(peer, replay, seed=0)
         assert replay.images == 100 * IMAGES
         with pytest.raises(NotApplicable, match="whole epochs"):
-            peer.start(0, 9, {"min_epochs": 1 / 3})
+            peer.start(0, 9, 450, {"min_epochs": 1 / 3})
 
 
 def test_peer_that_cannot_run_says_why(tmp_path: Path) -> None:

@@ -105,7 +105,8 @@ def play(entry: Entry, replays: Sequence[Replay], seeds: range, python: Path | N
                 raise NotApplicable("left out: `--python` of an environment that has it")
             with Peer(python, entry.name) as peer:
                 for seed, replay in zip(seeds, replays, strict=True):
-                    peer.start(seed, replay.surrogate.max_epochs, entry.options)
+                    epochs = replay.budget / replay.surrogate.images
+                    peer.start(seed, replay.surrogate.max_epochs, epochs, entry.options)
                     search(peer, replay, seed)
             resumes, versions = peer.about["resumes"], peer.about["versions"]
         else:

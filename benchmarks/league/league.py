@@ -315,8 +315,9 @@ def _notes(rounds: Sequence[_Round], tests: Sequence[Mapping[str, Any]]) -> list
     notes += [f"{name}: {reason}" for name, reason in left_out.items()]
     return notes + [
         f"{test['workers']} workers: of {test['tuners']} tuners in {test['blocks']} blocks (a "
-        f"table and a seed), mean ranks that differ by {test['critical difference']:.2f} differ by "
-        f"Nemenyi's test at 5 %; Friedman's p at the end {test['p']}"
+        "table and a seed, so that they speak for these tables), mean ranks that differ by "
+        f"{test['critical difference']:.2f} differ by Nemenyi's test at 5 %; Friedman's p at the "
+        f"end {test['p']}"
         for test in tests
     ]
 

@@ -57,18 +57,22 @@ class Peer:
         self._process.communicate()
         self._errors.close()
 
-    def start(self, seed: int, max_epochs: int, options: Mapping[str, Any]) -> None:
+    def start(self, seed: int, max_epochs: int, budget: float, options: Mapping[str, Any]) -> None:
         """Begin a search.
+
+        Args:
+            seed: of the search.
+            max_epochs: of every fit.
+            budget: epochs of all fits together.
+            options: what it is asked for.
 
         Raises:
             NotApplicable: the tuner cannot do what is asked, or cannot be run.
         """
         self._asked = 0
-        setting = {"factor": 3, "min_epochs": 1} | dict(options)
-        seed = derive_seed(seed, SAMPLER) % 2**31
-        self.about = self._say(
-            {"start": self._name, "seed": seed, "max_epochs": max_epochs} | setting
-        )
+        setting: dict[str, Any] = {"start": self._name, "seed": derive_seed(seed, SAMPLER) % 2**31}
+        setting |= {"max_epochs": max_epochs, "budget": budget, "factor": 3, "min_epochs": 1}
+        self.about = self._say(setting | dict(options))
         if reason := self.about.get("not_applicable"):
             raise NotApplicable(reason)
 

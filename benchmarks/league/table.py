@@ -6,6 +6,7 @@ writes benchmarks/league/tables/mnist_32.csv.gz and .json. The same command goes
 stopped.
 """
 
+import hashlib
 import json
 import time
 from collections.abc import Iterator, Sequence
@@ -106,11 +107,12 @@ class _Fit:
 def run(options: TableOptions) -> int:
     """Train what is not trained yet; write the table."""
     console = open_console()
-    rows = options.path.with_name(f".{options.path.name}")
-    make_writable(rows, "--output")
+    make_writable(options.path.parent, "--output")
     with Signals() as interruption:
         data = load_training_data(options.data_spec, options.data_dir, interruption=interruption)
         hidden = _load_hidden(options)
+        rows = _rows(options, data, hidden)
+        make_writable(rows, "--output")
         compute = choose_compute("auto", "auto", threads=1)
         fits = list(_draw_fits(options, compute))
         waiting = [one for one in fits if not _row(rows, one).exists()]
@@ -187,6 +189,15 @@ def _draw_fits(options: TableOptions, compute: Compute) -> Iterator[_Fit]:
                 looks=options.looks,
             )
             yield _Fit(configuration, seed, spec)
+
+
+def _rows(options: TableOptions, data: TrainingData, hidden: Images) -> Path:
+    """Return the folder for the fits of this table, and of others that have them in common."""
+    common = (options.batch_size, options.max_epochs, options.looks)
+    told = repr((common, options.seed, data.split_hash, hidden.sha256()))
+    return options.path.with_name(
+        f".{options.path.name}-{hashlib.sha256(told.encode()).hexdigest()[:12]}"
+    )
 
 
 def _row(folder: Path, one: _Fit) -> Path:

@@ -2,7 +2,7 @@
 
 Every line is answered by one. What is asked:
 
-    {"start": NAME, "seed": 0, "max_epochs": 9, "factor": 3, "min_epochs": 1}
+    {"start": NAME, "seed": 0, "max_epochs": 9, "budget": 450, "factor": 3, "min_epochs": 1}
                          → {"resumes": ..., "versions": ...} or {"not_applicable": REASON}
     {"ask": true}        → {"trial": 0, "configuration": {...}, "begin": 0, "end": 3} or null
     {"tell": JOB, "epochs": 1, "value": 0.9, "is_last": false}
@@ -33,6 +33,8 @@ class Setting:
 
     seed: int
     max_epochs: int
+    budget: float
+    """Epochs of all fits together."""
     factor: int
     min_epochs: float
 

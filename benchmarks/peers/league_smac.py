@@ -4,6 +4,7 @@ By ask and tell; what is told is 1 - the best epoch's accuracy. It speaks as lea
 smac_hyperband, smac_multifidelity.
 """
 
+import math
 import tempfile
 
 from ConfigSpace import ConfigurationSpace, Float, Integer
@@ -33,7 +34,7 @@ class Smac(Tuner):
             space,
             output_directory=self._folder.name,
             deterministic=True,
-            n_trials=100_000,
+            n_trials=_trials(setting),
             min_budget=setting.min_epochs,
             max_budget=setting.max_epochs,
             seed=setting.seed,
@@ -58,6 +59,21 @@ class Smac(Tuner):
         if is_last:
             self._facade.tell(job.handle, TrialValue(cost=1 - best), save=False)
         return True
+
+
+def _trials(setting: Setting) -> int:
+    """Return how many trials of Hyperband the budget pays for, about: each starts anew.
+
+    Of as many SMAC draws a part at random before it learns.
+    """
+    cuts = math.floor(math.log(setting.max_epochs / setting.min_epochs, setting.factor) + 1e-9)
+    trials, epochs = 0, 0.0
+    for s in range(cuts + 1):
+        first = math.ceil((cuts + 1) / (s + 1) * setting.factor**s)
+        for i in range(s + 1):
+            trials += first // setting.factor**i
+            epochs += first // setting.factor**i * setting.max_epochs / setting.factor ** (s - i)
+    return max(1, round(setting.budget * trials / epochs))
 
 
 def _never(config: object, seed: int = 0, budget: float = 0.0) -> float:

@@ -48,12 +48,10 @@ class Asha(Tuner):
         return Job(trial.trial_id, from_steps(config), self._max_epochs, trial)
 
     def tell(self, job: Job, epochs: float, value: float, best: float, is_last: bool) -> bool:
-        """Report an epoch; as in its tuner, the last one is reported once more as the result."""
+        """Report an epoch."""
         result = {"val_accuracy": value, "epoch": round(epochs)}
         decision = self._asha.on_trial_result(job.handle, result)
-        if is_last:
-            self._asha.on_trial_complete(job.handle, result)
-        elif decision == SchedulerDecision.STOP:
+        if is_last or decision == SchedulerDecision.STOP:
             self._asha.on_trial_remove(job.handle)
         return bool(decision != SchedulerDecision.STOP)
 
