@@ -3,7 +3,7 @@
 A place whose trial failed gives, when it is filled again, what it would have given, in any worker.
 A trial that is interrupted, or that has to wait on a rung, is requeued: WAITING, it keeps its
 number, configuration and reports, and goes on where it stopped. Who may go on follows from the
-trials alone, so that nothing else need be remembered.
+trials alone, so that no rung need be recorded.
 """
 
 import abc
