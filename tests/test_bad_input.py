@@ -679,6 +679,7 @@ def test_configuration_written_to_a_file_is_read_as_it_was(
     config: TuneOptions, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     wanted = asdict(config) | {"batch_sizes": list(config.batch_sizes)}
+    wanted["try"] = wanted.pop("try_")  # an option named as a keyword of Python
     wanted = {k: str(v) if isinstance(v, Path) else v for k, v in wanted.items()}
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(wanted, allow_unicode=True))
     printed = taken(capsys, f"--config={tmp_path}/config.yaml")

@@ -345,7 +345,7 @@ def test_trial_that_was_given_up_changes_nothing_any_more(
     ):
         lost = late.start()
         assert lost is not None
-        assert not late.report(lost, 1, 0.5)
+        assert late.report(lost, 1, 0.5) == "go on"
         give_up(other, lost)
         again = other.start()
         assert again is not None
@@ -354,7 +354,7 @@ def test_trial_that_was_given_up_changes_nothing_any_more(
         # It goes on from the reports of the one before, so that rungs have all their values.
         assert other.study.trials[again.number].intermediate_values == {1: 0.5}
         other.end(again, ended(0.5, 0.6, 0.7), lambda *_: b"counts")
-        assert late.report(lost, 2, 0.8)  # is told to stop
+        assert late.report(lost, 2, 0.8) == "stop"
         assert late.end(lost, ended(0.5, 0.8, 0.9), lambda *_: b"too late") is None
         assert late.done == other.done == 1
     folder = ResultsFolder(workplace.folder / "a", "mnist_5k")
