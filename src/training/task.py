@@ -219,10 +219,9 @@ class CharacterTask(pl.LightningModule):
         images = torch.tensor([trained] * 2 + [len(data.validation)] * 2)
         names = ("train_loss", "train_accuracy", "val_loss", "val_accuracy")
         figures = dict(zip(names, sums / images, strict=True))
-        for which, loss in (("training", figures["train_loss"]), ("validation", figures["val_loss"])):
-            if not loss.isfinite():
-                self.diverged = f"{which} loss is {loss.item()}"
-                break
+        for which, name in (("training", "train_loss"), ("validation", "val_loss")):
+            if not self.diverged and not figures[name].isfinite():
+                self.diverged = f"{which} loss is {figures[name].item()}"
         self.log_dict(figures, logger=False)
 
 
