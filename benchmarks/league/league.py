@@ -302,9 +302,9 @@ def _join_tables(rounds: Sequence[_Round], workers: int) -> dict[str, Array]:
 
 def _notes(rounds: Sequence[_Round], tests: Sequence[Mapping[str, Any]]) -> list[str]:
     notes = [
-        "regret: the table's best hidden accuracy (the highest of all configurations, each the "
-        "mean over its seeds of the epoch that validates best) less that of the trial that "
-        "validates best so far; below 0 where a fit has had luck",
+        "regret: what who trains all of the table to the end, and goes by validation, finds on "
+        "average on hidden images, less what the trial that validates best so far has there; below "
+        "0 where a fit has had luck",
         "images to …: median until the regret is that small for the first time, with its 95 % "
         "interval from order statistics; ∞: not within the budget",
         "resumes: a promoted trial goes on from its checkpoint, so that only new images count, or "

@@ -23,13 +23,16 @@ class Look:
     """Epochs trained."""
     val_accuracy: float
     """Share of the validation images read correctly, 0…1; within the first epoch, of every n-th."""
-    all_val_accuracy: float
-    """Of all validation images."""
     hidden_accuracy: float | None
     """Of the images that no tuner sees; None where no model would be kept: within an epoch, and
     after an epoch that is not the best one so far."""
     seconds: float
     """Of the processor, for training and validation so far, without what only the table needs."""
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether it came after a whole epoch."""
+        return float(self.epochs).is_integer()
 
 
 @dataclass(frozen=True)

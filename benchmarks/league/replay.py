@@ -196,9 +196,9 @@ class Replay:
         look = fit.advance()
         if look is None:
             self.stop(worker)
-        elif float(look.epochs).is_integer() and look.all_val_accuracy > self._best:
+        elif look.is_whole and look.val_accuracy > self._best:
             assert look.hidden_accuracy is not None  # better than all before, its own fit's too
-            self._best = look.all_val_accuracy
+            self._best = look.val_accuracy
             self.moments.append(
                 Moment(self.clock, self.images, round(self.seconds, 3), look.hidden_accuracy)
             )

@@ -6,6 +6,7 @@ writes benchmarks/league/tables/mnist_32.csv.gz and .json. The same command goes
 stopped.
 """
 
+import dataclasses
 import hashlib
 import json
 import time
@@ -54,10 +55,12 @@ class TableOptions(DataSpec):
 
     batch_size: int
     """Images an optimizer step."""
-    limit: int | None = 5_000
-    """Take so many of the training images; a fifth of them validates."""
-    hidden: int = 5_000
-    """How many of the other training images no tuner sees."""
+    limit: int | None = 4_000
+    """Take so many of the training images; four fifths of them train."""
+    validating: int = 4_000
+    """How many of the other training images validate."""
+    hidden: int = 4_000
+    """How many of those no tuner sees."""
     configurations: int = 200
     """How many are drawn."""
     repeated: int = 40
@@ -77,7 +80,15 @@ class TableOptions(DataSpec):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("batch_size", "limit", "hidden", "configurations", "seeds", "max_epochs"):
+        for name in (
+            "batch_size",
+            "limit",
+            "validating",
+            "hidden",
+            "configurations",
+            "seeds",
+            "max_epochs",
+        ):
             checks.within(name, getattr(self, name) or 0, 1)
         if list(self.looks) != sorted(set(self.looks)) or not all(0 < x < 1 for x in self.looks):
             raise UserError(f"`looks` (={list(self.looks)}) must rise, each between 0 and 1")
@@ -110,7 +121,8 @@ def run(options: TableOptions) -> int:
     make_writable(options.path.parent, "--output")
     with Signals() as interruption:
         data = load_training_data(options.data_spec, options.data_dir, interruption=interruption)
-        hidden = _load_hidden(options)
+        validation, hidden = _load_others(options)
+        data = dataclasses.replace(data, validation=validation)
         rows = _rows(options, data, hidden)
         make_writable(rows, "--output")
         compute = choose_compute("auto", "auto", threads=1)
@@ -131,6 +143,7 @@ def run(options: TableOptions) -> int:
         "validation": options.validation,
         "seed": options.seed,
         "split_hash": data.split_hash,
+        "validation_hash": validation.sha256(),
         "hidden_hash": hidden.sha256(),
         "max_epochs": options.max_epochs,
         "looks": list(options.looks),
@@ -151,21 +164,23 @@ def run(options: TableOptions) -> int:
     return 0
 
 
-def _load_hidden(options: TableOptions) -> Images:
-    """Return training images that neither train nor validate, evenly spread over the others."""
+def _load_others(options: TableOptions) -> tuple[Images, Images]:
+    """Return the images that validate and the hidden ones, evenly spread over those left."""
     parts = load_images(options.dataset, "train", options.data_dir)
     images = Images.joined(parts)
     used = torch.cat(split_validation([part.labels for part in parts], options.data_spec))
     unused = torch.ones(len(images), dtype=torch.bool)
     unused[used] = False
     others = unused.nonzero().flatten()
-    if len(others) < options.hidden:
+    wanted = options.validating + options.hidden
+    if len(others) < wanted:
         raise UserError(
-            f"`hidden` (={options.hidden}) is more than the {len(others)} training images of "
-            f"`{options.dataset}` that `--limit` leaves"
+            f"`validating` (={options.validating}) and `hidden` (={options.hidden}) are more than "
+            f"the {len(others)} training images of `{options.dataset}` that `--limit` leaves"
         )
-    spread = torch.arange(options.hidden) * len(others) // options.hidden
-    return images[others[spread]]
+    spread = torch.randperm(wanted, generator=torch.Generator().manual_seed(options.seed))
+    chosen = others[spread * len(others) // wanted]
+    return images[chosen[: options.validating]], images[chosen[options.validating :]]
 
 
 def _draw_fits(options: TableOptions, compute: Compute) -> Iterator[_Fit]:
@@ -194,7 +209,7 @@ def _draw_fits(options: TableOptions, compute: Compute) -> Iterator[_Fit]:
 def _rows(options: TableOptions, data: TrainingData, hidden: Images) -> Path:
     """Return the folder for the fits of this table, and of others that have them in common."""
     common = (options.batch_size, options.max_epochs, options.looks)
-    told = repr((common, options.seed, data.split_hash, hidden.sha256()))
+    told = repr((common, options.seed, data.split_hash, data.validation.sha256(), hidden.sha256()))
     return options.path.with_name(
         f".{options.path.name}-{hashlib.sha256(told.encode()).hexdigest()[:12]}"
     )
@@ -218,7 +233,7 @@ class _RecordingFit:
         interruption: Interruption,
         callbacks: Sequence[pl.Callback],
     ) -> Fitted:
-        looker = _Looker(data.validation, self.hidden.to(spec.compute.device))
+        looker = _Looker(self.hidden.to(spec.compute.device))
         fitted = fit(spec, data, interruption, [looker, *callbacks])
         if fitted.interrupted is None:
             looks = [list(astuple(look)) for look in looker.looks]
@@ -227,11 +242,10 @@ class _RecordingFit:
 
 
 class _Looker(pl.Callback):
-    """Reads all validation images and the hidden ones whenever the fit validates."""
+    """Reads the hidden images, too, when the fit validates best."""
 
-    def __init__(self, validation: Images, hidden: Images) -> None:
+    def __init__(self, hidden: Images) -> None:
         self.looks: list[Look] = []
-        self._validation = validation
         self._hidden = hidden
         self._started = time.process_time()
         self._best = -1.0
@@ -242,22 +256,19 @@ class _Looker(pl.Callback):
             return
         before = time.process_time()
         found = round(trainer.callback_metrics["val_accuracy"].item(), 6)
-        every, hidden = found, None
-        if not pl_module.stretch.ends_epoch:
-            every = self._read(pl_module, self._validation)
-        elif found > self._best:
+        hidden = None
+        if pl_module.stretch.ends_epoch and found > self._best:
             self._best = found
-            hidden = self._read(pl_module, self._hidden)
+            hidden = self._read(pl_module)
         seconds = round(before - self._started, 3)
-        self.looks.append(Look(pl_module.stretch.epochs, found, every, hidden, seconds))
+        self.looks.append(Look(pl_module.stretch.epochs, found, hidden, seconds))
         self._started += time.process_time() - before
 
-    @staticmethod
-    def _read(task: CharacterTask, images: Images) -> float:
+    def _read(self, task: CharacterTask) -> float:
         model, training = task.model, task.model.training
-        read = read_probabilities(model, images.pixels, task.compute).argmax(1)
+        read = read_probabilities(model, self._hidden.pixels, task.compute).argmax(1)
         model.train(training)
-        return round((read == images.labels.cpu()).double().mean().item(), 6)
+        return round((read == self._hidden.labels.cpu()).double().mean().item(), 6)
 
 
 def _train(

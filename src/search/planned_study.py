@@ -400,8 +400,9 @@ class PlannedStudy:
 
     def _waiting(self) -> dict[Key, FrozenTrial]:
         """Return the trials that wait, by place."""
-        trials = self.study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
-        found = {trial.user_attrs[SLOT]: trial for trial in reversed(trials)}
+        # Asked for WAITING alone, Optuna's storage in memory forgets those that have run before.
+        trials = self.study.get_trials(deepcopy=False)
+        found = {t.user_attrs[SLOT]: t for t in reversed(trials) if t.state == TrialState.WAITING}
         return {key: found[key] for key in self.keys if key in found}
 
     def _paused(self, waiting: FrozenTrial) -> bool:
