@@ -1,7 +1,7 @@
 """Samplers: what proposes the configuration of a trial, as a function of its place in the plan."""
 
 import copy
-from collections.abc import Callable, Container
+from collections.abc import Callable, Container, Sequence
 from typing import Any, cast
 
 import optuna
@@ -9,6 +9,8 @@ from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial, TrialState
 
+from src.search.experience import Observation
+from src.search.gp_sampler import RankGPSampler
 from src.search.spec import Sampler
 
 Distributions = dict[str, BaseDistribution]
@@ -25,9 +27,17 @@ class _KnownSpaceTPESampler(optuna.samplers.TPESampler):
         return self._space
 
 
-def make_sampler(kind: Sampler, space: Distributions, seed: int) -> BaseSampler:
+Observe = Callable[[FrozenTrial], Sequence[Observation]]
+"""Gives what the search has seen when a trial is to be proposed, the nearest batch sizes first."""
+
+
+def make_sampler(
+    kind: Sampler, space: Distributions, batch_size: int, seed: int, observe: Observe
+) -> BaseSampler:
     """Return what proposes one trial's configuration from this space."""
     match kind:
+        case "gp":
+            return RankGPSampler(space, batch_size, seed, observe)
         case "tpe":
             return _KnownSpaceTPESampler(
                 space, seed=seed, n_startup_trials=10, multivariate=True, constant_liar=True
@@ -70,20 +80,30 @@ class PlaceSampler(BaseSampler):
     Args:
         kind: which.
         space: what is searched.
+        batch_size: of the study.
         seed_of: the seed that follows from a trial.
+        observe: what the samplers may learn from.
     """
 
     def __init__(
-        self, kind: Sampler, space: Distributions, seed_of: Callable[[FrozenTrial], int]
+        self,
+        kind: Sampler,
+        space: Distributions,
+        batch_size: int,
+        seed_of: Callable[[FrozenTrial], int],
+        observe: Observe,
     ) -> None:
         self._kind = kind
         self._space = space
+        self._batch_size = batch_size
         self._seed_of = seed_of
+        self._observe = observe
         self._current: BaseSampler
 
     def before_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
         """Make the trial's sampler."""
-        self._current = make_sampler(self._kind, self._space, self._seed_of(trial))
+        seed = self._seed_of(trial)
+        self._current = make_sampler(self._kind, self._space, self._batch_size, seed, self._observe)
         self._current.before_trial(study, trial)
 
     def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> Distributions:

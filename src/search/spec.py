@@ -9,7 +9,7 @@ from src.search.hyperband import make_plan
 from src.search.promotion import Promotion
 from src.training.hyperparameters import RECIPE, Hyperparameters
 
-Sampler = Literal["tpe", "random"]
+Sampler = Literal["gp", "tpe", "random"]
 Choices = Mapping[str, Sequence[Any]]
 """Of each option of the recipe, the values that a trial chooses from: one, or more."""
 

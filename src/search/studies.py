@@ -1,5 +1,7 @@
 """The studies of a data set: what they were begun with, what they hold, who has run them."""
 
+import functools
+import math
 import re
 import secrets
 import socket
@@ -17,6 +19,7 @@ from src.core.files import free_name
 from src.core.seeding import SAMPLER, derive_seed
 from src.results.records import Decision, Run, TrialOutcome, TrialRecord
 from src.search import space
+from src.search.experience import Observation, observe
 from src.search.hyperband import Plan
 from src.search.pruner import BRACKET_ATTRIBUTE, PlannedHyperbandPruner
 from src.search.samplers import PlaceSampler
@@ -124,7 +127,9 @@ def open_study(spec: SearchSpec, batch_size: int, plan: Plan, session: Session) 
     sampler = PlaceSampler(
         spec.sampler,
         space.distributions(spec.recipe),
+        batch_size,
         lambda trial: derive_seed(seed, SAMPLER, batch_size, int(trial.user_attrs[SLOT])),
+        _Experience(session.store.storage, dataset, batch_size, plan).before,
     )
     study = _load_or_create(
         f"{dataset}-{batch_size}",
@@ -140,6 +145,34 @@ def open_study(spec: SearchSpec, batch_size: int, plan: Plan, session: Session) 
         study.set_user_attr(_BATCH_SIZE, batch_size)
         study.set_user_attr(_SETTINGS, spec.to_settings())
     return study
+
+
+class _Experience:
+    """What the studies of a data set have seen, those of the nearest batch sizes first.
+
+    Args:
+        storage: holds them.
+        dataset: whose.
+        batch_size: from which is counted.
+        plan: its rungs are those of all of them.
+    """
+
+    def __init__(self, storage: BaseStorage, dataset: str, batch_size: int, plan: Plan) -> None:
+        self._batch_size = batch_size
+        self._rungs = {plan.step(r.epochs) for bracket in plan.brackets for r in bracket.rungs}
+        self._studies = functools.cache(lambda: load_studies(storage, dataset))
+
+    def before(self, trial: FrozenTrial) -> list[Observation]:
+        """Return all but what is seen of a trial itself."""
+        seen: list[Observation] = []
+        for size, study in sorted(self._studies().items(), key=self._distance):
+            trials = study.get_trials(deepcopy=False)
+            others = (other for other in trials if other._trial_id != trial._trial_id)
+            seen += observe(size, others, self._rungs)
+        return seen
+
+    def _distance(self, study: tuple[int, optuna.Study]) -> float:
+        return abs(math.log2(study[0] / self._batch_size))
 
 
 def open_finals_study(session: Session) -> optuna.Study:

@@ -1,0 +1,106 @@
+"""A sampler that learns from all rungs and batch sizes, by a Gaussian process of their scores."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import optuna
+from optuna.distributions import BaseDistribution
+from optuna.samplers import BaseSampler
+from optuna.trial import FrozenTrial
+
+from src.search.cube import Array, Cube
+from src.search.experience import Observation
+from src.search.gaussian_process import GaussianProcess, expected_improvement
+
+_RANDOM = 8
+"""So many configurations are drawn at random before there is something to learn from."""
+
+_LEARNT = 100
+"""From so many is learnt, at most: the time that it takes grows with their cube."""
+
+_DRAWN = 1000
+"""So many configurations are drawn, of which the most promising is proposed."""
+
+_BEST, _NEAR, _SPREAD = 5, 50, 0.1
+"""Around so many of the best, so many more are drawn each, so near."""
+
+_OCTAVES = 4
+"""Batch sizes from 16 to 256 are as far from each other as the ends of a range."""
+
+
+class RankGPSampler(BaseSampler):
+    """Proposes what is expected to improve most on the best configuration of a batch size.
+
+    Expected improvement by a Gaussian process (Jones, Schonlau, Welch: "Efficient Global
+    Optimization of Expensive Black-Box Functions", 1998), of scores that follow from ranks; the
+    batch size is one more direction, so that what was seen of others counts the more the nearer
+    they are. What is being tried counts as if it gave what is expected of it (Ginsbourger, Le
+    Riche, Carraro: "Kriging is Well-Suited to Parallelize Optimization", 2010: kriging believer).
+
+    Args:
+        space: what is searched.
+        batch_size: for which is proposed.
+        seed: of what is drawn.
+        observations: gives what was seen before a trial, the nearest batch sizes first.
+    """
+
+    def __init__(
+        self,
+        space: dict[str, BaseDistribution],
+        batch_size: int,
+        seed: int,
+        observations: Callable[[FrozenTrial], Sequence[Observation]],
+    ) -> None:
+        self._space = space
+        self._cube = Cube(space)
+        self._batch_size = batch_size
+        self._generator = np.random.default_rng(seed)
+        self._observations = observations
+
+    def infer_relative_search_space(
+        self, study: optuna.Study, trial: FrozenTrial
+    ) -> dict[str, BaseDistribution]:
+        """Return the parameters that are proposed together: all of them."""
+        return self._space
+
+    def sample_relative(
+        self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        """Propose a configuration."""
+        seen, draw = self._observations(trial), self._generator
+        known = [one for one in seen if one.score is not None][:_LEARNT]
+        if len(known) < _RANDOM:
+            return self._cube.draw(draw)
+        points, scores = self._points(known), np.array([one.score for one in known], dtype=float)
+        process = GaussianProcess(points, scores)
+        if running := [one for one in seen if one.score is None]:
+            theirs = self._points(running)
+            expected, _ = process.predict(theirs)
+            process.condition(np.append(points, theirs, 0), np.append(scores, expected))
+        drawn = [self._cube.draw(draw) for _ in range(_DRAWN)]
+        for one in sorted(known, key=lambda one: -(one.score or 0.0))[:_BEST]:
+            drawn += [self._cube.draw_near(one.params, _SPREAD, draw) for _ in range(_NEAR)]
+        best = process.predict(self._here([one.params for one in known]))[0].max()
+        expected = expected_improvement(*process.predict(self._here(drawn)), best)
+        return drawn[int(expected.argmax())]
+
+    def _here(self, configurations: Sequence[Mapping[str, Any]]) -> Array:
+        """Place configurations at the batch size for which is proposed."""
+        return self._points([Observation(params, self._batch_size, 0) for params in configurations])
+
+    def _points(self, observations: Sequence[Observation]) -> Array:
+        """Return (N, D + 1)."""
+        sizes = [math.log2(one.batch_size) / _OCTAVES for one in observations]
+        return np.column_stack([self._cube.points([one.params for one in observations]), sizes])
+
+    def sample_independent(
+        self,
+        study: optuna.Study,
+        trial: FrozenTrial,
+        param_name: str,
+        param_distribution: BaseDistribution,
+    ) -> Any:
+        """Not asked: all parameters are proposed together."""
+        raise AssertionError(f"unreachable: {param_name} is proposed with the others")
