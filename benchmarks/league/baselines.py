@@ -1,28 +1,10 @@
 """What any tuner must beat: random search, and one epoch for all with the rest for the best."""
 
-import math
-
 import numpy as np
 
-from benchmarks.league.record import SEARCHED
-from benchmarks.league.surrogate import BOUNDS
+from benchmarks.league.surrogate import draw
 from benchmarks.league.tuners import Job
 from src.core.seeding import SAMPLER, derive_seed
-from src.search import space
-
-
-def draw(generator: np.random.Generator) -> dict[str, float]:
-    """Draw a configuration from the search space."""
-    steps = dict.fromkeys(SEARCHED[:3], space.UNITS[2]) | {"dropout_rate": space.DROPOUT_RATE[2]}
-    drawn: dict[str, float] = {}
-    for name in SEARCHED:
-        low, high = BOUNDS[name]
-        if name == "learning_rate":
-            drawn[name] = float(np.exp(generator.uniform(math.log(low), math.log(high))))
-        else:
-            places = round((high - low) / steps[name]) + 1
-            drawn[name] = round(low + int(generator.integers(places)) * steps[name], 1)
-    return drawn
 
 
 class RandomSearch:

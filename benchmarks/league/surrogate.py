@@ -1,12 +1,26 @@
-"""Learning curves of any configuration: those of the table's nearest one."""
+"""Learning curves of any configuration, by regression on those of a table.
 
-from collections.abc import Mapping
+A curve is what a polynomial of the configuration predicts, plus luck: what a fit of a configuration
+nearby, of which there are several, differs from the mean of these. Both are logarithms of the error
+at every look. The nearest configuration's curve would tell less: of 58 rows of MNIST, left out in
+turn, it explained 14 % of the variance after three epochs where the polynomial explained 60 %, and
+whoever learns where good configurations lie would be given the same one again and again.
+"""
+
+import functools
+import itertools
+import math
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
-from benchmarks.league.record import SEARCHED, Curve, Table
+from benchmarks.league.record import SEARCHED, Curve, Look, Table
+from src.core.errors import UserError
 from src.core.seeding import TRIAL, derive_seed
 from src.search import space
+
+Array = NDArray[np.float64]
 
 BOUNDS = {
     **dict.fromkeys(("conv1", "conv2", "dense_units"), space.UNITS[:2]),
@@ -14,6 +28,15 @@ BOUNDS = {
     "learning_rate": space.LEARNING_RATE,
 }
 """Lowest and highest value of what is searched."""
+
+_NEAR = 10
+"""Luck is that of so many of the nearest configurations that have several seeds."""
+
+_SEARCHES, _MANY = 20, 500
+"""So often so many configurations are drawn to find the best."""
+
+_LEAST = 1e-4
+"""The smallest error that is told from none."""
 
 
 def unit_cube(configuration: Mapping[str, float]) -> list[float]:
@@ -27,6 +50,20 @@ def unit_cube(configuration: Mapping[str, float]) -> list[float]:
     return place
 
 
+def draw(generator: np.random.Generator) -> dict[str, float]:
+    """Draw a configuration from the search space."""
+    steps = dict.fromkeys(SEARCHED[:3], space.UNITS[2]) | {"dropout_rate": space.DROPOUT_RATE[2]}
+    drawn: dict[str, float] = {}
+    for name in SEARCHED:
+        low, high = BOUNDS[name]
+        if name == "learning_rate":
+            drawn[name] = float(np.exp(generator.uniform(math.log(low), math.log(high))))
+        else:
+            places = round((high - low) / steps[name]) + 1
+            drawn[name] = round(low + int(generator.integers(places)) * steps[name], 1)
+    return drawn
+
+
 class NotApplicable(Exception):  # noqa: N818  # no error
     """A tuner cannot do what is asked, or wants what the table does not have."""
 
@@ -34,6 +71,43 @@ class NotApplicable(Exception):  # noqa: N818  # no error
 def is_near(epochs: float, other: float) -> bool:
     """Return whether two numbers of epochs are the same one, which a table has rounded."""
     return abs(epochs - other) < 1e-5
+
+
+class Regression:
+    """Ridge regression on polynomials; degree and penalty are those that predict best.
+
+    Args:
+        points: (N, D).
+        values: (N, L).
+    """
+
+    def __init__(self, points: Array, values: Array) -> None:
+        self._mean = values.mean(axis=0)
+        centred = values - self._mean
+        smallest = np.inf
+        for degree, penalty in itertools.product((1, 2, 3), np.logspace(-4, 2, 13)):
+            terms = _terms(points, degree)
+            solve = np.linalg.solve(terms.T @ terms + penalty * np.eye(terms.shape[1]), terms.T)
+            hat = terms @ solve
+            # What each row differs from a prediction without it.
+            errors = (((centred - hat @ centred) / (1 - np.diag(hat))[:, None]) ** 2).sum(axis=0)
+            if errors.sum() < smallest:
+                smallest = errors.sum()
+                self.explained = 1 - errors / (centred**2).sum(axis=0)
+                """Share of the variance of each column that is predicted of rows left out."""
+                self._degree, self._weights = degree, solve @ centred
+
+    def predict(self, points: Array) -> Array:
+        """Return (M, L) at points (M, D)."""
+        return np.asarray(self._mean + _terms(points, self._degree) @ self._weights)
+
+
+def _terms(points: Array, degree: int) -> Array:
+    columns = [np.ones(len(points))]
+    for power in range(1, degree + 1):
+        for names in itertools.combinations_with_replacement(range(points.shape[1]), power):
+            columns.append(np.prod([2 * points[:, i] - 1 for i in names], axis=0))
+    return np.column_stack(columns)
 
 
 class Surrogate:
@@ -50,24 +124,46 @@ class Surrogate:
         self.images: int = table.about["images"]["train"]
         """Of one epoch."""
         self.batch_size = table.batch_size
-        by_configuration: dict[int, list[Curve]] = {}
+        rows: dict[int, list[Curve]] = {}
         for curve in table.curves:
-            by_configuration.setdefault(curve.configuration, []).append(curve)
-        self._curves = list(by_configuration.values())
-        self._places = np.array(
-            [unit_cube(vars(curves[0].hyperparameters)) for curves in self._curves]
-        )
+            rows.setdefault(curve.configuration, []).append(curve)
+        self._firsts = [curves[0] for curves in rows.values()]
+        most = max(len(curve.looks) for curve in table.curves)
+        whole = [r for r in rows.values() if all(len(curve.looks) == most for curve in r)]
+        self._repeated = [curves for curves in whole if len(curves) > 1]
+        means = np.array([_mean_errors(curves) for curves in whole])
+        if not self._repeated:
+            raise UserError("a table needs configurations with several seeds, `--repeated`")
+        self.regression = Regression(_places(curves[0] for curves in whole), means)
+        self._all_places = _places(self._firsts)
+        self._repeated_places = _places(curves[0] for curves in self._repeated)
 
     def curve(self, configuration: Mapping[str, float], seed: int) -> Curve:
-        """Return a curve of the configuration that is nearest in the unit cube.
+        """Return a curve of a configuration; where the nearest one diverged, that one's.
 
         Args:
             configuration: what is searched, by name.
-            seed: draws one of the curves where the table has several.
+            seed: draws the luck.
         """
-        distances = ((self._places - unit_cube(configuration)) ** 2).sum(axis=1)
-        curves = self._curves[int(distances.argmin())]
-        return curves[derive_seed(seed, TRIAL) % len(curves)]
+        place = np.array([unit_cube(configuration)])
+        nearest: Curve = self._firsts[_nearest(self._all_places, place)[0]]
+        if len(nearest.looks) < len(self.regression.explained):
+            return nearest
+        near = [self._repeated[i] for i in _nearest(self._repeated_places, place)[:_NEAR]]
+        drawn = [(curve, curves) for curves in near for curve in curves]
+        lucky, others = drawn[derive_seed(seed, TRIAL) % len(drawn)]
+        theirs = _errors(lucky)
+        # The mean of k fits has a k-th of their luck in it.
+        luck = (theirs - _mean_errors(others)) * math.sqrt(len(others) / (len(others) - 1))
+        ours = self.regression.predict(place)[0] + luck
+        looks, harder = [], 0.0
+        took = (look.seconds for look in nearest.looks)
+        for look, error, their, seconds in zip(lucky.looks, ours, theirs, took, strict=True):
+            if look.hidden_accuracy is not None:
+                harder = math.log(max(1 - look.hidden_accuracy, _LEAST)) - their
+            hidden = _accuracy(error + harder) if look.is_whole else None
+            looks.append(Look(look.epochs, _accuracy(error), hidden, seconds))
+        return Curve(-1, seed, nearest.hyperparameters, tuple(looks))
 
     def check_look(self, epochs: float) -> None:
         """Make sure that the curves have a look after so many epochs.
@@ -79,30 +175,36 @@ class Surrogate:
         if not any(is_near(epochs, look) for look in looks):
             raise NotApplicable(f"the table has no look after {epochs:.4g} epochs")
 
-    @property
+    @functools.cached_property
     def best_hidden_accuracy(self) -> float:
-        """What is found, on average, by who trains every configuration to the end with one of its
-        seeds, and keeps the epoch that validates best.
-
-        It is not the highest hidden accuracy of the table: that one is due to luck, and whoever
-        goes by validation would not find it.
-        """
-        bests = [
-            [(*best_epoch(curve), -number) for curve in curves]
-            for number, curves in enumerate(self._curves)
-        ]
-        expected = 0.0
-        for fits in bests:
-            for val_accuracy, hidden_accuracy, order in fits:
-                # The probability that no other configuration has drawn a better seed.
-                rest = (others for others in bests if others is not fits)
-                below = [np.mean([(v, o) < (val_accuracy, order) for v, _, o in r]) for r in rest]
-                expected += float(np.prod(below)) / len(fits) * hidden_accuracy
-        return expected
+        """What is found, on average, by who trains many configurations to the end, and keeps the
+        epoch that validates best: nearly the best that there is, with as much luck as is usual."""
+        found = []
+        for search in range(_SEARCHES):
+            generator = np.random.default_rng(search)
+            curves = [self.curve(draw(generator), search * _MANY + i) for i in range(_MANY)]
+            looks = [look for curve in curves for look in curve.looks if look.is_whole]
+            found.append(max(looks, key=lambda look: look.val_accuracy).hidden_accuracy or 0.0)
+        return float(np.mean(found))
 
 
-def best_epoch(curve: Curve) -> tuple[float, float]:
-    """Return validation and hidden accuracy after the epoch that validates best; 0 for none."""
-    whole = [look for look in curve.looks if look.hidden_accuracy is not None]
-    best = max(whole, key=lambda look: look.val_accuracy, default=None)
-    return (0.0, 0.0) if best is None else (best.val_accuracy, best.hidden_accuracy or 0.0)
+def _places(curves: Iterable[Curve]) -> Array:
+    return np.array([unit_cube(vars(curve.hyperparameters)) for curve in curves])
+
+
+def _nearest(places: Array, place: Array) -> NDArray[np.int64]:
+    """Return the indices of places, the nearest first."""
+    return np.argsort(((places - place) ** 2).sum(axis=1))
+
+
+def _mean_errors(curves: Sequence[Curve]) -> Array:
+    return np.asarray(np.mean([_errors(curve) for curve in curves], axis=0))
+
+
+def _errors(curve: Curve) -> Array:
+    """Return the logarithm of the error at every look."""
+    return np.log([max(1 - look.val_accuracy, _LEAST) for look in curve.looks])
+
+
+def _accuracy(error: float) -> float:
+    return round(1 - min(math.exp(error), 1.0), 6)

@@ -16,10 +16,10 @@ from scipy.spatial import distance
 
 Array = NDArray[np.float64]
 
-_PRIOR_MEAN = math.log(0.5)
+PRIOR_MEAN = math.log(0.5)
 """Of the logarithm of a length scale, in cubes."""
 
-_NOISE_MEAN = math.log(0.2)
+NOISE_MEAN = math.log(0.2)
 """Of the logarithm of the noise's variance, where all of the score has variance 1."""
 
 _PRIOR_SD = 1.0
@@ -36,20 +36,20 @@ class GaussianProcess:
 
     def __init__(self, points: Array, scores: Array) -> None:
         self._points = points
-        means = np.append(np.full(points.shape[1], _PRIOR_MEAN), _NOISE_MEAN)
+        means = np.append(np.full(points.shape[1], PRIOR_MEAN), NOISE_MEAN)
         squares = (points[:, None, :] - points[None, :, :]) ** 2
         found: Any = optimize.minimize(
-            _loss, means, (squares, scores, means), jac=True, method="L-BFGS-B",
+            loss, means, (squares, scores, means), jac=True, method="L-BFGS-B",
             bounds=[(mean - 4, mean + 4) for mean in means], options={"maxiter": 30},
         )  # fmt: skip
-        self._scales = np.exp(found.x[:-1])
-        self._noise = math.exp(found.x[-1]) + _JITTER
+        self.scales = np.exp(found.x[:-1])
+        self.noise = math.exp(found.x[-1]) + _JITTER
         self.condition(points, scores)
 
     def condition(self, points: Array, scores: Array) -> None:
         """Learn from these instead, with the same length scales and noise."""
         self._points = points
-        kernel = self._kernel(points) + self._noise * np.eye(len(points))
+        kernel = self._kernel(points) + self.noise * np.eye(len(points))
         self._factor = linalg.cholesky(kernel, lower=True)
         self._weights = linalg.cho_solve((self._factor, True), scores)
 
@@ -61,7 +61,7 @@ class GaussianProcess:
         return kernel @ self._weights, np.sqrt(variance)
 
     def _kernel(self, points: Array) -> Array:
-        scaled, known = points / self._scales, self._points / self._scales
+        scaled, known = points / self.scales, self._points / self.scales
         return _matern(distance.cdist(scaled, known, "sqeuclidean"))[0]
 
 
@@ -72,7 +72,7 @@ def _matern(squares: Array) -> tuple[Array, Array]:
     return (1 + length + length**2 / 3) * falling, 5 / 3 * (1 + length) * falling
 
 
-def _loss(logs: Array, squares: Array, scores: Array, means: Array) -> tuple[float, Array]:
+def loss(logs: Array, squares: Array, scores: Array, means: Array) -> tuple[float, Array]:
     """Return minus the logarithm of the posterior of scales and noise, and its gradient."""
     scaled = squares / np.exp(2 * logs[:-1])
     kernel, slope = _matern(scaled.sum(axis=2))
