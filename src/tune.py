@@ -69,7 +69,9 @@ class TuneOptions(SearchRunOptions, FitOptions):
     """Whether the average of the weights over about the last epoch is what counts: true, false, or
     "[true,false]" to choose from."""
     sampler: Sampler = "tpe"
-    """How configurations are proposed: Tree-structured Parzen Estimator, or uniformly at random."""
+    """How configurations are proposed. tpe: Optuna's Tree-structured Parzen Estimator, from the
+    trials of the same batch size and bracket; gp: a Gaussian process, from those of all rungs,
+    brackets and batch sizes; random: uniformly."""
     try_: str | None = None
     """Configurations to try first, whole or in part, in places of the plan at every batch size:
     one, such as "{conv1: 256, dropout_rate: 0.5}", a list of them, or a YAML file with either."""
