@@ -61,7 +61,7 @@ TRAIN = [
             "must be a duration above 0 and up to a year",
         ),
         (["--dataset=mnist", "--precision=16"], "`precision` (=16) must be one of auto, 32, bf16"),
-        (["--dataset=mnist", "--sampler=grid"], "`sampler` (=grid) must be one of tpe, random"),
+        (["--dataset=mnist", "--sampler=grid"], "`sampler` (=grid) must be one of gp, tpe, random"),
         (["--dataset=mnist", "--epochs=3"], "unrecognized arguments: --epochs "),
         (["--config=nowhere.yaml"], "`config` (=nowhere.yaml) must be a file of options"),
         (["--config="], "`config` (=) must be a file of options"),
