@@ -174,6 +174,7 @@ def run(options: TuneOptions, fit: "Fit | None" = None, timing: "Timing | None" 
 
     from src.core.files import make_writable
     from src.data.split import load_training_data, refuse_large_batches
+    from src.data.stretches import refuse_looks_at_one_step
     from src.results.folder import ResultsFolder
     from src.search.session import TIMING, Session, open_store
     from src.workers.launch import launching
@@ -186,6 +187,7 @@ def run(options: TuneOptions, fit: "Fit | None" = None, timing: "Timing | None" 
     with Signals(options.seconds) as interruption, contextlib.ExitStack() as stack:
         data = load(interruption=interruption)
         refuse_large_batches("batch_sizes", options.batch_sizes, data)
+        refuse_looks_at_one_step("min_epochs", plan.looks, options.batch_sizes, len(data.train))
         launch_spec = options.launch_spec(options.precision)
         launcher = stack.enter_context(launching(launch_spec, data, load, interruption, fit))
         storage = open_store(options.storage_url, options.heartbeat, folder, console)

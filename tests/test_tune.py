@@ -339,6 +339,16 @@ def test_wrong_guesses_are_refused_in_one_line(
     assert not workplace.results.exists()
 
 
+def test_rungs_that_fall_on_one_step_are_refused(
+    workplace: Workplace, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["--limit=500", "--max_epochs=9", "--reduction_factor=3", "--min_epochs=0.1"]
+    assert workplace.tune(*options, "--batch_sizes=[16,256]") == 2  # 400 images train
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "2 rungs within the first epoch" in line
+    assert "one of its 2 steps at batch size 256" in line
+
+
 def test_guesses_are_read_from_a_file(
     workplace: Workplace, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -1,8 +1,10 @@
 """The stretches of a fit: what it trains between two looks at the validation images."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+
+from src.core.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -41,3 +43,27 @@ def make_stretches(max_epochs: int, looks: Sequence[float], steps: int) -> tuple
     ]
     later = [Stretch(epoch, 0, steps, epoch + 1) for epoch in range(1, max_epochs)]
     return (*first, *later)
+
+
+def refuse_looks_at_one_step(
+    option: str, looks: Sequence[float], batch_sizes: Iterable[int], images: int
+) -> None:
+    """Make sure that an epoch has a step for each of its looks.
+
+    Args:
+        option: which the looks follow from.
+        looks: shares of the first epoch.
+        batch_sizes: of the fits.
+        images: training images.
+
+    Raises:
+        UserError: two fall on one step, so that one would be left out.
+    """
+    for batch_size in batch_sizes:
+        steps = -(-images // batch_size)
+        if len(make_stretches(1, looks, steps)) <= len(looks):
+            raise UserError(
+                f"`{option}` asks for {len(looks)} rungs within the first epoch, of which two fall "
+                f"on one of its {steps} steps at batch size {batch_size}; raise it, or leave out "
+                "such batch sizes"
+            )
