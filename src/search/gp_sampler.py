@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import optuna
 from optuna.distributions import BaseDistribution
-from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial
 
 from src.search.cube import Array, Cube
@@ -30,7 +29,7 @@ _OCTAVES = 4
 """Batch sizes from 16 to 256 are as far from each other as the ends of a range."""
 
 
-class RankGPSampler(BaseSampler):
+class RankGPSampler(optuna.samplers.RandomSampler):
     """Proposes what is expected to improve most on the best configuration of a batch size.
 
     Expected improvement by a Gaussian process (Jones, Schonlau, Welch: "Efficient Global
@@ -53,17 +52,11 @@ class RankGPSampler(BaseSampler):
         seed: int,
         observations: Callable[[FrozenTrial], Sequence[Observation]],
     ) -> None:
-        self._space = space
+        super().__init__(seed)
         self._cube = Cube(space)
         self._batch_size = batch_size
         self._generator = np.random.default_rng(seed)
         self._observations = observations
-
-    def infer_relative_search_space(
-        self, study: optuna.Study, trial: FrozenTrial
-    ) -> dict[str, BaseDistribution]:
-        """Return the parameters that are proposed together: all of them."""
-        return self._space
 
     def sample_relative(
         self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
@@ -94,13 +87,3 @@ class RankGPSampler(BaseSampler):
         """Return (N, D + 1)."""
         sizes = [math.log2(one.batch_size) / _OCTAVES for one in observations]
         return np.column_stack([self._cube.points([one.params for one in observations]), sizes])
-
-    def sample_independent(
-        self,
-        study: optuna.Study,
-        trial: FrozenTrial,
-        param_name: str,
-        param_distribution: BaseDistribution,
-    ) -> Any:
-        """Not asked: all parameters are proposed together."""
-        raise AssertionError(f"unreachable: {param_name} is proposed with the others")

@@ -16,17 +16,6 @@ from src.search.spec import Sampler
 Distributions = dict[str, BaseDistribution]
 
 
-class _KnownSpaceTPESampler(optuna.samplers.TPESampler):
-    """TPE that does not look through all trials for what they have in common: all of the space."""
-
-    def __init__(self, space: Distributions, **options: Any) -> None:
-        super().__init__(**options)
-        self._space = space
-
-    def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> Distributions:
-        return self._space
-
-
 Observe = Callable[[FrozenTrial], Sequence[Observation]]
 """Gives what the search has seen when a trial is to be proposed, the nearest batch sizes first."""
 
@@ -39,8 +28,8 @@ def make_sampler(
         case "gp":
             return RankGPSampler(space, batch_size, seed, observe)
         case "tpe":
-            return _KnownSpaceTPESampler(
-                space, seed=seed, n_startup_trials=10, multivariate=True, constant_liar=True
+            return optuna.samplers.TPESampler(
+                seed=seed, n_startup_trials=10, multivariate=True, constant_liar=True
             )
         case "random":
             return optuna.samplers.RandomSampler(seed=seed)
@@ -107,7 +96,7 @@ class PlaceSampler(BaseSampler):
         self._current.before_trial(study, trial)
 
     def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> Distributions:
-        """Return the parameters that are proposed together: all of them."""
+        """Return what is proposed together: all, so that no sampler looks for it in trials."""
         return self._space
 
     def sample_relative(
