@@ -145,24 +145,36 @@ def test_scores_are_normal_and_count_what_waits_and_what_runs() -> None:
 
 RECIPE = {name: [getattr(Hyperparameters, name)] for name in ("schedule", "label_smoothing")}
 
+KINDS = space.distributions(RECIPE) | {"schedule": CategoricalDistribution(("a", "b", "c"))}
+
 
 def test_cube_draws_what_optuna_would_and_finds_it_again() -> None:
-    kinds = space.distributions(RECIPE) | {"schedule": CategoricalDistribution(("a", "b", "c"))}
-    cube, generator = Cube(kinds), np.random.default_rng(0)
-    drawn = [cube.draw(generator) for _ in range(3000)]
-    for name, kind in kinds.items():
+    cube, generator = Cube(KINDS), np.random.default_rng(0)
+    points = cube.draw(3000, generator)
+    drawn = [cube.configuration(point) for point in points]
+    assert cube.points(drawn) == pytest.approx(points, abs=1e-9)
+    for name, kind in KINDS.items():
         assert all(kind._contains(kind.to_internal_repr(one[name])) for one in drawn)
     counts = [sum(one["conv1"] == units for one in drawn) for units in range(32, 257, 32)]
     assert stats.chisquare(counts).pvalue > 0.01
+    assert (
+        stats.chisquare([sum(one["schedule"] == x for one in drawn) for x in "abc"]).pvalue > 0.01
+    )
     rates = [math.log10(one["learning_rate"]) for one in drawn]
     assert stats.kstest(rates, stats.uniform(-4, 2).cdf).pvalue > 0.01
-    points = cube.points(drawn)
     assert points.shape == (3000, 8)
     assert points.min() >= 0
     assert points.max() <= 1
-    near = cube.points([cube.draw_near(drawn[0], 0.1, generator) for _ in range(300)])
-    assert abs(near - points[0])[:, 4].mean() < 0.15  # the learning rate
-    assert abs(near - points[0])[:, 5:].mean() < 0.1  # the choice
+
+
+def test_cube_draws_near() -> None:
+    cube, generator = Cube(KINDS), np.random.default_rng(0)
+    points = cube.draw(300, generator)
+    near = cube.draw_near(points, 0.1, generator)
+    assert cube.points([cube.configuration(point) for point in near]) == pytest.approx(near)
+    moved = abs(near - points)
+    assert 0.05 < moved[:, 4].mean() < 0.15  # the learning rate
+    assert 0.02 < moved[:, 5:].any(axis=1).mean() < 0.12  # the choice: one in ten is drawn anew
 
 
 # ---- whole searches, whose workers train nothing

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from benchmarks.league.surrogate import draw
+from benchmarks.league.surrogate import SPACE
 from benchmarks.league.tuners import Job
 from src.core.seeding import SAMPLER, derive_seed
 
@@ -23,7 +23,7 @@ class RandomSearch:
     def ask(self) -> Job | None:
         """Draw another configuration."""
         self._asked += 1
-        return Job(self._asked - 1, draw(self._generator), self._max_epochs)
+        return Job(self._asked - 1, _draw(self._generator), self._max_epochs)
 
     def tell(self, job: Job, epochs: float, value: float, is_last: bool) -> bool:
         """Go on."""
@@ -58,7 +58,7 @@ class OneEpoch:
         if self._asked < self._first:
             self._asked += 1
             self._running += 1
-            return Job(self._asked - 1, draw(self._generator), 1)
+            return Job(self._asked - 1, _draw(self._generator), 1)
         if self._running:
             return None
         if self._going_on is None:
@@ -75,3 +75,7 @@ class OneEpoch:
             self._ended.append((value, job))
             self._running -= 1
         return True
+
+
+def _draw(generator: np.random.Generator) -> dict[str, float]:
+    return SPACE.configuration(SPACE.draw(1, generator)[0])

@@ -9,8 +9,8 @@ peers need an environment of their own:
     python3.11 -m venv .venv-league
     .venv-league/bin/pip install -r benchmarks/peers/requirements-league.txt
 
-A configuration that no row of a table has gets the curve of the nearest one in the unit cube of the
-search space. Of a row with several seeds the trial's seed draws one.
+Every configuration gets the curve that a regression on the table's rows gives it, with the luck of
+one of the fits nearby.
 """
 
 import itertools

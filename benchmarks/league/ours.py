@@ -13,6 +13,7 @@ from rich.console import Console
 
 from benchmarks.league.replay import BudgetSpent, Replay
 from benchmarks.league.surrogate import Surrogate, is_near
+from benchmarks.league.table import PLAIN
 from src.core.interrupt import Interrupted, Interruption
 from src.data.catalog import DataSpec
 from src.data.split import TrainingData, load_training_data
@@ -32,7 +33,6 @@ from src.search.timing import Timing
 from src.training.device import PLAIN_CPU
 from src.training.fitted import Fitted
 from src.training.history import Epoch
-from src.training.hyperparameters import RECIPE, Hyperparameters
 from src.training.spec import FitSpec
 from src.workers.launch import Launcher
 from src.workers.messages import Ended, Message, Reported
@@ -83,7 +83,7 @@ def search(ours: Ours, replay: Replay, seed: int) -> None:
             sampler=ours.sampler,
             patience=None,
             precision="32",
-            recipe={name: [getattr(Hyperparameters, name)] for name in RECIPE},
+            recipe=PLAIN,
             search_space=space.describe(),
             split_hash=data.split_hash,
         )

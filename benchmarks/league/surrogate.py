@@ -15,19 +15,17 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.league.record import SEARCHED, Curve, Look, Table
+from benchmarks.league.record import Curve, Look, Table
+from benchmarks.league.table import PLAIN
 from src.core.errors import UserError
 from src.core.seeding import TRIAL, derive_seed
 from src.search import space
+from src.search.cube import Cube
 
 Array = NDArray[np.float64]
 
-BOUNDS = {
-    **dict.fromkeys(("conv1", "conv2", "dense_units"), space.UNITS[:2]),
-    "dropout_rate": space.DROPOUT_RATE[:2],
-    "learning_rate": space.LEARNING_RATE,
-}
-"""Lowest and highest value of what is searched."""
+SPACE = Cube(space.distributions(PLAIN))
+"""Where a configuration lies, and what lies there."""
 
 _NEAR = 10
 """Luck is that of so many of the nearest configurations that have several seeds."""
@@ -37,31 +35,6 @@ _SEARCHES, _MANY = 20, 500
 
 _LEAST = 1e-4
 """The smallest error that is told from none."""
-
-
-def unit_cube(configuration: Mapping[str, float]) -> list[float]:
-    """Return where a configuration lies in the search space: from 0 to 1 in each direction."""
-    place = []
-    for name in SEARCHED:
-        low, high, value = *BOUNDS[name], configuration[name]
-        if name == "learning_rate":
-            low, high, value = np.log(low), np.log(high), np.log(value)
-        place.append(float((value - low) / (high - low)))
-    return place
-
-
-def draw(generator: np.random.Generator) -> dict[str, float]:
-    """Draw a configuration from the search space."""
-    steps = dict.fromkeys(SEARCHED[:3], space.UNITS[2]) | {"dropout_rate": space.DROPOUT_RATE[2]}
-    drawn: dict[str, float] = {}
-    for name in SEARCHED:
-        low, high = BOUNDS[name]
-        if name == "learning_rate":
-            drawn[name] = float(np.exp(generator.uniform(math.log(low), math.log(high))))
-        else:
-            places = round((high - low) / steps[name]) + 1
-            drawn[name] = round(low + int(generator.integers(places)) * steps[name], 1)
-    return drawn
 
 
 class NotApplicable(Exception):  # noqa: N818  # no error
@@ -145,7 +118,7 @@ class Surrogate:
             configuration: what is searched, by name.
             seed: draws the luck.
         """
-        place = np.array([unit_cube(configuration)])
+        place = SPACE.points([configuration])
         nearest: Curve = self._firsts[_nearest(self._all_places, place)[0]]
         if len(nearest.looks) < len(self.regression.explained):
             return nearest
@@ -182,14 +155,15 @@ class Surrogate:
         found = []
         for search in range(_SEARCHES):
             generator = np.random.default_rng(search)
-            curves = [self.curve(draw(generator), search * _MANY + i) for i in range(_MANY)]
+            drawn = map(SPACE.configuration, SPACE.draw(_MANY, generator))
+            curves = [self.curve(one, search * _MANY + i) for i, one in enumerate(drawn)]
             looks = [look for curve in curves for look in curve.looks if look.is_whole]
             found.append(max(looks, key=lambda look: look.val_accuracy).hidden_accuracy or 0.0)
         return float(np.mean(found))
 
 
 def _places(curves: Iterable[Curve]) -> Array:
-    return np.array([unit_cube(vars(curve.hyperparameters)) for curve in curves])
+    return SPACE.points([vars(curve.hyperparameters) for curve in curves])
 
 
 def _nearest(places: Array, place: Array) -> NDArray[np.int64]:

@@ -35,25 +35,56 @@ class Cube:
             ]
         )
 
-    def draw(self, generator: np.random.Generator) -> dict[str, Any]:
-        """Draw a configuration, uniformly."""
-        return {name: _value(kind, generator.random()) for name, kind in self._space.items()}
+    def draw(self, count: int, generator: np.random.Generator) -> Array:
+        """Draw configurations, uniformly; return where they lie, (count, D)."""
+        return np.column_stack([_draw(kind, count, generator) for kind in self._space.values()])
 
-    def draw_near(
-        self, configuration: Mapping[str, Any], spread: float, generator: np.random.Generator
-    ) -> dict[str, Any]:
-        """Draw a configuration around another: each number moves by about this share of its range,
-        each choice is drawn anew with this probability."""
-        drawn = {}
-        for name, kind in self._space.items():
-            place = _place(kind, configuration[name])
-            if len(place) == 1:
-                moved = place[0] + spread * generator.standard_normal()
-                drawn[name] = _value(kind, min(max(moved, 0.0), 1.0))
+    def draw_near(self, points: Array, spread: float, generator: np.random.Generator) -> Array:
+        """Draw a configuration around each of N others: each number moves by about this share of
+        its range, each choice is drawn anew with this probability; return (N, D)."""
+        columns, first = [], 0
+        for kind in self._space.values():
+            drawn = _draw(kind, len(points), generator)
+            stay = points[:, first : first + drawn.shape[1]]
+            first += drawn.shape[1]
+            if isinstance(kind, CategoricalDistribution):
+                anew = generator.random((len(points), 1)) < spread
+                columns.append(np.where(anew, drawn, stay))
             else:
-                stays = generator.random() >= spread
-                drawn[name] = configuration[name] if stays else _value(kind, generator.random())
-        return drawn
+                moved = stay + spread * generator.standard_normal(stay.shape)
+                columns.append(_snap(kind, moved.clip(0, 1)))
+        return np.column_stack(columns)
+
+    def configuration(self, point: Array) -> dict[str, Any]:
+        """Return what lies at a point, (D,), of those that were drawn."""
+        values, rest = {}, point.tolist()
+        for name, kind in self._space.items():
+            width = _width(kind)
+            values[name], rest = _value(kind, rest[:width]), rest[width:]
+        return values
+
+
+def _width(kind: BaseDistribution) -> int:
+    return len(kind.choices) if isinstance(kind, CategoricalDistribution) else 1
+
+
+def _steps(kind: BaseDistribution) -> int | None:
+    """Return how many steps lead from one end of a range to the other; None: it has none."""
+    assert isinstance(kind, IntDistribution | FloatDistribution)
+    return None if kind.step is None else round((kind.high - kind.low) / kind.step)
+
+
+def _draw(kind: BaseDistribution, count: int, generator: np.random.Generator) -> Array:
+    if isinstance(kind, CategoricalDistribution):
+        return np.eye(len(kind.choices))[generator.integers(len(kind.choices), size=count)]
+    if (steps := _steps(kind)) is None:
+        return generator.random((count, 1))
+    return generator.integers(steps + 1, size=(count, 1)) / steps
+
+
+def _snap(kind: BaseDistribution, places: Array) -> Array:
+    steps = _steps(kind)
+    return places if steps is None else np.round(places * steps) / steps
 
 
 def _place(kind: BaseDistribution, value: Any) -> tuple[float, ...]:
@@ -65,13 +96,14 @@ def _place(kind: BaseDistribution, value: Any) -> tuple[float, ...]:
     return ((value - kind.low) / (kind.high - kind.low),)
 
 
-def _value(kind: BaseDistribution, place: float) -> Any:
+def _value(kind: BaseDistribution, place: Sequence[float]) -> Any:
     if isinstance(kind, CategoricalDistribution):
-        return kind.choices[min(int(place * len(kind.choices)), len(kind.choices) - 1)]
+        return kind.choices[place.index(max(place))]
     assert isinstance(kind, IntDistribution | FloatDistribution)
     if kind.log:
-        return kind.low * (kind.high / kind.low) ** place
+        return kind.low * (kind.high / kind.low) ** place[0]
     if kind.step is None:
-        return kind.low + place * (kind.high - kind.low)
-    last = round((kind.high - kind.low) / kind.step)
-    return min(kind.low + min(int(place * (last + 1)), last) * kind.step, kind.high)
+        return kind.low + place[0] * (kind.high - kind.low)
+    return min(
+        kind.low + round(place[0] * (kind.high - kind.low) / kind.step) * kind.step, kind.high
+    )

@@ -5,6 +5,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from optuna.trial import FrozenTrial, TrialState
 from scipy import stats
 
@@ -37,10 +38,9 @@ def observe(
     tried = [trial for trial in trials if trial.params and trial.state != TrialState.FAIL]
     curves = {trial.number: _curve(trial, rungs) for trial in tried}
     known = [number for number, curve in curves.items() if curve]
-    scores = {
-        known[index]: float(stats.norm.ppf((place + 5 / 8) / (len(known) + 1 / 4)))
-        for place, index in enumerate(rank([curves[number] for number in known]))
-    }
+    expected = stats.norm.ppf((np.arange(len(known)) + 5 / 8) / (len(known) + 1 / 4)).tolist()
+    order = rank([curves[number] for number in known])
+    scores = {known[index]: score for index, score in zip(order, expected, strict=True)}
     seen = [Observation(trial.params, batch_size, scores.get(trial.number)) for trial in tried]
     return seen[::-1]
 

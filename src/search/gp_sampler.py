@@ -1,7 +1,7 @@
 """A sampler that learns from all rungs and batch sizes, by a Gaussian process of their scores."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -65,25 +65,32 @@ class RankGPSampler(optuna.samplers.RandomSampler):
         seen, draw = self._observations(trial), self._generator
         known = [one for one in seen if one.score is not None][:_LEARNT]
         if len(known) < _RANDOM:
-            return self._cube.draw(draw)
+            return self._cube.configuration(self._cube.draw(1, draw)[0])
         points, scores = self._points(known), np.array([one.score for one in known], dtype=float)
         process = GaussianProcess(points, scores)
         if running := [one for one in seen if one.score is None]:
             theirs = self._points(running)
             expected, _ = process.predict(theirs)
             process.condition(np.append(points, theirs, 0), np.append(scores, expected))
-        drawn = [self._cube.draw(draw) for _ in range(_DRAWN)]
-        for one in sorted(known, key=lambda one: -(one.score or 0.0))[:_BEST]:
-            drawn += [self._cube.draw_near(one.params, _SPREAD, draw) for _ in range(_NEAR)]
-        best = process.predict(self._here([one.params for one in known]))[0].max()
-        expected = expected_improvement(*process.predict(self._here(drawn)), best)
-        return drawn[int(expected.argmax())]
+        best = points[np.argsort(-scores)[:_BEST], :-1]
+        drawn = np.append(
+            self._cube.draw(_DRAWN, draw),
+            self._cube.draw_near(best.repeat(_NEAR, 0), _SPREAD, draw),
+            axis=0,
+        )
+        highest = process.predict(self._here(points[:, :-1]))[0].max()
+        expected = expected_improvement(*process.predict(self._here(drawn)), highest)
+        return self._cube.configuration(drawn[expected.argmax()])
 
-    def _here(self, configurations: Sequence[Mapping[str, Any]]) -> Array:
-        """Place configurations at the batch size for which is proposed."""
-        return self._points([Observation(params, self._batch_size, 0) for params in configurations])
+    def _here(self, places: Array) -> Array:
+        """Place configurations, (N, D), at the batch size for which is proposed: (N, D + 1)."""
+        return np.column_stack([places, np.full(len(places), _octaves(self._batch_size))])
 
     def _points(self, observations: Sequence[Observation]) -> Array:
         """Return (N, D + 1)."""
-        sizes = [math.log2(one.batch_size) / _OCTAVES for one in observations]
+        sizes = [_octaves(one.batch_size) for one in observations]
         return np.column_stack([self._cube.points([one.params for one in observations]), sizes])
+
+
+def _octaves(batch_size: int) -> float:
+    return math.log2(batch_size) / _OCTAVES
