@@ -4,6 +4,7 @@
     python -m benchmarks throughput search --keras .venv-keras/bin/python
     python -m benchmarks table --help                    # a table of real training, for the league
     python -m benchmarks league --help                   # tuners on such tables
+    python -m benchmarks check --help                    # the league against real searches
 
 One benchmark an argument; each prints a table and writes results/<name>.json beside this file,
 with its provenance. Peers run in processes of their own, one after another. Only ratios within one
@@ -30,7 +31,7 @@ from benchmarks import (
     throughput,
     workers,
 )
-from benchmarks.league import league, table
+from benchmarks.league import check, league, table
 from benchmarks.tables import print_rows
 from src import cli
 from src.core.files import shorten_paths
@@ -52,7 +53,11 @@ BENCHMARKS: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
 }
 
 
-COMMANDS: dict[str, cli.Command[Any]] = {"table": table.COMMAND, "league": league.COMMAND}
+COMMANDS: dict[str, cli.Command[Any]] = {
+    "table": table.COMMAND,
+    "league": league.COMMAND,
+    "check": check.COMMAND,
+}
 """What has options of its own."""
 
 

@@ -64,6 +64,7 @@ def curve(
     seed: int = 0,
     seconds: float = 1.0,
     looks: Sequence[float] = (),
+    batch_size: int = 32,
 ) -> Curve:
     """Return a curve with these accuracies after its looks and epochs; hidden: 0.01 less."""
     best, found = -1.0, []
@@ -80,7 +81,7 @@ def curve(
         dense_units=int(dense),
         dropout_rate=dropout,
         learning_rate=rate,
-        batch_size=32,
+        batch_size=batch_size,
     )
     return Curve(number, seed, hyperparameters, tuple(found))
 
@@ -88,7 +89,7 @@ def curve(
 def table(curves: Sequence[Curve], max_epochs: int = 3, looks: Sequence[float] = ()) -> Table:
     about = {
         "dataset": "mnist",
-        "batch_size": 32,
+        "batch_size": curves[0].hyperparameters.batch_size,
         "images": {"train": IMAGES},
         "max_epochs": max_epochs,
         "looks": list(looks),
@@ -96,7 +97,7 @@ def table(curves: Sequence[Curve], max_epochs: int = 3, looks: Sequence[float] =
     return Table(about, tuple(curves))
 
 
-def random_table(configurations: int = 30, max_epochs: int = 9) -> Table:
+def random_table(configurations: int = 30, max_epochs: int = 9, batch_size: int = 32) -> Table:
     """Return a table whose accuracies follow from the learning rate and luck."""
     generator, drawn = np.random.default_rng(0), RandomSearch(0, max_epochs)
     curves = []
@@ -111,7 +112,7 @@ def random_table(configurations: int = 30, max_epochs: int = 9) -> Table:
         ]
         for seed in range(2 if number < REPEATED else 1):
             again = [round(value + 0.002 * generator.normal(), 6) for value in accuracies]
-            curves.append(curve(job.configuration, again, number, seed, looks=looks))
+            curves.append(curve(job.configuration, again, number, seed, 1.0, looks, batch_size))
     return table(curves, max_epochs, [1 / 9, 1 / 3])
 
 
@@ -355,13 +356,15 @@ def test_one_epoch_trains_as_many_images_as_it_may(workers: int) -> None:
 
 
 class Recording(Surrogate):
-    """Remembers the seeds of the fits."""
+    """Remembers configurations and seeds of the fits."""
 
     def __init__(self, rows: Table) -> None:
         super().__init__(rows)
+        self.configurations: list[Mapping[str, float]] = []
         self.seeds: list[int] = []
 
     def curve(self, configuration: Mapping[str, float], seed: int) -> Curve:
+        self.configurations.append(configuration)
         self.seeds.append(seed)
         return super().curve(configuration, seed)
 
@@ -370,7 +373,7 @@ def test_synchronous_search_trains_what_its_plan_says() -> None:
     plan = make_plan(9, 3)
     surrogate = Recording(random_table())
     replay = Replay(surrogate, 1, budget=round(plan.epochs_if_exact * IMAGES))
-    ours.search(ours.Ours(promotion="synchronous", sampler="random"), replay, seed=0)
+    ours.search(ours.Ours(promotion="synchronous", sampler="random"), [replay], seed=0)
     assert replay.images == replay.budget
     # An iteration, and the fit that would have been next.
     assert len(set(surrogate.seeds)) == plan.trials + 1
@@ -385,16 +388,31 @@ def test_search_is_the_same_again_and_spends_its_budget(promotion: Promotion, wo
     found = []
     for _ in range(2):
         replay = Replay(surrogate, workers, budget=200 * IMAGES)
-        ours.search(ours.Ours(promotion=promotion, min_epochs=1 / 9), replay, seed=1)
+        ours.search(ours.Ours(promotion=promotion, min_epochs=1 / 9), [replay], seed=1)
         assert replay.images > (200 - 2 * workers) * IMAGES
         found.append(replay.moments)
     assert found[0] == found[1]
 
 
+def test_search_of_a_batch_size_begins_with_what_another_one_has_shown() -> None:
+    before = {"other": Surrogate(random_table(batch_size=64))}
+    errors = []
+    for text in ("ours:sampler=gp", "ours:sampler=gp,after=other"):
+        surrogate = Recording(random_table())
+        replay = Replay(surrogate, 1, budget=100 * IMAGES)
+        assert play(Entry.parse(text), [replay], range(1), None, before).reason == ""
+        first = SPACE.points(surrogate.configurations[:8])
+        errors.append(surrogate.regression.predict(first)[:, -1].mean())
+    assert errors[1] < errors[0] - 0.3  # logarithms
+    replay = Replay(before["other"], 1, budget=100 * IMAGES)
+    played = play(Entry.parse("ours:after=other"), [replay], range(1), None, before)
+    assert played.reason == "not the same data set, or the same batch size"
+
+
 def test_rung_of_which_a_table_knows_nothing_is_not_applicable() -> None:
     entry = Entry.parse("ours:min_epochs=1/27")
     replay = Replay(Surrogate(random_table()), 1, budget=1000)
-    played = play(entry, [replay], range(1), None)
+    played = play(entry, [replay], range(1), None, {})
     assert played.searches == []
     assert played.reason == "the table has no look after 0.03704 epochs"
 
@@ -425,7 +443,7 @@ def test_peer_that_cannot_run_says_why(tmp_path: Path) -> None:
     python.write_text("#!/bin/sh\necho 'No module named dehb' >&2\nexit 1\n")
     python.chmod(0o755)
     replay = Replay(Surrogate(random_table()), 1, budget=1000)
-    played = play(Entry.parse("dehb"), [replay], range(1), python)
+    played = play(Entry.parse("dehb"), [replay], range(1), python, {})
     assert played.reason == "its program ended: No module named dehb"
 
 

@@ -133,7 +133,7 @@ def test_scores_are_normal_and_count_what_waits_and_what_runs() -> None:
         )
         trial.number = number
         trials.append(trial)
-    seen = observe(64, trials, [1, 3])
+    seen = observe([(64, trial) for trial in trials], [1, 3])
     scores = [one.score for one in seen if one.score is not None]
     assert len(seen) == 100
     assert len(scores) == 75

@@ -1,6 +1,6 @@
 """The contestants of a league, as they are named on the command line."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from fractions import Fraction
 from pathlib import Path
@@ -10,7 +10,7 @@ from benchmarks.league import ours
 from benchmarks.league.baselines import OneEpoch, RandomSearch
 from benchmarks.league.peer import PROGRAMS, Peer
 from benchmarks.league.replay import Moment, Replay
-from benchmarks.league.surrogate import NotApplicable
+from benchmarks.league.surrogate import NotApplicable, Surrogate
 from benchmarks.league.tuners import search
 from src.core.errors import UserError
 
@@ -57,10 +57,12 @@ def _read(key: str, value: str, text: str) -> Any:
     try:
         if key == "min_epochs":
             return float(Fraction(value))
-        if key in ("factor", "best"):
+        if key in ("factor", "iterations", "best"):
             return int(value)
     except (ValueError, ZeroDivisionError):
         raise UserError(f"`tuners` (={text}): {key} must be a number") from None
+    if key == "after":
+        return value
     if value not in (choices := get_args(get_type_hints(ours.Ours)[key])):
         raise UserError(f"`tuners` (={text}): {key} must be one of {', '.join(choices)}")
     return value
@@ -89,7 +91,13 @@ class Played:
     """Why there are no searches."""
 
 
-def play(entry: Entry, replays: Sequence[Replay], seeds: range, python: Path | None) -> Played:
+def play(
+    entry: Entry,
+    replays: Sequence[Replay],
+    seeds: range,
+    python: Path | None,
+    surrogates: Mapping[str, Surrogate],
+) -> Played:
     """Let a contestant search once for each seed.
 
     Args:
@@ -97,6 +105,7 @@ def play(entry: Entry, replays: Sequence[Replay], seeds: range, python: Path | N
         replays: the workers of each search.
         seeds: of the searches.
         python: of the peers' environment.
+        surrogates: by table, of which a contestant may have searched one before.
     """
     resumes, versions = "never pauses", None
     try:
@@ -111,7 +120,7 @@ def play(entry: Entry, replays: Sequence[Replay], seeds: range, python: Path | N
             resumes, versions = peer.about["resumes"], peer.about["versions"]
         else:
             for seed, replay in zip(seeds, replays, strict=True):
-                _search_here(entry, replay, seed)
+                _search_here(entry, replay, seed, surrogates)
             if entry.name == ONE_EPOCH or entry.options.get("promotion", "stopping") != "stopping":
                 resumes = "goes on"
     except NotApplicable as reason:
@@ -122,10 +131,21 @@ def play(entry: Entry, replays: Sequence[Replay], seeds: range, python: Path | N
     return Played(searches, resumes, versions)
 
 
-def _search_here(entry: Entry, replay: Replay, seed: int) -> None:
+def _search_here(
+    entry: Entry, replay: Replay, seed: int, surrogates: Mapping[str, Surrogate]
+) -> None:
     max_epochs = replay.surrogate.max_epochs
     if entry.name == OURS:
-        ours.search(ours.Ours(**entry.options), replay, seed)
+        options = ours.Ours(**entry.options)
+        replays = [replay]
+        if options.after:
+            before = surrogates[options.after]
+            here = replay.surrogate
+            if before.dataset != here.dataset or before.batch_size == here.batch_size:
+                raise NotApplicable("not the same data set, or the same batch size")
+            budget = replay.budget * before.images // here.images
+            replays.insert(0, Replay(before, replay.workers, budget, replay.unit))
+        ours.search(options, replays, seed)
     elif entry.name == RANDOM:
         search(RandomSearch(seed, max_epochs), replay, seed)
     else:

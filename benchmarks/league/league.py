@@ -87,8 +87,8 @@ class LeagueOptions:
     tables: tuple[Path, ...] = ()
     """Tables, without their endings; none: all of benchmarks/league/tables."""
     tuners: tuple[str, ...] = TUNERS
-    """NAME or NAME:OPTION=VALUE,…; ours has promotion, sampler, min_epochs and factor, one_epoch
-    has best, peers have min_epochs and factor."""
+    """NAME or NAME:OPTION=VALUE,…; ours has promotion, sampler, min_epochs, factor,
+    iterations and after, one_epoch has best, peers have min_epochs and factor."""
     workers: tuple[int, ...] = (1, 2, 8)
     """Fits at once."""
     seeds: int = 100
@@ -153,6 +153,9 @@ def run(options: LeagueOptions) -> int:
     tables = {path.name: read_table(path) for path in paths}
     if len({entry.label for entry in entries}) < len(entries) or len(tables) < len(paths):
         raise UserError("two `tuners`, or two `tables`, have the same name")
+    for entry in entries:
+        if (after := entry.options.get("after")) not in (None, *tables):
+            raise UserError(f"`tuners` (={entry.label}): `tables` have no {after}")
     surrogates = {name: Surrogate(table) for name, table in tables.items()}
     rounds = _play_all(options, entries, surrogates)
     rows = [row for one in rounds for row in _rows(one)]
@@ -205,6 +208,7 @@ def _play_all(
                     ],
                     seeds,
                     options.python,
+                    surrogates,
                 )
                 for seeds in chunks
             ]

@@ -1,9 +1,10 @@
 """This project's own search, with workers that replay a table."""
 
 import contextlib
+import functools
 import math
 import tempfile
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -47,56 +48,69 @@ class Ours:
     sampler: Sampler = "tpe"
     min_epochs: float = 1
     factor: int = 3
+    iterations: int = 0
+    """0: as many as the budget lasts."""
+    after: str = ""
+    """The table, of another batch size, that was searched before with as many images."""
 
     def plan(self, surrogate: Surrogate, budget: int) -> Plan:
-        """Return a plan that lasts for a budget of so many images, whatever the rungs decide."""
+        """Return the plan; by itself it lasts for so many images, whatever the rungs decide."""
         plan = make_plan(surrogate.max_epochs, self.factor, 1, self.min_epochs)
         least = sum(bracket.trials * bracket.rungs[0].epochs for bracket in plan.brackets)
-        iterations = math.ceil(budget / surrogate.images / least) + 1
+        iterations = self.iterations or math.ceil(budget / surrogate.images / least) + 1
         return make_plan(surrogate.max_epochs, self.factor, iterations, self.min_epochs)
 
-
-def search(ours: Ours, replay: Replay, seed: int) -> None:
-    """Search until the budget is spent."""
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    plan, workers = ours.plan(replay.surrogate, replay.budget), _Workers(replay)
-    data = replace(_load_images(), spec=DataSpec(dataset="mnist_5k", seed=seed))
-    with tempfile.TemporaryDirectory() as name, _Memory() as store:
-        session = Session(
-            data=data,
-            launcher=Launcher(
-                PLAIN_CPU, replay.workers, lambda count: contextlib.nullcontext(workers)
-            ),
-            store=store,
-            folder=ResultsFolder(name, data.spec.dataset),
-            logs=Logs(Path(name), "none"),
-            interruption=Interruption(),
-            console=Console(quiet=True),
-            timing=Timing(clock=lambda: 0.0),
-        )
-        spec = SearchSpec(
-            data=data.spec,
+    def spec(self, plan: Plan, session: Session) -> SearchSpec:
+        """Return what all trials have in common."""
+        return SearchSpec(
+            data=session.data.spec,
             max_epochs=plan.max_epochs,
             reduction_factor=plan.reduction_factor,
-            min_epochs=ours.min_epochs,
-            promotion=ours.promotion,
-            sampler=ours.sampler,
+            min_epochs=self.min_epochs,
+            promotion=self.promotion,
+            sampler=self.sampler,
             patience=None,
-            precision="32",
+            precision=session.launcher.compute.precision,
             recipe=PLAIN,
             search_space=space.describe(),
-            split_hash=data.split_hash,
+            split_hash=session.data.split_hash,
         )
-        studies = open_hyperband_studies(spec, [replay.surrogate.batch_size], plan, session)
-        with (
-            contextlib.suppress(BudgetSpent),
-            SearchLoop(
-                studies, workers, session, watcher=_Nobody(), make_checkpoint=lambda *_: b""
-            ) as loop,
-        ):
-            loop.run()
 
 
+def search(ours: Ours, replays: Sequence[Replay], seed: int) -> None:
+    """Search each table until its budget is spent, learning from those before."""
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    with tempfile.TemporaryDirectory() as name, _Memory() as store:
+        for replay in replays:
+            _search(ours, replay, seed, Path(name), store)
+
+
+def _search(ours: Ours, replay: Replay, seed: int, folder: Path, store: Store) -> None:
+    plan, workers = ours.plan(replay.surrogate, replay.budget), _Workers(replay)
+    data = replace(_load_images(), spec=DataSpec(dataset="mnist_5k", seed=seed))
+    session = Session(
+        data=data,
+        launcher=Launcher(PLAIN_CPU, replay.workers, lambda count: contextlib.nullcontext(workers)),
+        store=store,
+        folder=ResultsFolder(folder, data.spec.dataset),
+        logs=Logs(folder, "none"),
+        interruption=Interruption(),
+        console=Console(quiet=True),
+        timing=Timing(clock=lambda: 0.0),
+    )
+    studies = open_hyperband_studies(
+        ours.spec(plan, session), [replay.surrogate.batch_size], plan, session
+    )
+    with (
+        contextlib.suppress(BudgetSpent),
+        SearchLoop(
+            studies, workers, session, watcher=_Nobody(), make_checkpoint=lambda *_: b""
+        ) as loop,
+    ):
+        loop.run()
+
+
+@functools.cache
 def _load_images() -> TrainingData:
     """Load a few images, because a session has some; nothing trains on them."""
     return load_training_data(DataSpec(dataset="mnist_5k", limit=100), "")

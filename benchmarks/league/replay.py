@@ -111,16 +111,17 @@ class Replay:
         """Of the clock's units, those in which workers have trained, added up over them."""
         self.moments: list[Moment] = []
         """Whenever the best trial changed."""
+        self.best_val_accuracy = -1.0
+        """Of the best trial so far."""
         self.surrogate = surrogate
         self.workers = workers
         self.budget = budget
-        self._unit = unit
+        self.unit = unit
         self._idle = list(range(workers))
         self._fits: dict[int, _Fit] = {}
         self._training: list[_Stretch] = []
         self._begun = 0
         self._finished = 0
-        self._best = -1.0
 
     @property
     def idle(self) -> list[int]:
@@ -160,7 +161,7 @@ class Replay:
         """Let a worker train until its next look."""
         epochs, seconds = self._fits[worker].next_stretch()
         images = round(epochs * self.surrogate.images)
-        due = self.clock + (images if self._unit == "images" else seconds)
+        due = self.clock + (images if self.unit == "images" else seconds)
         self._begun += 1
         stretch = _Stretch(due, self._begun, self.clock, images, seconds, worker)
         heapq.heappush(self._training, stretch)
@@ -196,9 +197,9 @@ class Replay:
         look = fit.advance()
         if look is None:
             self.stop(worker)
-        elif look.is_whole and look.val_accuracy > self._best:
+        elif look.is_whole and look.val_accuracy > self.best_val_accuracy:
             assert look.hidden_accuracy is not None  # better than all before, its own fit's too
-            self._best = look.val_accuracy
+            self.best_val_accuracy = look.val_accuracy
             self.moments.append(
                 Moment(self.clock, self.images, round(self.seconds, 3), look.hidden_accuracy)
             )

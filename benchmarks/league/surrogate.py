@@ -96,6 +96,7 @@ class Surrogate:
         """Shares of the first epoch after which the curves have a look."""
         self.images: int = table.about["images"]["train"]
         """Of one epoch."""
+        self.dataset: str = table.about["dataset"]
         self.batch_size = table.batch_size
         rows: dict[int, list[Curve]] = {}
         for curve in table.curves:

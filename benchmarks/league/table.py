@@ -121,7 +121,7 @@ def run(options: TableOptions) -> int:
     make_writable(options.path.parent, "--output")
     with Signals() as interruption:
         data = load_training_data(options.data_spec, options.data_dir, interruption=interruption)
-        validation, hidden = _load_others(options)
+        validation, hidden = load_others(options, options.data_dir)
         data = dataclasses.replace(data, validation=validation)
         rows = _rows(options, data, hidden)
         make_writable(rows, "--output")
@@ -142,6 +142,7 @@ def run(options: TableOptions) -> int:
         "images": data.counts | {"hidden": len(hidden)},
         "validation": options.validation,
         "seed": options.seed,
+        "limit": options.limit,
         "split_hash": data.split_hash,
         "validation_hash": validation.sha256(),
         "hidden_hash": hidden.sha256(),
@@ -164,9 +165,13 @@ def run(options: TableOptions) -> int:
     return 0
 
 
-def _load_others(options: TableOptions) -> tuple[Images, Images]:
-    """Return the images that validate and the hidden ones, evenly spread over those left."""
-    parts = load_images(options.dataset, "train", options.data_dir)
+def load_others(options: TableOptions, folder: Path) -> tuple[Images, Images]:
+    """Return the images that validate and the hidden ones, evenly spread over those left.
+
+    Raises:
+        UserError: there are not so many.
+    """
+    parts = load_images(options.dataset, "train", folder)
     images = Images.joined(parts)
     used = torch.cat(split_validation([part.labels for part in parts], options.data_spec))
     unused = torch.ones(len(images), dtype=torch.bool)

@@ -1,7 +1,7 @@
 """What a search has seen of its configurations, on all rungs: each with a score."""
 
 import math
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,31 +18,32 @@ class Observation:
     """What was searched, by name."""
     batch_size: int
     score: float | None
-    """How good it is among those of its batch size, higher is better: in all about normally
-    distributed, with mean 0 and variance 1. None: nothing is known yet."""
+    """How good it is among all that are known, higher is better: about normally distributed, with
+    mean 0 and variance 1. None: nothing is known yet."""
 
 
-def observe(
-    batch_size: int, trials: Iterable[FrozenTrial], rungs: Collection[int]
-) -> list[Observation]:
-    """Return what the trials of one batch size have shown, the latest first.
+def observe(trials: Sequence[tuple[int, FrozenTrial]], rungs: Collection[int]) -> list[Observation]:
+    """Return what trials have shown, in their order.
 
     The score is that of a trial's rank in a sample from a normal distribution (Blom, "Statistical
-    Estimates and Transformed Beta-Variables", 1958).
+    Estimates and Transformed Beta-Variables", 1958). All batch sizes are ranked together: among its
+    own alone, half of the trials that start where another batch size did best would score below the
+    mean.
 
     Args:
-        batch_size: of all of them.
-        trials: of one study.
+        trials: with their batch sizes.
         rungs: the steps at which trials are compared.
     """
-    tried = [trial for trial in trials if trial.params and trial.state != TrialState.FAIL]
-    curves = {trial.number: _curve(trial, rungs) for trial in tried}
-    known = [number for number, curve in curves.items() if curve]
+    tried = [(s, trial) for s, trial in trials if trial.params and trial.state != TrialState.FAIL]
+    curves = [_curve(trial, rungs) for _, trial in tried]
+    known = [index for index, curve in enumerate(curves) if curve]
     expected = stats.norm.ppf((np.arange(len(known)) + 5 / 8) / (len(known) + 1 / 4)).tolist()
-    order = rank([curves[number] for number in known])
-    scores = {known[index]: score for index, score in zip(order, expected, strict=True)}
-    seen = [Observation(trial.params, batch_size, scores.get(trial.number)) for trial in tried]
-    return seen[::-1]
+    order = rank([curves[index] for index in known])
+    scores = {known[place]: score for place, score in zip(order, expected, strict=True)}
+    return [
+        Observation(trial.params, batch_size, scores.get(index))
+        for index, (batch_size, trial) in enumerate(tried)
+    ]
 
 
 def _curve(trial: FrozenTrial, rungs: Collection[int]) -> dict[float, float]:

@@ -163,13 +163,14 @@ class _Experience:
         self._studies = functools.cache(lambda: load_studies(storage, dataset))
 
     def before(self, trial: FrozenTrial) -> list[Observation]:
-        """Return all but what is seen of a trial itself."""
-        seen: list[Observation] = []
-        for size, study in sorted(self._studies().items(), key=self._distance):
-            trials = study.get_trials(deepcopy=False)
-            others = (other for other in trials if other._trial_id != trial._trial_id)
-            seen += observe(size, others, self._rungs)
-        return seen
+        """Return all but what is seen of a trial itself, the nearest and latest first."""
+        others = [
+            (size, other)
+            for size, study in sorted(self._studies().items(), key=self._distance)
+            for other in reversed(study.get_trials(deepcopy=False))
+            if other._trial_id != trial._trial_id
+        ]
+        return observe(others, self._rungs)
 
     def _distance(self, study: tuple[int, optuna.Study]) -> float:
         return abs(math.log2(study[0] / self._batch_size))
