@@ -138,14 +138,24 @@ def results(workplace: Workplace) -> Rows:
 @needs_ray
 @needs_linux
 @pytest.mark.long
+@pytest.mark.parametrize(
+    ("rungs", "trials"),
+    [  # No rungs, or synchronous ones, and no learning sampler: what remains is the training.
+        (("--reduction_factor=8", "--iterations=3"), 3),
+        (("--reduction_factor=3", "--promotion=synchronous", "--min_epochs=0.5"), 17),
+    ],
+    ids=["without rungs", "synchronous"],
+)
 def test_search_outlives_a_node_and_gives_what_a_local_one_gives(
-    nodes: Nodes, tmp_path: Path, environment: dict[str, str]
+    rungs: tuple[str, ...],
+    trials: int,
+    nodes: Nodes,
+    tmp_path: Path,
+    environment: dict[str, str],
 ) -> None:
-    # No rungs and no learning sampler: what remains is the training itself.
     same = (
+        *rungs,
         "--sampler=random",
-        "--reduction_factor=8",
-        "--iterations=3",
         "--patience=null",
         "--tensorboard=all",
     )
@@ -163,7 +173,7 @@ def test_search_outlives_a_node_and_gives_what_a_local_one_gives(
         text=True,
     ) as search:
         states = there.results / "mnist_5k/running"
-        wait_until(lambda: len(list(states.glob("*.ckpt"))) == 2 or search.poll() is not None)
+        wait_until(lambda: len(list(states.glob("*.ckpt"))) >= 2 or search.poll() is not None)
         os.kill(raylet(node), signal.SIGKILL)
         out, err = search.communicate(timeout=ENOUGH)
     assert (search.returncode, err) == (0, "")
@@ -172,7 +182,7 @@ def test_search_outlives_a_node_and_gives_what_a_local_one_gives(
     (lost,) = [row for row in there.rows() if row["state"] == "FAIL"]
     assert lost["reason"].startswith("its worker was lost (")
     assert here.tune(*same, "--limit=2000", "--workers=2", max_epochs=7) == 0
-    assert len(results(here)) == 3
+    assert len(results(here)) == trials
     assert results(there) == results(here)
     assert {p.parent.name for p in there.logs.rglob("events*")} >= {
         p.parent.name for p in here.logs.rglob("events*")

@@ -73,11 +73,24 @@ def test_search_on_a_server_gives_what_an_embedded_one_gives(
     assert not (workplace.results / "mnist_5k/running").exists()
 
 
+@pytest.mark.parametrize(
+    ("rungs", "trials"),
+    [
+        # No rungs, or synchronous ones: then results do not depend on who comes first.
+        (("--reduction_factor=3", "--iterations=6"), 6),
+        (("--reduction_factor=2", "--iterations=2", "--promotion=synchronous"), 8),
+    ],
+    ids=["without rungs", "synchronous"],
+)
 def test_searches_join_and_take_over_from_one_that_is_killed(
-    workplace: Workplace, database: str, environment: dict[str, str], server: Server
+    rungs: tuple[str, ...],
+    trials: int,
+    workplace: Workplace,
+    database: str,
+    environment: dict[str, str],
+    server: Server,
 ) -> None:
-    # No rungs and no learning sampler: then results do not depend on who comes first.
-    options = ("--workers=1", "--limit=400", "--sampler=random", "--iterations=6")
+    options = ("--workers=1", "--limit=400", "--sampler=random", *rungs)
     shared = (*options, "--max_epochs=2", f"--storage={database}", "--heartbeat=1")
     elsewhere = Workplace(workplace.folder / "elsewhere")
     processes = [
@@ -93,7 +106,7 @@ def test_searches_join_and_take_over_from_one_that_is_killed(
     alone = Workplace(workplace.folder / "alone")
     assert alone.tune(*options, max_epochs=2) == 0
     assert numbers(workplace) == numbers(elsewhere) == numbers(alone)
-    assert len(numbers(alone)) == 6
+    assert len(numbers(alone)) == trials
     for row in workplace.rows():
         assert row["state"] != "FAIL" or row["reason"] == "abandoned: its machine fell silent"
     model = "mnist_5k/best-model.ckpt"

@@ -49,11 +49,14 @@ def look(pid: int, folder: Path) -> Footprint:
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("trials", [50, 1000])
+@pytest.mark.parametrize(
+    ("trials", "promotion"), [(50, "stopping"), (1000, "stopping"), (1000, "asynchronous")]
+)
 def test_footprint_stays_flat(
-    trials: int, workplace: Workplace, environment: dict[str, str]
+    trials: int, promotion: str, workplace: Workplace, environment: dict[str, str]
 ) -> None:
     options = (
+        f"--promotion={promotion}",
         f"--iterations={trials // 5}",
         "--workers=2",
         "--batch_sizes=[16]",

@@ -83,16 +83,23 @@ def test_killed_search_ends_like_an_uninterrupted_one(
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--workers=1",),
+        # What is stopped depends on who reaches a rung first, unless there is none, or all wait.
+        ("--workers=2", "--sampler=random", "--reduction_factor=10", "--iterations=12"),
+        ("--workers=2", "--sampler=random", "--promotion=synchronous", "--min_epochs=0.3"),
+    ],
+    ids=["stopping", "without rungs", "synchronous"],
+)
 def test_search_killed_twenty_times_is_the_same_to_the_last_digit(
-    workers: int, workplace: Workplace, tmp_path: Path, environment: dict[str, str]
+    options: tuple[str, ...], workplace: Workplace, tmp_path: Path, environment: dict[str, str]
 ) -> None:
-    options = ["--limit=600", f"--workers={workers}"]
-    if workers > 1:  # what is pruned depends on who reaches a rung first
-        options += ["--sampler=random", "--reduction_factor=10", "--iterations=12"]
+    options = ("--limit=600", *options)
     whole = Workplace(tmp_path / "whole")
     assert whole.tune(*options, max_epochs=9) == 0
-    moments = random.Random(workers)
+    moments = random.Random(len(options))
     for _ in range(20):
         process = start_search(workplace, environment, *options, "--max_epochs=9")
         assert process.stdout is not None
