@@ -1,6 +1,7 @@
 """The studies of a data set: what they were begun with, what they hold, who has run them."""
 
 import functools
+import itertools
 import math
 import re
 import secrets
@@ -52,6 +53,9 @@ _SETTINGS = "settings"
 _ITERATIONS = "iterations"
 
 _BATCH_SIZE = "batch_size"
+
+_REMEMBERED = 500
+"""From so many trials a sampler learns, at most: the time that it takes grows with them."""
 
 
 def load_studies(storage: BaseStorage, dataset: str) -> dict[int, optuna.Study]:
@@ -163,14 +167,14 @@ class _Experience:
         self._studies = functools.cache(lambda: load_studies(storage, dataset))
 
     def before(self, trial: FrozenTrial) -> list[Observation]:
-        """Return all but what is seen of a trial itself, the nearest and latest first."""
-        others = [
+        """Return what others have shown than this trial itself, the nearest and latest first."""
+        others = (
             (size, other)
             for size, study in sorted(self._studies().items(), key=self._distance)
             for other in reversed(study.get_trials(deepcopy=False))
             if other._trial_id != trial._trial_id
-        ]
-        return observe(others, self._rungs)
+        )
+        return observe(list(itertools.islice(others, _REMEMBERED)), self._rungs)
 
     def _distance(self, study: tuple[int, optuna.Study]) -> float:
         return abs(math.log2(study[0] / self._batch_size))
