@@ -63,7 +63,7 @@ class RankGPSampler(optuna.samplers.RandomSampler):
     ) -> dict[str, Any]:
         """Propose a configuration."""
         seen, draw = self._observations(trial), self._generator
-        known = _most_telling([one for one in seen if one.score is not None])
+        known = [one for one in seen if one.score is not None][:_LEARNT]
         if len(known) < _RANDOM:
             return self._cube.configuration(self._cube.draw(1, draw)[0])
         points, scores = self._points(known), np.array([one.score for one in known], dtype=float)
@@ -90,14 +90,6 @@ class RankGPSampler(optuna.samplers.RandomSampler):
         """Return (N, D + 1)."""
         sizes = [_octaves(one.batch_size) for one in observations]
         return np.column_stack([self._cube.points([one.params for one in observations]), sizes])
-
-
-def _most_telling(known: Sequence[Observation]) -> list[Observation]:
-    """Return as many as are learnt from: half of them the best ones, the others the nearest."""
-    by_score = sorted(range(len(known)), key=lambda index: -(known[index].score or 0.0))
-    best = by_score[: _LEARNT // 2]
-    others = sorted(by_score[_LEARNT // 2 :])
-    return [known[index] for index in (best + others)[:_LEARNT]]
 
 
 def _octaves(batch_size: int) -> float:
