@@ -20,6 +20,7 @@ from src.results.folder import ResultsFolder
 from src.results.records import BestSummary, Run, SearchSummary, TrialRecord
 from src.results.tables import write_epochs, write_trials
 from src.search.hyperband import Plan, is_promoted, make_plan
+from src.search.spec import Sampler
 from src.training.checkpoint import SavedModel, save_model
 from src.training.history import Epoch
 from src.training.hyperparameters import Hyperparameters
@@ -37,6 +38,7 @@ def simulate_search(
     images: int = 60_000,
     min_epochs: float = 1,
     promotion: Literal["synchronous", "stopping"] = "stopping",
+    sampler: Sampler = "tpe",
 ) -> ResultsFolder:
     """Write what a search would leave whose accuracies follow a formula and some luck."""
     generator = np.random.default_rng(0)
@@ -112,7 +114,7 @@ def simulate_search(
             "min_epochs": min_epochs,
             "promotion": promotion,
             "iterations": 1,
-            "sampler": "tpe",
+            "sampler": sampler,
             "patience": 3,
             "precision": "bf16",
         },

@@ -27,6 +27,7 @@ from src.reporting.findings import read_findings
 from src.reporting.importance import importances
 from src.reporting.prior_work import PUBLISHED
 from src.results.folder import ResultsFolder
+from src.search.spec import Sampler
 from src.training.history import Epoch
 from tests.conftest import Rows, Workplace
 from tests.simulated import finalists_of, metrics_of, simulate_search
@@ -419,6 +420,14 @@ def halved(tmp_path: Path) -> ResultsFolder:
     return simulate_search(
         tmp_path, batch_sizes=(64, 208), min_epochs=1 / 9, promotion="synchronous"
     )
+
+
+@pytest.mark.parametrize("sampler", ["gp", "tpe"])
+def test_batch_sizes_that_learn_from_each_other_are_not_compared_without_a_word(
+    sampler: Sampler, tmp_path: Path
+) -> None:
+    page = make_report(simulate_search(tmp_path, batch_sizes=(64, 208), sampler=sampler))
+    assert ("began with what the earlier ones had shown" in page.text) == (sampler == "gp")
 
 
 def test_each_rung_shows_whom_it_promoted_beside_the_plan(halved: ResultsFolder) -> None:

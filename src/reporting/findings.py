@@ -31,6 +31,7 @@ from src.results.tables import DECIMALS, read_epochs, read_trials
 from src.results.test_log import read_tests
 from src.search.hyperband import Plan, make_plan
 from src.search.promotion import Promotion
+from src.search.spec import Sampler
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -48,6 +49,8 @@ class Search:
     plan: Plan
     promotion: Promotion
     """How rungs decided which trials go on."""
+    sampler: Sampler
+    """What proposed configurations."""
     images: dict[str, int]
     """How many images trained, and how many validated."""
 
@@ -155,6 +158,7 @@ class _Budget:
     iterations: int
     min_epochs: float = 1
     promotion: Promotion = "stopping"
+    sampler: Sampler = "tpe"
 
 
 def _parse_search(document: dict[str, Any]) -> Search:
@@ -173,6 +177,7 @@ def _parse_search(document: dict[str, Any]) -> Search:
             budget.max_epochs, budget.reduction_factor, budget.iterations, budget.min_epochs
         ),
         promotion=budget.promotion,
+        sampler=budget.sampler,
         images=images,
     )
 

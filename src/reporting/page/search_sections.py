@@ -375,6 +375,11 @@ def importance_blocks(findings: Findings) -> list[Block]:
     if budget < 1:
         caption += f"Their accuracies there are those of {_PART}. "
     caption += "The lines show where 80 % of the values lie when the trials are drawn anew."
+    if search.sampler == "gp" and "batch_size" in names:
+        caption += (
+            " A batch size that was searched later began with what the earlier ones had shown: its "
+            "trials are the better for that, too."
+        )
     if len(known) < _FEW_TRIALS:
         caption += " With so few trials this is little more than a hint."
     rows = ", ".join(f"{figures.words(one.name)} {percent_text(one.value, 0)}" for one in found)
