@@ -20,9 +20,14 @@ from src.core.interrupt import Interruption
 from src.results.folder import ResultsFolder
 from src.search import gaussian_process, space
 from src.search.cube import Cube
-from src.search.experience import observe, rank
+from src.search.experience import observe
 from src.search.fill import fill
-from src.search.gaussian_process import GaussianProcess, expected_improvement
+from src.search.gaussian_process import (
+    CONSTANT,
+    SLOPE,
+    GaussianProcess,
+    expected_improvement,
+)
 from src.search.hyperband import Plan, make_plan
 from src.search.hyperband_study import open_hyperband_studies
 from src.search.journal import Journal
@@ -43,22 +48,30 @@ def noisy() -> tuple[gaussian_process.Array, gaussian_process.Array]:
     return points, (scores - scores.mean()) / scores.std()
 
 
-def test_prediction_is_that_of_scikit_learn(
+def test_prediction_is_that_of_the_textbook(
     noisy: tuple[gaussian_process.Array, gaussian_process.Array],
 ) -> None:
     points, scores = noisy
     process = GaussianProcess(points, scores)
-    theirs = GaussianProcessRegressor(
-        Matern(process.scales, nu=2.5), alpha=process.noise, optimizer=None
-    ).fit(points, scores)
+    matern = Matern(process.scales, nu=2.5)
+
+    def kernel(
+        one: gaussian_process.Array, other: gaussian_process.Array
+    ) -> gaussian_process.Array:
+        line = CONSTANT + SLOPE * np.multiply.outer(one[:, 2], other[:, 2])
+        return np.asarray(matern(one, other) + line)
+
     asked = np.random.default_rng(1).random((20, 3))
-    for found, wanted in zip(
-        process.predict(asked), theirs.predict(asked, return_std=True), strict=True
-    ):
-        assert found == pytest.approx(wanted, abs=1e-6)
-    process.condition(points[:5], scores[:5])
-    again = theirs.fit(points[:5], scores[:5]).predict(asked)
-    assert process.predict(asked)[0] == pytest.approx(again, abs=1e-6)
+    for count in (60, 5):  # equations 2.25 and 2.26
+        process.condition(points[:count], scores[:count])
+        inverse = np.linalg.inv(
+            kernel(points[:count], points[:count]) + process.noise * np.eye(count)
+        )
+        weights = kernel(asked, points[:count]) @ inverse
+        covariance = kernel(asked, asked) - weights @ kernel(points[:count], asked)
+        mean, deviation = process.predict(asked)
+        assert mean == pytest.approx(weights @ scores[:count], abs=1e-6)
+        assert deviation == pytest.approx(np.sqrt(np.diag(covariance)), abs=1e-6)
 
 
 def test_scales_are_the_most_likely_and_say_what_matters(
@@ -68,20 +81,25 @@ def test_scales_are_the_most_likely_and_say_what_matters(
     process = GaussianProcess(points, scores)
     assert process.scales[0] < process.scales[1] < process.scales[2]
     squares = (points[:, None, :] - points[None, :, :]) ** 2
+    line = CONSTANT + SLOPE * np.outer(points[:, 2], points[:, 2])
     means = np.array([gaussian_process.PRIOR_MEAN] * 3 + [gaussian_process.NOISE_MEAN])
 
     def loss(logs: gaussian_process.Array) -> float:
-        return gaussian_process.loss(logs, squares, scores, means)[0]
+        return gaussian_process.loss(logs, squares, line, scores, means)[0]
 
     found = np.log([*process.scales, process.noise])
     nearby = found + 0.05 * np.random.default_rng(2).standard_normal((50, 4))
     assert all(loss(found) <= loss(logs) + 1e-3 for logs in nearby)
-    gradient = gaussian_process.loss(means, squares, scores, means)[1]
+    gradient = gaussian_process.loss(means, squares, line, scores, means)[1]
     assert gradient == pytest.approx(optimize.approx_fprime(means, loss, 1e-6), abs=1e-3)
-    # The part of the loss that is the data's, by SciPy's density.
-    kernel = Matern(np.exp(means[:3]), nu=2.5)(points) + math.exp(means[3]) * np.eye(60)
-    density = stats.multivariate_normal(cov=kernel).logpdf(scores)
-    assert loss(means) == pytest.approx(-density - 30 * math.log(2 * math.pi), rel=1e-4)
+    for logs in (found, means):  # without the line it is that of scikit-learn
+        alone = gaussian_process.loss(logs, squares, 0 * line, scores, means)[0]
+        likelihood = alone - 0.5 * ((logs - means) ** 2).sum()
+        theirs = GaussianProcessRegressor(
+            Matern(np.exp(logs[:3]), nu=2.5), alpha=np.exp(logs[3]) + 1e-6, optimizer=None
+        ).fit(points, scores)
+        constant = 0.5 * len(scores) * math.log(2 * math.pi)
+        assert -theirs.log_marginal_likelihood_value_ == pytest.approx(likelihood + constant)
 
 
 @given(st.floats(-2, 2), st.floats(0.1, 2), st.floats(-2, 2))
@@ -95,50 +113,35 @@ def test_expected_improvement_is_the_integral(mean: float, deviation: float, bes
     assert found == pytest.approx(wanted, abs=1e-6)
 
 
-# ---- scores
+# ---- what was seen
 
 
-def test_curves_are_compared_where_both_have_been() -> None:
-    curves: list[dict[float, float]] = [
-        {1: 0.5, 3: 0.6, 9: 0.97},
-        {1: 0.4},
-        {1: 0.6, 3: 0.9},
-        {1: 0.7, 3: 0.8},
-        {1: 0.2, 3: 0.7, 9: 0.98},  # trained longest, because its bracket halves nobody
-    ]
-    assert rank(curves) == [0, 1, 4, 3, 2]
+def test_curves_are_those_of_rungs_and_know_how_a_trial_ended() -> None:
+    plan = make_plan(9, 3, min_epochs=1 / 3)  # 27 parts an epoch
 
-
-@given(st.lists(st.lists(st.floats(0, 1), min_size=4, max_size=4), min_size=1, max_size=9))
-def test_whole_curves_are_ranked_by_their_ends(curves: list[list[float]]) -> None:
-    found = rank([dict(enumerate(curve)) for curve in curves])
-    assert sorted(found) == list(range(len(curves)))
-    ends = [curves[index][-1] for index in found]
-    assert ends == sorted(ends)
-
-
-def test_scores_are_normal_and_count_what_waits_and_what_runs() -> None:
-    values = space.distributions(RECIPE)
-    states = [TrialState.COMPLETE, TrialState.PRUNED, TrialState.WAITING, TrialState.RUNNING] * 25
-    chance = random.Random(0)
-    trials = []
-    for number, state in enumerate(states):
+    def seen(state: TrialState, values: dict[int, float]) -> dict[float, float]:
         trial = create_trial(
             state=state,
             value=0.5 if state == TrialState.COMPLETE else None,
-            params={"conv1": 32, "conv2": 32, "dense_units": 32, "dropout_rate": 0.1}
-            | {"learning_rate": 1e-3},
-            distributions=values,
-            intermediate_values={} if state == TrialState.RUNNING else {1: chance.random()},
+            params=PEAK,
+            distributions=space.distributions(RECIPE),
+            intermediate_values=values,
         )
-        trial.number = number
-        trials.append(trial)
-    seen = observe([(64, trial) for trial in trials], [1, 3])
-    scores = [one.score for one in seen if one.score is not None]
-    assert len(seen) == 100
-    assert len(scores) == 75
-    assert stats.shapiro(scores).pvalue > 0.9
-    assert np.mean(scores) == pytest.approx(0, abs=1e-9)
+        (one,) = observe([(64, trial)], plan)
+        return dict(one.curve)
+
+    parts = plan.parts
+    looks = {parts // 3: 0.4, parts: 0.6, 2 * parts: 0.7, 3 * parts: 0.8, 5 * parts: 0.9}
+    on_rungs = {1 / 3: 0.4, 1: 0.6, 3: 0.8}
+    for state in (TrialState.PRUNED, TrialState.WAITING, TrialState.RUNNING):
+        assert seen(state, looks) == pytest.approx(on_rungs)
+    assert seen(TrialState.COMPLETE, looks) == pytest.approx({**on_rungs, 9: 0.9})  # stopped early
+    assert seen(TrialState.RUNNING, {}) == {}
+    assert seen(TrialState.PRUNED, {}) == pytest.approx({1 / 3: 0.0})  # diverged
+    failed = create_trial(
+        state=TrialState.FAIL, params=PEAK, distributions=space.distributions(RECIPE)
+    )
+    assert observe([(64, failed)], plan) == []
 
 
 # ---- the cube
@@ -205,9 +208,10 @@ def search(
     batch_sizes: tuple[int, ...] = (64,),
     plan: Plan = PLAN,
     interruption: Interruption = NEVER,
+    learns: Callable[[FitSpec], list[float]] | None = None,
 ) -> dict[int, list[dict[str, Any]]]:
     """Return the configurations of each batch size, in order of their places."""
-    results, fake = ResultsFolder(folder, "mnist_5k"), FakeWorkers(1, peaked(PEAK))
+    results, fake = ResultsFolder(folder, "mnist_5k"), FakeWorkers(1, learns or peaked(PEAK))
     with open_session(Journal(results), results, fake, interruption) as session:
         spec = plain_spec(session, plan, sampler, "synchronous")
         studies = open_hyperband_studies(spec, batch_sizes, plan, session)
@@ -233,6 +237,22 @@ def test_it_learns_where_the_good_ones_are(tmp_path: Path) -> None:
     drawn = distances(search(tmp_path / "random", "random", plan=plan)[64])
     late = len(found) // 2
     assert np.median(found[late:]) < 0.6 * np.median(drawn[late:])
+
+
+def test_it_is_not_taken_in_by_those_that_learn_fast(tmp_path: Path) -> None:
+    def crossing(job: FitSpec) -> list[float]:
+        rate = job.hyperparameters.learning_rate
+        fast = (math.log10(rate) + 4) / 2  # 0 at 1e-4, 1 at 1e-2
+        luck = random.Random(job.seed)
+        return [
+            round(0.98 - 0.06 * fast - (0.3 - 0.25 * fast) / 2**n + luck.gauss(0, 0.002), 6)
+            for n in range(len(job.looks) + job.max_epochs)
+        ]
+
+    plan = make_plan(9, 3, iterations=2)
+    found = search(tmp_path, "gp", plan=plan, learns=crossing)[64]
+    rates = [math.log10(one["learning_rate"]) for one in found]
+    assert np.median(rates[len(rates) // 2 :]) < -3.3
 
 
 def test_a_batch_size_begins_with_what_another_has_seen(tmp_path: Path) -> None:

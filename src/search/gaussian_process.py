@@ -3,7 +3,7 @@
 Rasmussen and Williams: "Gaussian Processes for Machine Learning", MIT Press 2006: the prediction is
 Algorithm 2.1, the kernel Matérn's with ν = 5/2 (equation 4.17) and a length scale for each
 direction; length scales and noise maximize the marginal likelihood (equations 5.8 and 5.9) times
-a log-normal prior.
+a log-normal prior. Beside it lies a straight line along the last direction (section 2.7).
 """
 
 import math
@@ -23,6 +23,10 @@ NOISE_MEAN = math.log(0.2)
 """Of the logarithm of the noise's variance, where all of the score has variance 1."""
 
 _PRIOR_SD = 1.0
+
+CONSTANT, SLOPE = 1.0, 3.0
+"""Prior variances of the line: of its height and of its slope."""
+
 _JITTER = 1e-6
 
 
@@ -38,8 +42,9 @@ class GaussianProcess:
         self._points = points
         means = np.append(np.full(points.shape[1], PRIOR_MEAN), NOISE_MEAN)
         squares = (points[:, None, :] - points[None, :, :]) ** 2
+        line = _line(points, points)
         found: Any = optimize.minimize(
-            loss, means, (squares, scores, means), jac=True, method="L-BFGS-B",
+            loss, means, (squares, line, scores, means), jac=True, method="L-BFGS-B",
             bounds=[(mean - 4, mean + 4) for mean in means], options={"maxiter": 30},
         )  # fmt: skip
         self.scales = np.exp(found.x[:-1])
@@ -57,12 +62,18 @@ class GaussianProcess:
         """Return mean and standard deviation, (M,) each, without the noise, at points (M, D)."""
         kernel = self._kernel(points)
         solved = linalg.solve_triangular(self._factor, kernel.T, lower=True)
-        variance = np.maximum(1 - (solved**2).sum(axis=0), 1e-12)
+        before = 1 + CONSTANT + SLOPE * points[:, -1] ** 2
+        variance = np.maximum(before - (solved**2).sum(axis=0), 1e-12)
         return kernel @ self._weights, np.sqrt(variance)
 
     def _kernel(self, points: Array) -> Array:
         scaled, known = points / self.scales, self._points / self.scales
-        return _matern(distance.cdist(scaled, known, "sqeuclidean"))[0]
+        matern, _ = _matern(distance.cdist(scaled, known, "sqeuclidean"))
+        return matern + _line(points, self._points)
+
+
+def _line(points: Array, others: Array) -> Array:
+    return CONSTANT + SLOPE * np.outer(points[:, -1], others[:, -1])
 
 
 def _matern(squares: Array) -> tuple[Array, Array]:
@@ -72,12 +83,14 @@ def _matern(squares: Array) -> tuple[Array, Array]:
     return (1 + length + length**2 / 3) * falling, 5 / 3 * (1 + length) * falling
 
 
-def loss(logs: Array, squares: Array, scores: Array, means: Array) -> tuple[float, Array]:
+def loss(
+    logs: Array, squares: Array, line: Array, scores: Array, means: Array
+) -> tuple[float, Array]:
     """Return minus the logarithm of the posterior of scales and noise, and its gradient."""
     scaled = squares / np.exp(2 * logs[:-1])
     kernel, slope = _matern(scaled.sum(axis=2))
     noise = math.exp(logs[-1])
-    factor = linalg.cholesky(kernel + (noise + _JITTER) * np.eye(len(scores)), lower=True)
+    factor = linalg.cholesky(kernel + line + (noise + _JITTER) * np.eye(len(scores)), lower=True)
     weights = linalg.cho_solve((factor, True), scores)
     inverse = linalg.cho_solve((factor, True), np.eye(len(scores)))
     inner = np.outer(weights, weights) - inverse

@@ -1,4 +1,4 @@
-"""A sampler that learns from all rungs and batch sizes, by a Gaussian process of their scores."""
+"""A sampler that learns from all rungs and batch sizes, by a Gaussian process of their errors."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -16,8 +16,8 @@ from src.search.gaussian_process import GaussianProcess, expected_improvement
 _RANDOM = 8
 """So many configurations are drawn at random before there is something to learn from."""
 
-_LEARNT = 100
-"""From so many is learnt, at most: the time that it takes grows with their cube."""
+_LEARNT = 150
+"""From about so many looks is learnt, at most: the time that it takes grows with their cube."""
 
 _DRAWN = 1000
 """So many configurations are drawn, of which the most promising is proposed."""
@@ -28,19 +28,28 @@ _BEST, _NEAR, _SPREAD = 5, 50, 0.1
 _OCTAVES = 4
 """Batch sizes from 16 to 256 are as far from each other as the ends of a range."""
 
+_TRIPLINGS = 3
+"""And so are a 27th of the full budget and all of it."""
 
-class RankGPSampler(optuna.samplers.RandomSampler):
+_LEAST = 1e-4
+"""The smallest error that is told from none."""
+
+
+class GPSampler(optuna.samplers.RandomSampler):
     """Proposes what is expected to improve most on the best configuration of a batch size.
 
-    Expected improvement by a Gaussian process (Jones, Schonlau, Welch: "Efficient Global
-    Optimization of Expensive Black-Box Functions", 1998), of scores that follow from ranks; the
-    batch size is one more direction, so that what was seen of others counts the more the nearer
-    they are. What is being tried counts as if it gave what is expected of it (Ginsbourger, Le
-    Riche, Carraro: "Kriging is Well-Suited to Parallelize Optimization", 2010: kriging believer).
+    Expected improvement (Jones, Schonlau, Welch: "Efficient Global Optimization of Expensive
+    Black-Box Functions", 1998) at the full budget, by a Gaussian process over configuration, batch
+    size and epochs of the logarithm of the error: what was seen of other batch sizes, and on lower
+    rungs, counts the more the nearer they are (epochs as one more direction: Kandasamy, Dasarathy,
+    Schneider, Póczos: "Multi-fidelity Bayesian Optimisation with Continuous Approximations", 2017).
+    What is being tried counts as if it gave what is expected of it (Ginsbourger, Le Riche, Carraro:
+    "Kriging is Well-Suited to Parallelize Optimization", 2010: kriging believer).
 
     Args:
         space: what is searched.
         batch_size: for which is proposed.
+        max_epochs: the full budget.
         seed: of what is drawn.
         observations: gives what was seen before a trial, the nearest batch sizes first.
     """
@@ -49,12 +58,14 @@ class RankGPSampler(optuna.samplers.RandomSampler):
         self,
         space: dict[str, BaseDistribution],
         batch_size: int,
+        max_epochs: int,
         seed: int,
         observations: Callable[[FrozenTrial], Sequence[Observation]],
     ) -> None:
         super().__init__(seed)
         self._cube = Cube(space)
         self._batch_size = batch_size
+        self._max_epochs = max_epochs
         self._generator = np.random.default_rng(seed)
         self._observations = observations
 
@@ -63,33 +74,43 @@ class RankGPSampler(optuna.samplers.RandomSampler):
     ) -> dict[str, Any]:
         """Propose a configuration."""
         seen, draw = self._observations(trial), self._generator
-        known = [one for one in seen if one.score is not None][:_LEARNT]
+        known = [one for one in seen if one.curve]
         if len(known) < _RANDOM:
             return self._cube.configuration(self._cube.draw(1, draw)[0])
-        points, scores = self._points(known), np.array([one.score for one in known], dtype=float)
+        looks = [(one, epochs) for one in known for epochs in one.curve][:_LEARNT]
+        points = self._points(looks)
+        scores = -np.log([max(1 - one.curve[epochs], _LEAST) for one, epochs in looks])
+        scores = (scores - scores.mean()) / max(scores.std(), _LEAST)
         process = GaussianProcess(points, scores)
-        if running := [one for one in seen if one.score is None]:
-            theirs = self._points(running)
+        if running := [one for one in seen if not one.curve]:
+            theirs = self._points([(one, self._max_epochs) for one in running])
             expected, _ = process.predict(theirs)
             process.condition(np.append(points, theirs, 0), np.append(scores, expected))
-        best = points[np.argsort(-scores)[:_BEST], :-1]
+        tried = points[:, :-2]
+        means, _ = process.predict(self._in_the_end(tried))
+        best = tried[np.argsort(-means)[:_BEST]]
         drawn = np.append(
             self._cube.draw(_DRAWN, draw),
             self._cube.draw_near(best.repeat(_NEAR, 0), _SPREAD, draw),
             axis=0,
         )
-        highest = process.predict(self._here(points[:, :-1]))[0].max()
-        expected = expected_improvement(*process.predict(self._here(drawn)), highest)
-        return self._cube.configuration(drawn[expected.argmax()])
+        there = process.predict(self._in_the_end(drawn))
+        return self._cube.configuration(drawn[expected_improvement(*there, means.max()).argmax()])
 
-    def _here(self, places: Array) -> Array:
-        """Place configurations, (N, D), at the batch size for which is proposed: (N, D + 1)."""
-        return np.column_stack([places, np.full(len(places), _octaves(self._batch_size))])
+    def _in_the_end(self, places: Array) -> Array:
+        """Place configurations, (N, D), at the batch size for which is proposed, and at the full
+        budget: (N, D + 2)."""
+        size, end = _octaves(self._batch_size), self._triplings(self._max_epochs)
+        return np.column_stack([places, np.full(len(places), size), np.full(len(places), end)])
 
-    def _points(self, observations: Sequence[Observation]) -> Array:
-        """Return (N, D + 1)."""
-        sizes = [_octaves(one.batch_size) for one in observations]
-        return np.column_stack([self._cube.points([one.params for one in observations]), sizes])
+    def _points(self, looks: Sequence[tuple[Observation, float]]) -> Array:
+        """Return (N, D + 2)."""
+        places = self._cube.points([one.params for one, _ in looks])
+        sizes = [_octaves(one.batch_size) for one, _ in looks]
+        return np.column_stack([places, sizes, [self._triplings(epochs) for _, epochs in looks]])
+
+    def _triplings(self, epochs: float) -> float:
+        return math.log(epochs / self._max_epochs, 3) / _TRIPLINGS
 
 
 def _octaves(batch_size: int) -> float:

@@ -10,7 +10,7 @@ from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial, TrialState
 
 from src.search.experience import Observation
-from src.search.gp_sampler import RankGPSampler
+from src.search.gp_sampler import GPSampler
 from src.search.spec import Sampler
 
 Distributions = dict[str, BaseDistribution]
@@ -21,12 +21,17 @@ Observe = Callable[[FrozenTrial], Sequence[Observation]]
 
 
 def make_sampler(
-    kind: Sampler, space: Distributions, batch_size: int, seed: int, observe: Observe
+    kind: Sampler,
+    space: Distributions,
+    batch_size: int,
+    max_epochs: int,
+    seed: int,
+    observe: Observe,
 ) -> BaseSampler:
     """Return what proposes one trial's configuration from this space."""
     match kind:
         case "gp":
-            return RankGPSampler(space, batch_size, seed, observe)
+            return GPSampler(space, batch_size, max_epochs, seed, observe)
         case "tpe":
             return optuna.samplers.TPESampler(
                 seed=seed, n_startup_trials=10, multivariate=True, constant_liar=True
@@ -70,6 +75,7 @@ class PlaceSampler(BaseSampler):
         kind: which.
         space: what is searched.
         batch_size: of the study.
+        max_epochs: the full budget of a trial.
         seed_of: the seed that follows from a trial.
         observe: what the samplers may learn from.
     """
@@ -79,12 +85,14 @@ class PlaceSampler(BaseSampler):
         kind: Sampler,
         space: Distributions,
         batch_size: int,
+        max_epochs: int,
         seed_of: Callable[[FrozenTrial], int],
         observe: Observe,
     ) -> None:
         self._kind = kind
         self._space = space
         self._batch_size = batch_size
+        self._max_epochs = max_epochs
         self._seed_of = seed_of
         self._observe = observe
         self._current: BaseSampler
@@ -92,7 +100,9 @@ class PlaceSampler(BaseSampler):
     def before_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
         """Make the trial's sampler."""
         seed = self._seed_of(trial)
-        self._current = make_sampler(self._kind, self._space, self._batch_size, seed, self._observe)
+        self._current = make_sampler(
+            self._kind, self._space, self._batch_size, self._max_epochs, seed, self._observe
+        )
         self._current.before_trial(study, trial)
 
     def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> Distributions:

@@ -132,6 +132,7 @@ def open_study(spec: SearchSpec, batch_size: int, plan: Plan, session: Session) 
         spec.sampler,
         space.distributions(spec.recipe),
         batch_size,
+        plan.max_epochs,
         lambda trial: derive_seed(seed, SAMPLER, batch_size, int(trial.user_attrs[SLOT])),
         _Experience(session.store.storage, dataset, batch_size, plan).before,
     )
@@ -163,7 +164,7 @@ class _Experience:
 
     def __init__(self, storage: BaseStorage, dataset: str, batch_size: int, plan: Plan) -> None:
         self._batch_size = batch_size
-        self._rungs = {plan.step(r.epochs) for bracket in plan.brackets for r in bracket.rungs}
+        self._plan = plan
         self._studies = functools.cache(lambda: load_studies(storage, dataset))
 
     def before(self, trial: FrozenTrial) -> list[Observation]:
@@ -174,7 +175,7 @@ class _Experience:
             for other in reversed(study.get_trials(deepcopy=False))
             if other._trial_id != trial._trial_id
         )
-        return observe(list(itertools.islice(others, _REMEMBERED)), self._rungs)
+        return observe(list(itertools.islice(others, _REMEMBERED)), self._plan)
 
     def _distance(self, study: tuple[int, optuna.Study]) -> float:
         return abs(math.log2(study[0] / self._batch_size))
