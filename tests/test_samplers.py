@@ -256,9 +256,10 @@ def test_it_is_not_taken_in_by_those_that_learn_fast(tmp_path: Path) -> None:
 
 
 def test_a_batch_size_begins_with_what_another_has_seen(tmp_path: Path) -> None:
-    together = search(tmp_path / "together", "gp", (32, 64))
-    alone = search(tmp_path / "alone", "gp", (64,))
-    assert np.median(distances(together[64])[:8]) < 0.6 * np.median(distances(alone[64])[:8])
+    together = distances(search(tmp_path / "together", "gp", (32, 64))[64])
+    alone = distances(search(tmp_path / "alone", "gp", (64,))[64])
+    # Of the first ones; some of them are drawn at random on purpose.
+    assert np.quantile(together[:8], 0.25) < 0.6 * np.quantile(alone[:8], 0.25)
 
 
 def test_it_proposes_the_same_after_an_interruption(tmp_path: Path) -> None:

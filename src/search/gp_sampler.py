@@ -16,6 +16,10 @@ from src.search.gaussian_process import GaussianProcess, expected_improvement
 _RANDOM = 8
 """So many configurations are drawn at random before there is something to learn from."""
 
+_UNIFORM = 0.2
+"""And with this probability later, because what learns late is seen by chance alone (a third in
+Falkner, Klein, Hutter: "BOHB", ICML 2018)."""
+
 _LEARNT = 150
 """From about so many looks is learnt, at most: the time that it takes grows with their cube."""
 
@@ -75,7 +79,7 @@ class GPSampler(optuna.samplers.RandomSampler):
         """Propose a configuration."""
         seen, draw = self._observations(trial), self._generator
         known = [one for one in seen if one.curve]
-        if len(known) < _RANDOM:
+        if len(known) < _RANDOM or draw.random() < _UNIFORM:
             return self._cube.configuration(self._cube.draw(1, draw)[0])
         looks = [(one, epochs) for one in known for epochs in one.curve][:_LEARNT]
         points = self._points(looks)
