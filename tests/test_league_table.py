@@ -1,6 +1,7 @@
 """A table of real training, and a real search beside what the league says of it."""
 
 import json
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,7 +11,8 @@ from benchmarks.__main__ import main
 from benchmarks.league.check import CheckOptions
 from benchmarks.league.check import run as check
 from benchmarks.league.record import read_table
-from benchmarks.league.table import TableOptions, load_others
+from benchmarks.league.surrogate import Surrogate
+from benchmarks.league.table import TABLES, TableOptions, load_others
 from src.core.interrupt import Interruption
 from src.core.seeding import TRIAL, derive_seed
 from src.data.split import load_training_data
@@ -82,6 +84,20 @@ def test_its_accuracies_are_those_of_fits_on_images_that_are_apart(path: Path) -
     assert [look.val_accuracy for look in whole] == [
         pytest.approx(epoch.val_accuracy, abs=1e-6) for epoch in fitted.history
     ]
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in TABLES.glob("*.json")))
+def test_published_table_is_whole(name: str) -> None:
+    table = read_table(TABLES / name)
+    about = table.about
+    seeds = Counter(one.configuration for one in table.curves)
+    assert len(seeds) == about["configurations"] >= 200
+    assert sum(count == about["seeds"] for count in seeds.values()) == about["repeated"] >= 40
+    looks = [*about["looks"], *range(1, about["max_epochs"] + 1)]
+    for one in table.curves:
+        assert [look.epochs for look in one.looks] == pytest.approx(looks[: len(one.looks)])
+    explained = Surrogate(table).regression.explained
+    assert min(explained[2:]) > 0.4  # from a third of an epoch on, where left-out rows are foretold
 
 
 def test_search_trains_what_its_replay_says(path: Path, tmp_path: Path) -> None:
