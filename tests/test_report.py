@@ -583,7 +583,7 @@ def test_text_from_files_is_escaped(simulated: ResultsFolder) -> None:
     best = json.loads(simulated.best_json.read_text())
     best["provenance"]["command"] = attack
     best["search"]["runs"][0]["host"] = '"><img src=x onerror=alert(1)>'
-    best["search"]["settings"]["sampler"] = {"a": attack}
+    best["search"]["settings"]["patience"] = {"a": attack}
     simulated.best_json.write_text(json.dumps(best))
     page = make_report(simulated)
     assert "<script" not in page.html
