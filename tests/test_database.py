@@ -78,7 +78,11 @@ def test_search_on_a_server_gives_what_an_embedded_one_gives(
     [
         # No rungs, or synchronous ones: then results do not depend on who comes first.
         (("--reduction_factor=3", "--iterations=6"), 6),
-        (("--reduction_factor=2", "--iterations=2", "--promotion=synchronous"), 8),
+        pytest.param(
+            ("--reduction_factor=2", "--iterations=2", "--promotion=synchronous"),
+            8,
+            marks=pytest.mark.long,
+        ),
     ],
     ids=["without rungs", "synchronous"],
 )

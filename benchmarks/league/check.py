@@ -80,9 +80,10 @@ def run(options: CheckOptions) -> int:
     if options.output is not None:
         make_writable(options.output.parent, "--output")
     table = read_table(options.table)
+    surrogate = Surrogate(table)
     data, hidden = _load_images(table, options.data_dir)
-    rows = [_search(options, table, data, hidden, seed) for seed in range(options.seeds)]
-    replayed = [_replay(options, table, seed) for seed in range(options.replays)]
+    rows = [_search(options, surrogate, data, hidden, seed) for seed in range(options.seeds)]
+    replayed = [_replay(options, surrogate, seed) for seed in range(options.replays)]
     columns = ("images", "validation", "hidden")
     for share, name in ((0.025, "2.5 % of them below"), (0.5, "median"), (0.975, "97.5 %")):
         quantiles = np.quantile([[row[key] for key in columns] for row in replayed], share, axis=0)
@@ -91,9 +92,9 @@ def run(options: CheckOptions) -> int:
     report: dict[str, Any] = {"rows": rows}
     print_rows("check", report)
     if options.output is not None:
-        report |= {"options": asdict(options) | {"table": options.table.name}}
-        del report["options"]["data_dir"], report["options"]["output"]
-        report |= {"provenance": provenance(choose_compute("auto", "auto"), recorded_command())}
+        settings = asdict(options) | {"table": options.table.name, "data_dir": None, "output": None}
+        report["options"] = {name: value for name, value in settings.items() if value is not None}
+        report["provenance"] = provenance(choose_compute("auto", "auto"), recorded_command())
         write_json(options.output, report)
     return 0
 
@@ -124,10 +125,10 @@ def _load_images(table: Table, folder: Path) -> tuple[TrainingData, Images]:
 
 
 def _search(
-    options: CheckOptions, table: Table, data: TrainingData, hidden: Images, seed: int
+    options: CheckOptions, surrogate: Surrogate, data: TrainingData, hidden: Images, seed: int
 ) -> dict[str, Any]:
     data = replace(data, spec=replace(data.spec, seed=seed))
-    surrogate, compute = Surrogate(table), choose_compute("auto", "auto", threads=1)
+    compute = choose_compute("auto", "auto", threads=1)
     wanted = _ours(options)
     plan = wanted.plan(surrogate, sys.maxsize)
     with tempfile.TemporaryDirectory() as name, Signals() as interruption:
@@ -145,11 +146,11 @@ def _search(
                 console=console,
             )
             spec = wanted.spec(plan, session)
-            (study,) = open_hyperband_studies(spec, [table.batch_size], plan, session)
+            (study,) = open_hyperband_studies(spec, [surrogate.batch_size], plan, session)
             if not fill("search", [study], session).succeeded:
                 raise UserError("the search did not come to its end")
             records = ended_trials(study.study)
-        best = load_model(folder.study_model(table.batch_size))
+        best = load_model(folder.study_model(surrogate.batch_size))
     read = read_probabilities(best.network(), hidden.pixels, compute).argmax(1)
     epochs = sum(record.epochs for record in records)
     return {
@@ -169,8 +170,8 @@ def _ours(options: CheckOptions) -> ours.Ours:
     )
 
 
-def _replay(options: CheckOptions, table: Table, seed: int) -> dict[str, Any]:
-    replay = Replay(Surrogate(table), options.workers, budget=sys.maxsize)
+def _replay(options: CheckOptions, surrogate: Surrogate, seed: int) -> dict[str, Any]:
+    replay = Replay(surrogate, options.workers, budget=sys.maxsize)
     ours.search(_ours(options), [replay], seed)
     return {
         "images": replay.images,

@@ -1,4 +1,4 @@
-"""Gaussian-process regression of a score on a point of the unit cube.
+"""Gaussian-process regression of a score on a point.
 
 Rasmussen and Williams: "Gaussian Processes for Machine Learning", MIT Press 2006: the prediction is
 Algorithm 2.1, the kernel Matérn's with ν = 5/2 (equation 4.17) and a length scale for each
@@ -17,7 +17,7 @@ from scipy.spatial import distance
 Array = NDArray[np.float64]
 
 PRIOR_MEAN = math.log(0.5)
-"""Of the logarithm of a length scale, in cubes."""
+"""Of the logarithm of a length scale, where the ends of a range are 1 apart."""
 
 NOISE_MEAN = math.log(0.2)
 """Of the logarithm of the noise's variance, where all of the score has variance 1."""
@@ -34,7 +34,7 @@ class GaussianProcess:
     """A posterior over functions.
 
     Args:
-        points: (N, D), in the unit cube.
+        points: (N, D), not much farther apart than in the unit cube.
         scores: (N,), of about mean 0 and variance 1.
     """
 

@@ -33,7 +33,7 @@ _OCTAVES = 4
 """Batch sizes from 16 to 256 are as far from each other as the ends of a range."""
 
 _TRIPLINGS = 3
-"""And so are a 27th of the full budget and all of it."""
+"""A 27th of the full budget and all of it are as far from each other, too."""
 
 _LEAST = 1e-4
 """The smallest error that is told from none."""
