@@ -1,10 +1,12 @@
 """Learning curves of any configuration, by regression on those of a table.
 
-A curve is what a polynomial of the configuration predicts, plus luck: what a fit of a configuration
-nearby, of which there are several, differs from the mean of these. Both are logarithms of the error
-at every look. The nearest configuration's curve would tell less: of 58 rows of MNIST, left out in
-turn, it explained 14 % of the variance after three epochs where the polynomial explained 60 %, and
-whoever learns where good configurations lie would be given the same one again and again.
+A curve is what a polynomial of the configuration predicts, plus luck: what a fit of one that should
+end alike, of which there are several, differs from the mean of these. Both are logarithms of the
+error at every look. Luck is not that of the nearest configurations, because bad ones have far more
+of it, which would make good ones better than any fit was. The nearest configuration's curve would
+tell less than the polynomial: of 58 rows of MNIST, left out in turn, it explained 14 % of the
+variance after three epochs where the polynomial explained 60 %, and whoever learns where good
+configurations lie would be given the same one again and again.
 """
 
 import functools
@@ -27,8 +29,8 @@ Array = NDArray[np.float64]
 SPACE = Cube(space.distributions(PLAIN))
 """Where a configuration lies, and what lies there."""
 
-_NEAR = 10
-"""Luck is that of so many of the nearest configurations that have several seeds."""
+_ALIKE = 10
+"""Luck is that of so many configurations with several seeds: those that should end most alike."""
 
 _SEARCHES, _MANY = 20, 500
 """So often so many configurations are drawn to find the best."""
@@ -110,7 +112,9 @@ class Surrogate:
             raise UserError("a table needs configurations with several seeds, `--repeated`")
         self.regression = Regression(_places(curves[0] for curves in whole), means)
         self._all_places = _places(self._firsts)
-        self._repeated_places = _places(curves[0] for curves in self._repeated)
+        self._repeated_ends = self.regression.predict(
+            _places(curves[0] for curves in self._repeated)
+        )[:, -1]
 
     def curve(self, configuration: Mapping[str, float], seed: int) -> Curve:
         """Return a curve of a configuration; where the nearest one diverged, that one's.
@@ -123,13 +127,15 @@ class Surrogate:
         nearest: Curve = self._firsts[_nearest(self._all_places, place)[0]]
         if len(nearest.looks) < len(self.regression.explained):
             return nearest
-        near = [self._repeated[i] for i in _nearest(self._repeated_places, place)[:_NEAR]]
-        drawn = [(curve, curves) for curves in near for curve in curves]
+        predicted = self.regression.predict(place)[0]
+        by_end = np.argsort(abs(self._repeated_ends - predicted[-1]))
+        alike = [self._repeated[i] for i in by_end[:_ALIKE]]
+        drawn = [(curve, curves) for curves in alike for curve in curves]
         lucky, others = drawn[derive_seed(seed, TRIAL) % len(drawn)]
         theirs = _errors(lucky)
         # The mean of k fits has a k-th of their luck in it.
         luck = (theirs - _mean_errors(others)) * math.sqrt(len(others) / (len(others) - 1))
-        ours = self.regression.predict(place)[0] + luck
+        ours = predicted + luck
         looks, harder = [], 0.0
         took = (look.seconds for look in nearest.looks)
         for look, error, their, seconds in zip(lucky.looks, ours, theirs, took, strict=True):
