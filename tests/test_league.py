@@ -256,8 +256,9 @@ def test_seed_of_a_trial_draws_its_luck_which_is_that_of_several_seeds() -> None
     curves = [surrogate.curve(configuration, seed) for seed in range(400)]
     assert curves[7].looks == surrogate.curve(configuration, 7).looks
     errors = np.log([[1 - look.val_accuracy for look in one.looks] for one in curves])
-    predicted = surrogate.regression.predict(SPACE.points([configuration]))[0]
+    *predicted, hidden = surrogate.regression.predict(SPACE.points([configuration]))[0]
     assert errors.mean(axis=0) == pytest.approx(predicted, abs=0.05)
+    assert {one.looks[-1].hidden_accuracy for one in curves} == {round(1 - math.exp(hidden), 6)}
     repeated = [one for one in rows.curves if one.configuration < REPEATED]
     theirs = np.log([[1 - look.val_accuracy for look in one.looks] for one in repeated])
     pairs = theirs.reshape(REPEATED, 2, -1)
@@ -284,18 +285,16 @@ def test_good_configurations_do_not_have_the_luck_of_bad_ones() -> None:
     assert np.std(errors) < 0.1
 
 
-def test_best_of_a_table_is_hard_to_surpass() -> None:
+def test_best_of_a_table_is_not_surpassed_and_can_be_found() -> None:
     surrogate = Surrogate(random_table())
+    drawn = RandomSearch(0, 9)
     ends = []
-    for seed in range(300):
-        job = RandomSearch(seed, 9).ask()
+    for seed in range(1000):
+        job = drawn.ask()
         assert job is not None
-        hidden = surrogate.curve(job.configuration, seed).looks[-1].hidden_accuracy
-        ends.append(hidden or 0.0)
-    assert np.median(ends) < surrogate.best_hidden_accuracy <= max(ends) + 0.002
+        ends.append(surrogate.curve(job.configuration, seed).looks[-1].hidden_accuracy or 0.0)
+    assert max(ends) - 0.0005 <= surrogate.best_hidden_accuracy <= max(ends) + 0.002
 
-
-# ---- scores
 
 MOMENTS = [Moment(images, images, 1.0, hidden) for images, hidden in ((10, 0.5), (30, 0.9))]
 
@@ -430,7 +429,7 @@ def test_search_of_a_batch_size_begins_with_what_another_one_has_shown() -> None
         assert play(Entry.parse(text), [replay], range(1), None, before).reason == ""
         first = SPACE.points(surrogate.configurations[:8])
         errors.append(surrogate.regression.predict(first)[:, -1].mean())
-    assert errors[1] < errors[0] - 0.3  # logarithms
+    assert errors[1] < errors[0] - 0.2  # logarithms
     replay = Replay(before["other"], 1, budget=100 * IMAGES)
     played = play(Entry.parse("ours:after=other"), [replay], range(1), None, before)
     assert played.reason == "not the same data set, or the same batch size"
