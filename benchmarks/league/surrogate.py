@@ -37,7 +37,7 @@ SPACE = Cube(space.distributions(PLAIN))
 """Where a configuration lies, and what lies there."""
 
 _ALIKE = 10
-"""Luck is that of so many configurations with several seeds: those that ended most alike, on average."""
+"""Luck is that of so many configurations with several seeds: those that ended most alike."""
 
 _APART = 1.0
 """Fits of a configuration do not only differ by luck if their errors do by more than a factor e."""
