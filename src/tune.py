@@ -70,8 +70,8 @@ class TuneOptions(SearchRunOptions, FitOptions):
     "[true,false]" to choose from."""
     sampler: Sampler = "tpe"
     """How configurations are proposed. tpe: Optuna's Tree-structured Parzen Estimator, from the
-    trials of the same batch size and bracket; gp: a Gaussian process, from those of all rungs,
-    brackets and batch sizes; random: uniformly."""
+    trials of the same batch size; gp: a Gaussian process, from those of all batch sizes; random:
+    uniformly."""
     try_: str | None = None
     """Configurations to try first, whole or in part, in places of the plan at every batch size:
     one, such as "{conv1: 256, dropout_rate: 0.5}", a list of them, or a YAML file with either."""
