@@ -50,6 +50,9 @@ class TuneOptions(SearchRunOptions, FitOptions):
     """Hyperband's η: of the trials on a rung, one in this many is promoted."""
     min_epochs: float = 1.0
     """The lowest rung's epochs, at least; also a part of the first, such as 0.1."""
+    brackets: int | None = None
+    """Run only so many of an iteration's brackets, those that begin with the most trials; null:
+    all, as Hyperband does."""
     promotion: Promotion = "stopping"
     """How rungs decide. synchronous: trials wait until all are there, and exactly the best go on;
     asynchronous: whoever is among the best so far goes on, the others wait; stopping: the others
@@ -121,7 +124,16 @@ class TuneOptions(SearchRunOptions, FitOptions):
 
     def make_plan(self) -> Plan:
         """Lay out the search."""
-        return make_plan(self.max_epochs, self.reduction_factor, self.iterations, self.min_epochs)
+        try:
+            return make_plan(
+                self.max_epochs,
+                self.reduction_factor,
+                self.iterations,
+                self.min_epochs,
+                self.brackets,
+            )
+        except ValueError as error:
+            raise UserError(str(error)) from None
 
     @property
     def recipe_choices(self) -> dict[str, tuple[Any, ...]]:
@@ -145,6 +157,7 @@ class TuneOptions(SearchRunOptions, FitOptions):
             max_epochs=self.max_epochs,
             reduction_factor=self.reduction_factor,
             min_epochs=self.min_epochs,
+            brackets=self.brackets,
             promotion=self.promotion,
             sampler=self.sampler,
             patience=self.patience,

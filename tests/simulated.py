@@ -37,12 +37,13 @@ def simulate_search(
     reduction_factor: int = 3,
     images: int = 60_000,
     min_epochs: float = 1,
+    brackets: int | None = None,
     promotion: Literal["synchronous", "stopping"] = "stopping",
     sampler: Sampler = "tpe",
 ) -> ResultsFolder:
     """Write what a search would leave whose accuracies follow a formula and some luck."""
     generator = np.random.default_rng(0)
-    plan = make_plan(max_epochs, reduction_factor, min_epochs=min_epochs)
+    plan = make_plan(max_epochs, reduction_factor, 1, min_epochs, brackets)
     folder = ResultsFolder(results_dir, dataset)
     folder.path.mkdir(parents=True)
     validation = images // 5
@@ -112,6 +113,7 @@ def simulate_search(
             "max_epochs": max_epochs,
             "reduction_factor": reduction_factor,
             "min_epochs": min_epochs,
+            "brackets": brackets,
             "promotion": promotion,
             "iterations": 1,
             "sampler": sampler,

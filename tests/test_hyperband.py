@@ -69,6 +69,18 @@ def test_slots_fill_the_brackets_of_each_iteration() -> None:
     assert brackets == 2 * (9 * [2] + 5 * [1] + 3 * [0])
 
 
+def test_first_brackets_of_a_plan_are_those_of_the_whole_one() -> None:
+    whole, first = make_plan(81, 3, iterations=2), make_plan(81, 3, iterations=2, brackets=2)
+    assert first.brackets == whole.brackets[:2]
+    assert [first.bracket_of(slot).s for slot in range(first.trials)] == 2 * (81 * [4] + 34 * [3])
+
+
+@pytest.mark.parametrize("brackets", [0, 4])
+def test_brackets_that_there_are_not_are_refused(brackets: int) -> None:
+    with pytest.raises(ValueError, match=f"`brackets` .={brackets}. must be >= 1, and at most 3"):
+        make_plan(9, 3, brackets=brackets)
+
+
 @pytest.mark.parametrize("arguments", [(0, 2, 1), (9, 1, 1), (9, 3, 0)])
 def test_nonsense_is_refused(arguments: tuple[int, int, int]) -> None:
     with pytest.raises(ValueError, match=r"\(=[01]\) must be >= "):

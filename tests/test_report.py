@@ -485,6 +485,22 @@ def test_where_trials_do_not_wait_the_report_says_so(tmp_path: Path) -> None:
     assert "promoted" not in shown[0]
 
 
+def test_search_of_some_brackets_is_shown_with_these(tmp_path: Path) -> None:
+    folder = simulate_search(tmp_path, brackets=1, promotion="synchronous")
+    shown = make_report(folder).table("Trials and epochs")
+    assert column(shown, "plan") == ["9", "3", "1"]
+    assert "bracket 1" not in make_report(folder).text
+
+
+def test_trial_of_a_bracket_that_was_not_planned_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = simulate_search(tmp_path)
+    set_setting(folder, "brackets", 2)
+    assert report.main(["--dataset=mnist", f"--results_dir={folder.path.parent}"]) == 2
+    assert "it has a bracket 0, none of [2, 1]" in capsys.readouterr().err
+
+
 def test_asynchronous_promotion_is_told(halved: ResultsFolder) -> None:
     set_setting(halved, "promotion", "asynchronous")
     assert "until they are among the best one in 3 of those" in make_report(halved).text
@@ -492,7 +508,11 @@ def test_asynchronous_promotion_is_told(halved: ResultsFolder) -> None:
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("promotion", "sideways"), *(("min_epochs", value) for value in (0, -1, 10, 1e-300, "1"))],
+    [
+        ("promotion", "sideways"),
+        *(("min_epochs", value) for value in (0, -1, 10, 1e-300, "1")),
+        *(("brackets", value) for value in (0, 6, "1")),
+    ],
 )
 def test_settings_that_no_search_has_are_refused(
     name: str, value: object, halved: ResultsFolder, capsys: pytest.CaptureFixture[str]

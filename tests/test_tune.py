@@ -339,6 +339,27 @@ def test_wrong_guesses_are_refused_in_one_line(
     assert not workplace.results.exists()
 
 
+def test_only_so_many_brackets_are_run(
+    workplace: Workplace, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert workplace.tune("--brackets=1", "--promotion=synchronous") == 0
+    assert [row["bracket"] for row in workplace.rows()] == ["1"] * 3
+    epochs = sum(float(row["epochs"]) for row in workplace.rows())
+    assert epochs == 3 * 1 + 2  # three for one epoch, the best of them for three
+    assert workplace.tune("--promotion=synchronous") == 2
+    assert "`brackets` (=None) differs from that of the search" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("brackets", ["0", "4", "x"])
+def test_brackets_that_there_are_not_are_refused(
+    brackets: str, workplace: Workplace, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert workplace.tune(f"--brackets={brackets}") == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "brackets" in line
+    assert not workplace.results.exists()
+
+
 def test_rungs_that_fall_on_one_step_are_refused(
     workplace: Workplace, capsys: pytest.CaptureFixture[str]
 ) -> None:

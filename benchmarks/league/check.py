@@ -57,6 +57,8 @@ class CheckOptions:
     """How configurations are proposed."""
     min_epochs: float = 1.0
     """The lowest rung's epochs."""
+    brackets: int | None = None
+    """How many brackets of an iteration are run; null: all."""
     iterations: int = 2
     """Of Hyperband."""
     seeds: int = 2
@@ -166,6 +168,7 @@ def _ours(options: CheckOptions) -> ours.Ours:
         promotion=options.promotion,
         sampler=options.sampler,
         min_epochs=options.min_epochs,
+        brackets=options.brackets,
         iterations=options.iterations,
     )
 

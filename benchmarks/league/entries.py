@@ -57,7 +57,7 @@ def _read(key: str, value: str, text: str) -> Any:
     try:
         if key == "min_epochs":
             return float(Fraction(value))
-        if key in ("factor", "iterations", "best"):
+        if key in ("factor", "iterations", "brackets", "best"):
             return int(value)
     except (ValueError, ZeroDivisionError):
         raise UserError(f"`tuners` (={text}): {key} must be a number") from None

@@ -48,6 +48,7 @@ class Ours:
     sampler: Sampler = "tpe"
     min_epochs: float = 1
     factor: int = 3
+    brackets: int | None = None
     iterations: int = 0
     """0: as many as the budget lasts."""
     after: str = ""
@@ -55,10 +56,17 @@ class Ours:
 
     def plan(self, surrogate: Surrogate, budget: int) -> Plan:
         """Return the plan; by itself it lasts for so many images, whatever the rungs decide."""
-        plan = make_plan(surrogate.max_epochs, self.factor, 1, self.min_epochs)
+        make = functools.partial(
+            make_plan,
+            surrogate.max_epochs,
+            self.factor,
+            min_epochs=self.min_epochs,
+            brackets=self.brackets,
+        )
+        plan = make()
         least = sum(bracket.trials * bracket.rungs[0].epochs for bracket in plan.brackets)
         iterations = self.iterations or math.ceil(budget / surrogate.images / least) + 1
-        return make_plan(surrogate.max_epochs, self.factor, iterations, self.min_epochs)
+        return make(iterations)
 
     def spec(self, plan: Plan, session: Session) -> SearchSpec:
         """Return what all trials have in common."""
@@ -67,6 +75,7 @@ class Ours:
             max_epochs=plan.max_epochs,
             reduction_factor=plan.reduction_factor,
             min_epochs=self.min_epochs,
+            brackets=self.brackets,
             promotion=self.promotion,
             sampler=self.sampler,
             patience=None,

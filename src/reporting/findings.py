@@ -91,10 +91,10 @@ def read_findings(folder: ResultsFolder) -> Findings:
         )
     search = _read_document(folder.best_json, _parse_search)
     if search is not None:
-        least = len(search.plan.brackets)
+        planned = [bracket.s for bracket in search.plan.brackets]
         for trial in trials:
-            if not 0 <= trial.bracket < least:
-                refuse(folder.all_csv, f"it has a bracket {trial.bracket} of {least}")
+            if trial.bracket not in planned:
+                refuse(folder.all_csv, f"it has a bracket {trial.bracket}, none of {planned}")
         if not any(trial.state == "COMPLETE" for trial in trials):
             refuse(folder.all_csv, f"it has no finished trial, though {folder.best_json} has")
         trials = tuple(_on_rungs(trial, search.plan) for trial in trials)
@@ -157,6 +157,7 @@ class _Budget:
     reduction_factor: int
     iterations: int
     min_epochs: float = 1
+    brackets: int | None = None
     promotion: Promotion = "stopping"
     sampler: Sampler = "tpe"
 
@@ -174,7 +175,11 @@ def _parse_search(document: dict[str, Any]) -> Search:
     return Search(
         summary=best.search,
         plan=make_plan(
-            budget.max_epochs, budget.reduction_factor, budget.iterations, budget.min_epochs
+            budget.max_epochs,
+            budget.reduction_factor,
+            budget.iterations,
+            budget.min_epochs,
+            budget.brackets,
         ),
         promotion=budget.promotion,
         sampler=budget.sampler,

@@ -109,10 +109,10 @@ def print_plan(
     rows = []
     for bracket in plan.brackets:
         rungs = [f"{rung.trials} → {_short(rung.epochs)}" for rung in bracket.rungs]
-        rows.append([str(bracket.s), *rungs, *[""] * (len(plan.brackets) - len(rungs))])
+        rows.append([str(bracket.s), *rungs, *[""] * (len(plan.brackets[0].rungs) - len(rungs))])
     print_figures(
         console,
-        ["bracket", *(f"rung {i}" for i in range(len(plan.brackets)))],
+        ["bracket", *(f"rung {i}" for i in range(len(plan.brackets[0].rungs)))],
         rows,
         title=f"Hyperband: {plan.max_epochs} epochs, factor {plan.reduction_factor}, "
         f"{plural(plan.iterations, 'iteration')}, {plural(studies, 'batch size')}. "

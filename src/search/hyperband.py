@@ -58,7 +58,7 @@ class Plan:
     iterations: int
     """How often all brackets are run."""
     brackets: tuple[Bracket, ...]
-    """The brackets of one iteration, most aggressive first."""
+    """The brackets of one iteration, most aggressive first: all of Hyperband's, or the first."""
     parts: int = 1
     """An epoch has so many parts, of which every rung is a whole number: Optuna counts in them."""
 
@@ -123,13 +123,18 @@ class Plan:
 
 
 def make_plan(
-    max_epochs: int, reduction_factor: int, iterations: int = 1, min_epochs: float = 1
+    max_epochs: int,
+    reduction_factor: int,
+    iterations: int = 1,
+    min_epochs: float = 1,
+    brackets: int | None = None,
 ) -> Plan:
     """Lay out Hyperband's brackets for a budget of `max_epochs` a trial.
 
     The lowest rung is the lowest R·η^-k of at least `min_epochs` epochs. Where one of more than an
     epoch is no whole number it is rounded up, as Keras Tuner does: 30 epochs with factor 2 give
-    rungs at 2, 4, 8, 15 and 30 epochs.
+    rungs at 2, 4, 8, 15 and 30 epochs. Of the brackets, the first so many are kept, those with the
+    most trials; None: all.
     """
     if max_epochs < 1:
         raise ValueError(f"`max_epochs` (={max_epochs}) must be >= 1")
@@ -142,8 +147,11 @@ def make_plan(
     s_max = 0  # Algorithm 1: s_max = floor(log_η R), where min_epochs is 1
     while Fraction(max_epochs, reduction_factor ** (s_max + 1)) >= min_epochs:
         s_max += 1
-    brackets = []
-    for s in range(s_max, -1, -1):
+    kept = s_max + 1 if brackets is None else brackets
+    if not 1 <= kept <= s_max + 1:
+        raise ValueError(f"`brackets` (={brackets}) must be >= 1, and at most {s_max + 1}")
+    laid_out = []
+    for s in range(s_max, s_max - kept, -1):
         # Algorithm 1, with B = (s_max + 1) R: n = ceil(B/R · η^s / (s + 1)), n_i = floor(n η^-i)
         n = _ceil_div((s_max + 1) * reduction_factor**s, s + 1)
         rungs = tuple(
@@ -153,10 +161,10 @@ def make_plan(
             )
             for i in range(s + 1)
         )
-        brackets.append(Bracket(s, rungs))
+        laid_out.append(Bracket(s, rungs))
     within_an_epoch = Fraction(max_epochs, reduction_factor**s_max) < 1
     parts = reduction_factor**s_max if within_an_epoch else 1
-    return Plan(max_epochs, reduction_factor, iterations, tuple(brackets), parts)
+    return Plan(max_epochs, reduction_factor, iterations, tuple(laid_out), parts)
 
 
 def _rung_epochs(exact: Fraction) -> float:

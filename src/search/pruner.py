@@ -32,11 +32,12 @@ class PlannedHyperbandPruner(optuna.pruners.HyperbandPruner):
         most = plan.step(plan.max_epochs)
         super().__init__(max_resource=most, reduction_factor=plan.reduction_factor)
         self._waits = promotion != "stopping"
-        self._pruners = [  # in the order of s, which is what _get_bracket_id returns
+        self._lowest = plan.brackets[-1].s
+        self._pruners = [  # in the order of s, by which _get_bracket_id counts
             _RungPruner(
                 [plan.step(rung) for rung in bracket.decision_epochs], plan.reduction_factor
             )
-            for bracket in sorted(plan.brackets, key=lambda bracket: bracket.s)
+            for bracket in reversed(plan.brackets)
         ]
 
     def prune(self, study: optuna.Study, trial: FrozenTrial) -> bool:
@@ -44,7 +45,7 @@ class PlannedHyperbandPruner(optuna.pruners.HyperbandPruner):
         return not self._waits and super().prune(study, trial)
 
     def _get_bracket_id(self, study: optuna.Study, trial: FrozenTrial) -> int:
-        return int(trial.user_attrs[BRACKET_ATTRIBUTE])
+        return int(trial.user_attrs[BRACKET_ATTRIBUTE]) - self._lowest
 
 
 class _RungPruner(optuna.pruners.SuccessiveHalvingPruner):
