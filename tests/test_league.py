@@ -531,4 +531,5 @@ def test_league_of_ours_and_the_baselines(
         assert sum(row["rank at 1"] for row in ranked) == pytest.approx(1 + 2 + 3 + 4, abs=0.02)
         assert (tmp_path / f"league-made_up-{workers}.png").stat().st_size > 10_000
     assert report["provenance"]["command"].startswith("python -m benchmarks league")
-    assert "never pauses" in capsys.readouterr().out
+    assert [row["resumes"] for row in rows[:2]] == ["never pauses", "goes on"]
+    assert "one epoch" in capsys.readouterr().out

@@ -74,7 +74,7 @@ SHARES = (1 / 9, 1 / 3, 1.0)
 
 _RANKS = [f"rank at {share:.2g}" for share in SHARES]
 
-_COLUMNS = ("resumes", *(f"images to {x:g}" for x in CLOSE), "regret", *_RANKS, "busy %")
+_COLUMNS = ("resumes", *(f"thousands to {x:g}" for x in CLOSE), "regret", *_RANKS, "busy %")
 
 _CHUNK = 25
 """Searches in a row of one process."""
@@ -261,7 +261,7 @@ def _rows(one: _Round) -> Iterator[dict[str, Any]]:
         busy = float(np.mean([search.busy for search in played.searches]))
         yield row | {
             "resumes": played.resumes,
-            **{f"images to {regret:g}": _shown(of) for regret, of in found.items()},
+            **{f"thousands to {regret:g}": _shown(of) for regret, of in found.items()},
             "regret": _number(np.median(regrets[name][:, -1])),
             **ranks[name],
             "busy %": round(100 * busy, 1),
@@ -309,8 +309,8 @@ def _notes(rounds: Sequence[_Round], tests: Sequence[Mapping[str, Any]]) -> list
         "regret: what the best of the table's configurations has on hidden images, less what that "
         "of the trial that validates best so far has there after as many epochs; both without the "
         "luck of one fit; below 0 where a better one than any of the table's is found",
-        "images to …: median until the regret is that small for the first time, with its 95 % "
-        "interval from order statistics; ∞: not within the budget",
+        "thousands to …: of images, the median until the regret is that small for the first time, "
+        "with its 95 % interval from order statistics; ∞: not within the budget",
         "resumes: a promoted trial goes on from its checkpoint, so that only new images count, or "
         "starts anew, as the library's examples have it, so that all count again",
         "busy: share of the workers' time in which they train",
@@ -357,7 +357,8 @@ def _number(value: float) -> float | None:
 
 def _shown(found: Median) -> str:
     value, low, high = (
-        f"{x:,.0f}" if math.isfinite(x) else "∞" for x in (found.value, found.low, found.high)
+        f"{x / 1000:,.0f}" if math.isfinite(x) else "∞"
+        for x in (found.value, found.low, found.high)
     )
     return f"{value} ({low}–{high})"
 
