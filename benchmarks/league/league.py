@@ -356,11 +356,12 @@ def _number(value: float) -> float | None:
 
 
 def _shown(found: Median) -> str:
-    value, low, high = (
-        f"{x / 1000:,.0f}" if math.isfinite(x) else "∞"
-        for x in (found.value, found.low, found.high)
-    )
+    value, low, high = map(_thousands, (found.value, found.low, found.high))
     return f"{value} ({low}–{high})"
+
+
+def _thousands(images: float) -> str:
+    return f"{images / 1000:,.0f}" if math.isfinite(images) else "∞"
 
 
 COMMAND = cli.Command("benchmarks league", __doc__, LeagueOptions, run)
