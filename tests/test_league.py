@@ -6,6 +6,7 @@ import random
 import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -238,15 +239,6 @@ def test_regression_predicts_rows_left_out_as_well_as_it_says() -> None:
     assert (explained > 0.5).all()
 
 
-def test_regression_promises_nothing_in_corners_that_no_row_has_been_near() -> None:
-    generator = np.random.default_rng(0)
-    points = generator.random((100, 5))
-    values = 0.5 * points[:, :1] + 0.1 * generator.standard_normal((100, 1))
-    predicted = Regression(points, values).predict(generator.random((10_000, 5)).round())
-    assert values.min() < predicted.min()
-    assert predicted.max() < values.max()
-
-
 def test_seed_of_a_trial_draws_its_luck_which_is_that_of_several_seeds() -> None:
     rows = random_table()
     surrogate = Surrogate(rows)
@@ -258,7 +250,10 @@ def test_seed_of_a_trial_draws_its_luck_which_is_that_of_several_seeds() -> None
     errors = np.log([[1 - look.val_accuracy for look in one.looks] for one in curves])
     *predicted, hidden = surrogate.regression.predict(SPACE.points([configuration]))[0]
     assert errors.mean(axis=0) == pytest.approx(predicted, abs=0.05)
-    assert {one.looks[-1].hidden_accuracy for one in curves} == {round(1 - math.exp(hidden), 6)}
+    # Without luck; what was measured after the best epoch is had there.
+    on_hidden = {tuple(look.hidden_accuracy for look in one.looks) for one in curves}
+    (at_looks,) = on_hidden
+    assert max(value for value in at_looks if value is not None) == round(1 - math.exp(hidden), 6)
     repeated = [one for one in rows.curves if one.configuration < REPEATED]
     theirs = np.log([[1 - look.val_accuracy for look in one.looks] for one in repeated])
     pairs = theirs.reshape(REPEATED, 2, -1)
@@ -287,29 +282,35 @@ def test_good_configurations_do_not_have_the_luck_of_bad_ones() -> None:
 
 def test_best_of_a_table_is_its_best_configuration_without_luck() -> None:
     rows = random_table()
-    surrogate = Surrogate(rows)
-    ends = [
-        surrogate.curve(vars(one.hyperparameters), seed=0).looks[-1].hidden_accuracy
-        for one in rows.curves
+    first, *others = rows.curves
+    diverged = replace(first, configuration=99, looks=first.looks[:3])
+    surrogate = Surrogate(replace(rows, curves=(first, *others, diverged)))
+    found = [
+        look.hidden_accuracy
+        for one in others
+        for look in surrogate.curve(vars(one.hyperparameters), seed=0).looks
+        if look.hidden_accuracy is not None
     ]
-    assert max(end or 0.0 for end in ends) == surrogate.best_hidden_accuracy
+    assert max(found) == surrogate.best_hidden_accuracy
 
 
 def test_fit_that_fails_with_another_seed_lends_nobody_its_luck() -> None:
     chance = random.Random(0)
     curves = []
     for number in range(24):
-        fails = number % 3 == 0
         for seed in range(2):
-            error = (0.9 if seed else 0.05) if fails else 0.1 * math.exp(chance.gauss(0, 0.1))
+            # On average, logarithms are the same.
+            error = (0.9, 0.1**2 / 0.9)[seed] if number % 3 == 0 else 0.1
+            error *= math.exp(chance.gauss(0, 0.1))
             at = {**SMALL, "conv1": 32 * (1 + number % 8), "dense_units": 32 * (1 + number // 8)}
-            curves.append(curve(at, [1 - error] * 3, number, seed))
+            curves.append(curve(at, [1 - min(error, 1)] * 3, number, seed))
     surrogate = Surrogate(table(curves))
-    usual = {**SMALL, "conv1": 64, "dense_units": 64}
+    usual = {**SMALL, "conv1": 96, "dense_units": 64}
     ends = [surrogate.curve(usual, seed).looks[-1].val_accuracy for seed in range(100)]
-    expected = math.exp(surrogate.regression.predict(SPACE.points([usual]))[0][-2])
-    assert 1 - max(ends) > 0.7 * expected
+    assert 1 - max(ends) > 0.05
 
+
+# ---- scores
 
 MOMENTS = [Moment(images, images, 1.0, hidden) for images, hidden in ((10, 0.5), (30, 0.9))]
 
@@ -422,6 +423,14 @@ def test_synchronous_search_trains_what_its_plan_says(seed: int) -> None:
     assert [replay.looks[epochs] for epochs in (1, 3, 9)] == [9 + 5 + 3, 3 + 5 + 3, 1 + 1 + 3]
 
 
+def test_search_of_one_bracket_trains_what_its_plan_says() -> None:
+    plan = make_plan(9, 3, brackets=1)
+    replay = Counting(Surrogate(random_table()), 1, round(plan.epochs_if_exact * IMAGES))
+    ours.search(ours.Ours(promotion="synchronous", sampler="random", brackets=1), [replay], seed=0)
+    assert [replay.looks[epochs] for epochs in (1, 3, 9)] == [9, 3, 1]
+    assert replay.images == 21 * IMAGES
+
+
 @pytest.mark.parametrize("promotion", ["stopping", "asynchronous", "synchronous"])
 @pytest.mark.parametrize("workers", [1, 8])
 def test_search_is_the_same_again_and_spends_its_budget(promotion: Promotion, workers: int) -> None:
@@ -443,8 +452,8 @@ def test_search_of_a_batch_size_begins_with_what_another_one_has_shown() -> None
         replay = Replay(surrogate, 1, budget=100 * IMAGES)
         assert play(Entry.parse(text), [replay], range(1), None, before).reason == ""
         first = SPACE.points(surrogate.configurations[:8])
-        errors.append(surrogate.regression.predict(first)[:, -1].mean())
-    assert errors[1] < errors[0] - 0.2  # logarithms
+        errors.append(surrogate.regression.predict(first)[:, -2].mean())
+    assert errors[1] < errors[0] - 0.3  # logarithms
     replay = Replay(before["other"], 1, budget=100 * IMAGES)
     played = play(Entry.parse("ours:after=other"), [replay], range(1), None, before)
     assert played.reason == "not the same data set, or the same batch size"
@@ -494,6 +503,7 @@ def test_peer_that_cannot_run_says_why(tmp_path: Path) -> None:
         ("outs", "must name one of ours, random"),
         ("ours:promotion=late", "promotion must be one of synchronous"),
         ("one_epoch:best=x", "best must be a number"),
+        ("ours:brackets=all", "brackets must be a number"),
         ("random:best=3", "options of random are none"),
         ("dehb:sampler=tpe", "options of dehb are factor, min_epochs"),
     ],
@@ -520,7 +530,7 @@ def test_league_of_ours_and_the_baselines(
     report = json.loads((tmp_path / "league.json").read_text())
     rows = report["rows"]
     assert [row["tuner"] for row in rows[:5]] == [
-        *("ours", "ours synchronous 1/3", "random", "one epoch", "dehb")
+        *("ours", "ours synchronous min_epochs=1/3", "random", "one epoch", "dehb")
     ]
     assert rows[4]["reason"] == "left out: `--python` of an environment that has it"
     assert [(test["workers"], test["tuners"], test["blocks"]) for test in report["tests"]] == [

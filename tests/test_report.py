@@ -498,7 +498,7 @@ def test_trial_of_a_bracket_that_was_not_planned_is_refused(
     folder = simulate_search(tmp_path)
     set_setting(folder, "brackets", 2)
     assert report.main(["--dataset=mnist", f"--results_dir={folder.path.parent}"]) == 2
-    assert "it has a bracket 0, none of [2, 1]" in capsys.readouterr().err
+    assert "it has a bracket 0; the plan has [2, 1]" in capsys.readouterr().err
 
 
 def test_asynchronous_promotion_is_told(halved: ResultsFolder) -> None:

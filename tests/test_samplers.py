@@ -239,6 +239,17 @@ def test_it_learns_where_the_good_ones_are(tmp_path: Path) -> None:
     assert np.median(found[late:]) < 0.6 * np.median(drawn[late:])
 
 
+def test_tpe_learns_from_the_trials_of_all_brackets(tmp_path: Path) -> None:
+    other = {**PEAK, "conv1": 32, "learning_rate": 2e-4}
+    here, there = (
+        search(tmp_path / str(peak["conv1"]), "tpe", learns=peaked(peak))[64]
+        for peak in (PEAK, other)
+    )
+    # It draws ten at random first; a bracket has fewer, by the seeds of their places.
+    assert here[:10] == there[:10]
+    assert all(one != another for one, another in zip(here[10:], there[10:], strict=True))
+
+
 def test_it_is_not_taken_in_by_those_that_learn_fast(tmp_path: Path) -> None:
     def crossing(job: FitSpec) -> list[float]:
         rate = job.hyperparameters.learning_rate

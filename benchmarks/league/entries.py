@@ -43,14 +43,15 @@ class Entry:
         if name not in _OPTIONS:
             raise UserError(f"`tuners` (={text}) must name one of {', '.join(_OPTIONS)}")
         options: dict[str, Any] = {}
+        words = [name.replace("_", " ")]
         for word in filter(None, rest.split(",")):
             key, _, value = word.partition("=")
             if key not in _OPTIONS[name]:
                 allowed = ", ".join(_OPTIONS[name]) or "none"
                 raise UserError(f"`tuners` (={text}): options of {name} are {allowed}")
             options[key] = _read(key, value, text)
-        values = [word.partition("=")[2] for word in rest.split(",")]
-        return cls(name, options, " ".join([name.replace("_", " "), *values]).strip())
+            words.append(value if isinstance(options[key], str) else word)
+        return cls(name, options, " ".join(words))
 
 
 def _read(key: str, value: str, text: str) -> Any:

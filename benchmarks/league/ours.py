@@ -15,6 +15,7 @@ from rich.console import Console
 from benchmarks.league.replay import BudgetSpent, Replay
 from benchmarks.league.surrogate import Surrogate, is_near
 from benchmarks.league.table import PLAIN
+from src.core.errors import UserError
 from src.core.interrupt import Interrupted, Interruption
 from src.data.catalog import DataSpec
 from src.data.split import TrainingData, load_training_data
@@ -55,7 +56,11 @@ class Ours:
     """The table, of another batch size, that was searched before with as many images."""
 
     def plan(self, surrogate: Surrogate, budget: int) -> Plan:
-        """Return the plan; by itself it lasts for so many images, whatever the rungs decide."""
+        """Return the plan; by itself it lasts for so many images, whatever the rungs decide.
+
+        Raises:
+            UserError: there is no such plan.
+        """
         make = functools.partial(
             make_plan,
             surrogate.max_epochs,
@@ -63,7 +68,10 @@ class Ours:
             min_epochs=self.min_epochs,
             brackets=self.brackets,
         )
-        plan = make()
+        try:
+            plan = make()
+        except ValueError as error:
+            raise UserError(str(error)) from None
         least = sum(bracket.trials * bracket.rungs[0].epochs for bracket in plan.brackets)
         iterations = self.iterations or math.ceil(budget / surrogate.images / least) + 1
         return make(iterations)

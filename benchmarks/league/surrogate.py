@@ -3,7 +3,8 @@
 A curve is what a Gaussian process of the configuration predicts, plus luck: what a fit of one that
 ended alike, of which there are several, differs from the mean of these. Both are logarithms of
 the error at every look. On hidden images there is no luck, so that what a search has found is worth
-what another fit of that configuration would give. Luck is not that of the nearest configurations,
+what another fit of that configuration would give; but where a fit diverged, its whole curve is that
+of those nearby. Luck is not that of the nearest configurations,
 because bad ones have far more of it, which would make good ones better than any fit was; nor that
 of one that fails with one seed and not with another, which would do the same for bad ones.
 
@@ -42,8 +43,8 @@ _ALIKE = 10
 _APART = 1.0
 """Fits of a configuration do not only differ by luck if their errors do by more than a factor e."""
 
-_END = -2
-"""Column of a regression: the last look, before the hidden images."""
+_END, _HIDDEN = -2, -1
+"""Columns of a regression: the last look, and the hidden images after the best epoch."""
 
 _LEAST = 1e-4
 """The smallest error that is told from none."""
@@ -71,7 +72,7 @@ class Regression:
         kernel = ConstantKernel() * Matern(scales, (0.05, 50), nu=2.5) + WhiteKernel(0.1)
         self._process = GaussianProcessRegressor(kernel, normalize_y=True)
         with warnings.catch_warnings():  # a direction that does not matter has no length scale
-            warnings.simplefilter("ignore", ConvergenceWarning)
+            warnings.filterwarnings("ignore", ".* close to the specified", ConvergenceWarning)
             self._process.fit(points, values)
         inverse = np.linalg.inv(self._process.kernel_(points))
         # What each row differs from a prediction without it (Rasmussen, Williams: "Gaussian
@@ -114,9 +115,11 @@ class Surrogate:
             [[*_mean_errors(c), np.mean([_hidden_error(x) for x in c])] for c in whole]
         )
         if not self._repeated:
-            raise UserError("a table needs configurations with several seeds, `--repeated`")
-        self.regression = Regression(_places(curves[0] for curves in whole), means)
-        """Of the logarithm of the error at every look, and last on the hidden images."""
+            raise UserError("a table needs configurations whose seeds end alike, `--repeated`")
+        self._whole_places = _places(curves[0] for curves in whole)
+        self.regression = Regression(self._whole_places, means)
+        """Of the logarithm of the error at every look, and last on the hidden images after the
+        epoch that validated best."""
         self._all_places = _places(self._firsts)
         self._repeated_ends = np.array([_mean_errors(curves)[-1] for curves in self._repeated])
 
@@ -139,7 +142,8 @@ class Surrogate:
         # The mean of k fits has a k-th of their luck in it.
         grow = math.sqrt(len(others) / (len(others) - 1))
         luck = (_errors(lucky) - _mean_errors(others)) * grow
-        hidden = predicted[:-1] + predicted[-1] - predicted[_END]
+        epochs = predicted[len(self.looks) : _HIDDEN]
+        hidden = predicted + predicted[_HIDDEN] - epochs.min()
         looks = (
             Look(
                 look.epochs,
@@ -163,8 +167,8 @@ class Surrogate:
 
     @property
     def best_hidden_accuracy(self) -> float:
-        """What the best of the table's configurations has on hidden images at the end."""
-        return _accuracy(self.regression.predict(self._all_places)[:, -1].min())
+        """What the best of the table's configurations has on hidden images after its best epoch."""
+        return _accuracy(self.regression.predict(self._whole_places)[:, _HIDDEN].min())
 
 
 def _places(curves: Iterable[Curve]) -> Array:

@@ -94,7 +94,7 @@ def read_findings(folder: ResultsFolder) -> Findings:
         planned = [bracket.s for bracket in search.plan.brackets]
         for trial in trials:
             if trial.bracket not in planned:
-                refuse(folder.all_csv, f"it has a bracket {trial.bracket}, none of {planned}")
+                refuse(folder.all_csv, f"it has a bracket {trial.bracket}; the plan has {planned}")
         if not any(trial.state == "COMPLETE" for trial in trials):
             refuse(folder.all_csv, f"it has no finished trial, though {folder.best_json} has")
         trials = tuple(_on_rungs(trial, search.plan) for trial in trials)

@@ -56,7 +56,7 @@ class Plan:
     reduction_factor: int
     """η: of the trials on a rung, one in this many is promoted."""
     iterations: int
-    """How often all brackets are run."""
+    """How often the brackets are run."""
     brackets: tuple[Bracket, ...]
     """The brackets of one iteration, most aggressive first: all of Hyperband's, or the first."""
     parts: int = 1

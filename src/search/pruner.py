@@ -16,8 +16,8 @@ class PlannedHyperbandPruner(optuna.pruners.HyperbandPruner):
     """Optuna's Hyperband with the brackets and rungs of a plan.
 
     What is Optuna's: a trial is judged the moment it reaches a rung, against those of its own
-    bracket that reached it before, and the sampler learns from all brackets. What is not: brackets
-    and rungs are integers from the plan (Optuna takes a floating-point logarithm), a trial's
+    bracket that reached it before, and TPE learns from all brackets. What is not: brackets and
+    rungs are integers from the plan (Optuna takes a floating-point logarithm), a trial's
     bracket is the one recorded with it (Optuna hashes its number, which leaves brackets empty and
     moves a retried trial), and failed trials are no competitors.
 

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal
 
 from src.data.catalog import DataSpec
-from src.search.hyperband import Plan, make_plan
+from src.search.hyperband import make_plan
 from src.search.promotion import Promotion
 from src.training.hyperparameters import RECIPE, Hyperparameters
 
@@ -44,13 +44,8 @@ class SearchSpec:
     @property
     def parts(self) -> int:
         """Parts of an epoch, in which its studies count the steps of a trial."""
-        return self.plan(iterations=1).parts
-
-    def plan(self, iterations: int) -> Plan:
-        """Lay out the search of a batch size."""
-        return make_plan(
-            self.max_epochs, self.reduction_factor, iterations, self.min_epochs, self.brackets
-        )
+        factor, least = self.reduction_factor, self.min_epochs
+        return make_plan(self.max_epochs, factor, min_epochs=least).parts
 
     def to_settings(self) -> dict[str, Any]:
         """Return it as plain values under the keys that studies have recorded from the first."""
