@@ -72,6 +72,7 @@ def test_slots_fill_the_brackets_of_each_iteration() -> None:
 def test_first_brackets_of_a_plan_are_those_of_the_whole_one() -> None:
     whole, first = make_plan(81, 3, iterations=2), make_plan(81, 3, iterations=2, brackets=2)
     assert first.brackets == whole.brackets[:2]
+    assert (whole.extent, first.extent) == ("2 iterations", "2 iterations of 2 of its 5 brackets")
     assert [first.bracket_of(slot).s for slot in range(first.trials)] == 2 * (81 * [4] + 34 * [3])
 
 

@@ -111,11 +111,11 @@ class Surrogate:
         self._repeated = [
             curves for curves in whole if len(curves) > 1 and _spread(curves) < _APART
         ]
+        if not self._repeated:
+            raise UserError("a table needs configurations whose seeds end alike, `--repeated`")
         means = np.array(
             [[*_mean_errors(c), np.mean([_hidden_error(x) for x in c])] for c in whole]
         )
-        if not self._repeated:
-            raise UserError("a table needs configurations whose seeds end alike, `--repeated`")
         self._whole_places = _places(curves[0] for curves in whole)
         self.regression = Regression(self._whole_places, means)
         """Of the logarithm of the error at every look, and last on the hidden images after the

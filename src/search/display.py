@@ -115,7 +115,7 @@ def print_plan(
         ["bracket", *(f"rung {i}" for i in range(len(plan.brackets[0].rungs)))],
         rows,
         title=f"Hyperband: {plan.max_epochs} epochs, factor {plan.reduction_factor}, "
-        f"{plural(plan.iterations, 'iteration')}, {plural(studies, 'batch size')}. "
+        f"{plan.extent}, {plural(studies, 'batch size')}. "
         "An iteration, as trials on the rung → epochs they have had there:",
         justify="left",
     )

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from fractions import Fraction
 from itertools import pairwise
 
+from src.core.console import plural
+
 
 @dataclass(frozen=True)
 class Rung:
@@ -67,6 +69,13 @@ class Plan:
         """The rungs within the first epoch, as shares of it, rising."""
         epochs = {rung.epochs for bracket in self.brackets for rung in bracket.rungs}
         return tuple(sorted(share for share in epochs if share < 1))
+
+    @property
+    def extent(self) -> str:
+        """How much is run, in words: "2 iterations", or "2 iterations of 1 of its 4 brackets"."""
+        run, there_are = len(self.brackets), self.brackets[0].s + 1
+        some = "" if run == there_are else f" of {run} of its {there_are} brackets"
+        return plural(self.iterations, "iteration") + some
 
     @property
     def trials_per_iteration(self) -> int:

@@ -257,7 +257,7 @@ def rung_blocks(findings: Findings) -> list[Block]:
     blocks: list[Block] = [
         Text(
             f"Hyperband with at most {plural(plan.max_epochs, 'epoch')} a trial, factor "
-            f"{plan.reduction_factor}, {plural(plan.iterations, 'iteration')}: "
+            f"{plan.reduction_factor}, {plan.extent}: "
             f"{plural(round(spent, 1), 'epoch')} were trained, {share} of the "
             f"{everything:,} that {plural(len(trials), 'trial')} would have taken without "
             f"rungs.{_promotion_words(findings.trials, search)}"
