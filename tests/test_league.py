@@ -450,21 +450,20 @@ def test_search_of_a_batch_size_begins_with_what_another_one_has_shown() -> None
     for text in ("ours:sampler=gp", "ours:sampler=gp,after=other"):
         surrogate = Recording(random_table())
         replay = Replay(surrogate, 1, budget=100 * IMAGES)
-        assert play(Entry.parse(text), [replay], range(1), None, before).reason == ""
+        play(Entry.parse(text), [replay], range(1), None, before)
         first = SPACE.points(surrogate.configurations[:8])
         errors.append(surrogate.regression.predict(first)[:, -2].mean())
     assert errors[1] < errors[0] - 0.3  # logarithms
     replay = Replay(before["other"], 1, budget=100 * IMAGES)
-    played = play(Entry.parse("ours:after=other"), [replay], range(1), None, before)
-    assert played.reason == "not the same data set, or the same batch size"
+    with pytest.raises(NotApplicable, match="not the same data set, or the same batch size"):
+        play(Entry.parse("ours:after=other"), [replay], range(1), None, before)
 
 
 def test_rung_of_which_a_table_knows_nothing_is_not_applicable() -> None:
     entry = Entry.parse("ours:min_epochs=1/27")
     replay = Replay(Surrogate(random_table()), 1, budget=1000)
-    played = play(entry, [replay], range(1), None, {})
-    assert played.searches == []
-    assert played.reason == "the table has no look after 0.03704 epochs"
+    with pytest.raises(NotApplicable, match=r"the table has no look after 0\.03704 epochs"):
+        play(entry, [replay], range(1), None, {})
 
 
 def test_peer_proposes_and_prunes_as_its_library_does() -> None:
@@ -493,8 +492,8 @@ def test_peer_that_cannot_run_says_why(tmp_path: Path) -> None:
     python.write_text("#!/bin/sh\necho 'No module named dehb' >&2\nexit 1\n")
     python.chmod(0o755)
     replay = Replay(Surrogate(random_table()), 1, budget=1000)
-    played = play(Entry.parse("dehb"), [replay], range(1), python, {})
-    assert played.reason == "its program ended: No module named dehb"
+    with pytest.raises(NotApplicable, match="its program ended: No module named dehb"):
+        play(Entry.parse("dehb"), [replay], range(1), python, {})
 
 
 @pytest.mark.parametrize(
@@ -518,15 +517,13 @@ def test_league_of_ours_and_the_baselines(
 ) -> None:
     write_table(tmp_path / "made_up", random_table())
     tuners = ["ours", "ours:promotion=synchronous,min_epochs=1/3", "random", "one_epoch", "dehb"]
-    status = league.COMMAND.main(
-        [
-            *("--tables", json.dumps([str(tmp_path / "made_up")])),
-            *("--tuners", json.dumps(tuners)),
-            *("--workers", "[1,8]", "--seeds", "3", "--budget", "5"),
-            *("--output", str(tmp_path)),
-        ]
-    )
-    assert status == 0
+    arguments = [
+        *("--tables", json.dumps([str(tmp_path / "made_up")])),
+        *("--tuners", json.dumps(tuners)),
+        *("--workers", "[1,8]", "--seeds", "3", "--budget", "5"),
+        *("--output", str(tmp_path)),
+    ]
+    assert league.COMMAND.main(arguments) == 0
     report = json.loads((tmp_path / "league.json").read_text())
     rows = report["rows"]
     assert [row["tuner"] for row in rows[:5]] == [
@@ -543,3 +540,13 @@ def test_league_of_ours_and_the_baselines(
     assert report["provenance"]["command"].startswith("python -m benchmarks league")
     assert [row["resumes"] for row in rows[:2]] == ["never pauses", "goes on"]
     assert "one epoch" in capsys.readouterr().out
+
+    # The same command searches nothing again, and another table's everything.
+    kept = {path: path.stat().st_mtime_ns for path in tmp_path.glob(".league-*/**/output.pkl")}
+    assert len(kept) == 2 * 4
+    assert league.COMMAND.main(arguments) == 0
+    assert json.loads((tmp_path / "league.json").read_text())["rows"] == rows
+    assert kept == {p: p.stat().st_mtime_ns for p in tmp_path.glob(".league-*/**/output.pkl")}
+    write_table(tmp_path / "made_up", random_table(batch_size=64))
+    assert league.COMMAND.main([*arguments[:2], "--tuners", '["random"]', *arguments[4:]]) == 0
+    assert json.loads((tmp_path / "league.json").read_text())["rows"][0] != rows[2]

@@ -89,7 +89,7 @@ class Played:
     versions: dict[str, str] | None = None
     """Of the contestant's packages."""
     reason: str = ""
-    """Why there are no searches."""
+    """Why there are none."""
 
 
 def play(
@@ -107,25 +107,25 @@ def play(
         seeds: of the searches.
         python: of the peers' environment.
         surrogates: by table, of which a contestant may have searched one before.
+
+    Raises:
+        NotApplicable: the contestant cannot search so, or not here.
     """
     resumes, versions = "never pauses", None
-    try:
-        if entry.name in PROGRAMS:
-            if python is None:
-                raise NotApplicable("left out: `--python` of an environment that has it")
-            with Peer(python, entry.name) as peer:
-                for seed, replay in zip(seeds, replays, strict=True):
-                    epochs = replay.budget / replay.surrogate.images
-                    peer.start(seed, replay.surrogate.max_epochs, epochs, entry.options)
-                    search(peer, replay, seed)
-            resumes, versions = peer.about["resumes"], peer.about["versions"]
-        else:
+    if entry.name in PROGRAMS:
+        if python is None:
+            raise NotApplicable("left out: `--python` of an environment that has it")
+        with Peer(python, entry.name) as peer:
             for seed, replay in zip(seeds, replays, strict=True):
-                _search_here(entry, replay, seed, surrogates)
-            if entry.name == ONE_EPOCH or entry.options.get("promotion", "stopping") != "stopping":
-                resumes = "goes on"
-    except NotApplicable as reason:
-        return Played([], reason=str(reason))
+                epochs = replay.budget / replay.surrogate.images
+                peer.start(seed, replay.surrogate.max_epochs, epochs, entry.options)
+                search(peer, replay, seed)
+        resumes, versions = peer.about["resumes"], peer.about["versions"]
+    else:
+        for seed, replay in zip(seeds, replays, strict=True):
+            _search_here(entry, replay, seed, surrogates)
+        if entry.name == ONE_EPOCH or entry.options.get("promotion", "stopping") != "stopping":
+            resumes = "goes on"
     searches = [
         Searched(replay.moments, replay.busy / replay.clock / replay.workers) for replay in replays
     ]

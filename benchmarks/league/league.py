@@ -3,8 +3,10 @@
     python -m benchmarks league --python .venv-league/bin/python
 
 writes benchmarks/results/league.json and a picture for each table and number of workers, in hours,
-of which SMAC's random forest takes most. The tables are those of `python -m benchmarks table`; the
-peers need an environment of their own:
+of which SMAC's random forest takes most. The same command goes on where it was stopped, if neither
+tables nor code have changed; what it goes on from, a folder .league-… beside what it writes, may be
+deleted when it has ended. The tables are those of `python -m benchmarks table`; the peers need an
+environment of their own:
 
     python3.11 -m venv .venv-league
     .venv-league/bin/pip install -r benchmarks/peers/requirements-league.txt
@@ -13,20 +15,20 @@ Every configuration gets the curve that a regression on the table's rows gives i
 a fit that ended alike; what it is worth on hidden images is without luck.
 """
 
+import hashlib
 import itertools
 import math
-import multiprocessing
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import joblib
 import numpy as np
 
 from benchmarks.league.entries import Entry, Played, play
 from benchmarks.league.picture import draw_regret
-from benchmarks.league.record import read_table
+from benchmarks.league.record import Table, read_table
 from benchmarks.league.replay import Clock, Replay
 from benchmarks.league.scores import (
     Array,
@@ -38,12 +40,13 @@ from benchmarks.league.scores import (
     median,
     regret_at,
 )
-from benchmarks.league.surrogate import Surrogate
+from benchmarks.league.surrogate import NotApplicable, Surrogate
 from benchmarks.league.table import TABLES
 from benchmarks.tables import print_rows
 from src import cli
 from src.core import checks
 from src.core.command import recorded_command
+from src.core.console import live_progress, open_console
 from src.core.errors import UserError
 from src.core.files import make_writable, write_json
 from src.results.provenance import provenance
@@ -76,7 +79,9 @@ _RANKS = [f"rank at {share:.2g}" for share in SHARES]
 
 _COLUMNS = ("resumes", *(f"thousands to {x:g}" for x in CLOSE), "regret", *_RANKS, "busy %")
 
-_CHUNK = 25
+_ROOT = Path(__file__).parents[2]
+
+_CHUNK = 10
 """Searches in a row of one process."""
 
 
@@ -93,7 +98,7 @@ class LeagueOptions:
     """Fits at once."""
     seeds: int = 100
     """Searches of each tuner."""
-    budget: int = 50
+    budget: int = 30
     """Images of a search, in fits of all epochs."""
     python: Path | None = None
     """Python of the peers' environment; null: peers are left out."""
@@ -102,7 +107,7 @@ class LeagueOptions:
     table measured."""
     processes: int = 1
     """Searches at once."""
-    output: Path = Path(__file__).parents[1] / "results"
+    output: Path = _ROOT / "benchmarks/results"
     """Folder of league.json and the pictures."""
 
     def __post_init__(self) -> None:
@@ -156,8 +161,7 @@ def run(options: LeagueOptions) -> int:
     for entry in entries:
         if (after := entry.options.get("after")) not in (None, *tables):
             raise UserError(f"`tuners` (={entry.label}): `tables` have no {after}")
-    surrogates = {name: Surrogate(table) for name, table in tables.items()}
-    rounds = _play_all(options, entries, surrogates)
+    rounds = _play_all(options, entries, tables)
     rows = [row for one in rounds for row in _rows(one)]
     if len(tables) > 1:
         rows += [row for workers in options.workers for row in _over_tables(rounds, workers)]
@@ -183,52 +187,73 @@ def run(options: LeagueOptions) -> int:
 
 
 def _play_all(
-    options: LeagueOptions, entries: Sequence[Entry], surrogates: Mapping[str, Surrogate]
+    options: LeagueOptions, entries: Sequence[Entry], tables: Mapping[str, Table]
 ) -> list[_Round]:
-    context = multiprocessing.get_context("spawn")
-    chunks = [
-        range(begin, min(begin + _CHUNK, options.seeds))
-        for begin in range(0, options.seeds, _CHUNK)
+    surrogates = {name: Surrogate(table) for name, table in tables.items()}
+    begins = range(0, options.seeds, _CHUNK)
+    chunks = [range(begin, min(begin + _CHUNK, options.seeds)) for begin in begins]
+    rounds = list(itertools.product(tables, options.workers))
+    memory = joblib.Memory(_memory(options.output, tables), verbose=0)
+    search = memory.cache(_search, ignore=["surrogates"])
+    cases = [
+        (table, workers, _budget(options, surrogates[table]), entry, seeds)
+        for table, workers in rounds
+        for entry in entries
+        for seeds in chunks
     ]
-    cases = list(itertools.product(surrogates, options.workers))
-    with ProcessPoolExecutor(options.processes, context) as pool:
-        futures = {
-            (table, workers, entry.label): [
-                pool.submit(
-                    play,
-                    entry,
-                    [
-                        Replay(
-                            surrogates[table],
-                            workers,
-                            _budget(options, surrogates[table]),
-                            options.clock,
-                        )
-                        for _ in seeds
-                    ],
-                    seeds,
-                    options.python,
-                    surrogates,
-                )
-                for seeds in chunks
-            ]
-            for table, workers in cases
-            for entry in entries
-        }
-        return [
-            _Round(
-                table,
-                workers,
-                _budget(options, surrogates[table]),
-                surrogates[table].best_hidden_accuracy,
-                surrogates[table].images,
-                {
-                    entry.label: _joined([f.result() for f in futures[table, workers, entry.label]])
-                    for entry in entries
-                },
-            )
-            for table, workers in cases
-        ]
+    found: dict[tuple[str, int, str], list[Played]] = {}
+    with live_progress(open_console()) as progress:
+        bar = progress.add_task("searches", total=len(cases), status="")
+        answers = joblib.Parallel(options.processes, return_as="generator")(
+            joblib.delayed(_try)(search, *case, options.clock, options.python, surrogates)
+            for case in cases
+        )
+        for (table, workers, _, entry, _), played in zip(cases, answers, strict=True):
+            found.setdefault((table, workers, entry.label), []).append(played)
+            progress.advance(bar)
+    return [
+        _Round(
+            table,
+            workers,
+            _budget(options, surrogates[table]),
+            surrogates[table].best_hidden_accuracy,
+            surrogates[table].images,
+            {entry.label: _joined(found[table, workers, entry.label]) for entry in entries},
+        )
+        for table, workers in rounds
+    ]
+
+
+def _memory(folder: Path, tables: Mapping[str, Table]) -> Path:
+    """Return the folder for what this code has searched on these tables."""
+    told = hashlib.sha256(repr(sorted(tables.items())).encode())
+    code = [path for part in ("src", "benchmarks") for path in _ROOT.glob(f"{part}/**/*.py")]
+    for path in sorted(code):
+        told.update(path.read_bytes())
+    return folder / f".league-{told.hexdigest()[:12]}"
+
+
+def _try(search: Callable[..., Played], *arguments: Any) -> Played:
+    """Search, or say why not, which is not remembered: a peer may be killed."""
+    try:
+        return search(*arguments)
+    except NotApplicable as reason:
+        return Played([], reason=str(reason))
+
+
+def _search(
+    table: str,
+    workers: int,
+    budget: int,
+    entry: Entry,
+    seeds: range,
+    clock: Clock,
+    python: Path | None,
+    surrogates: Mapping[str, Surrogate],
+) -> Played:
+    """Search a table once for each seed."""
+    replays = [Replay(surrogates[table], workers, budget, clock) for _ in seeds]
+    return play(entry, replays, seeds, python, surrogates)
 
 
 def _budget(options: LeagueOptions, surrogate: Surrogate) -> int:
