@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import (
-    defaults,
     gpu,
     overhead,
     precision,
@@ -44,7 +43,6 @@ RESULTS = Path(__file__).parent / "results"
 BENCHMARKS: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
     "throughput": throughput.measure,
     "search": search.measure,
-    "defaults": defaults.measure,
     "overhead": overhead.measure,
     "workers": workers.measure,
     "precision": precision.measure,

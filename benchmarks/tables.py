@@ -3,7 +3,7 @@
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 
 def print_rows(name: str, report: dict[str, Any]) -> None:
@@ -16,7 +16,7 @@ def print_rows(name: str, report: dict[str, Any]) -> None:
     if not rows:
         return
     columns = [key for key, value in rows[0].items() if not isinstance(value, list | dict)]
-    table = Table(*columns)
+    table = Table(*(Column(name, overflow="fold") for name in columns))
     for row in rows:
         table.add_row(*(_cell(row[column]) for column in columns))
     console.print(table)

@@ -4,9 +4,9 @@
 
 writes benchmarks/results/league.json and a picture for each table and number of workers, in hours,
 of which SMAC's random forest takes most. The same command goes on where it was stopped, if neither
-tables nor code have changed; what it goes on from, a folder .league-… beside what it writes, may be
-deleted when it has ended. The tables are those of `python -m benchmarks table`; the peers need an
-environment of their own:
+tables nor code have changed, from a folder .league-… beside what it writes; delete that when it has
+ended, or when other versions of the peers are installed. The tables are those of `python -m
+benchmarks table`; the peers need an environment of their own:
 
     python3.11 -m venv .venv-league
     .venv-league/bin/pip install -r benchmarks/peers/requirements-league.txt
