@@ -48,6 +48,13 @@ def read(workplace: Workplace, name: str) -> Any:
     return json.loads((workplace.results / "mnist_5k" / name).read_text())
 
 
+def accuracies_by_trial(decision: Any) -> dict[tuple[int, int], list[float]]:
+    """Return the finalists' accuracies; the trials of each batch size are numbered from 0."""
+    return {
+        (row["batch_size"], row["trial"]): row["val_accuracies"] for row in decision["finalists"]
+    }
+
+
 def without_seconds(workplace: Workplace) -> list[dict[str, Any]]:
     """Return the finalists, but for what no two runs have in common."""
     finalists: list[dict[str, Any]] = read(workplace, "finalists.json")["finalists"]
@@ -123,8 +130,8 @@ def test_more_seeds_add_to_what_was_trained(
     assert finalists_command(searched, "--finalists=2", "--seeds=3") == 0
     assert "2 of 6 fits are to be trained" in capsys.readouterr().out
     after = read(searched, "finalists.json")
-    old = {row["trial"]: row["val_accuracies"] for row in before["finalists"]}
-    assert all(row["val_accuracies"][:2] == old[row["trial"]] for row in after["finalists"])
+    old = accuracies_by_trial(before)
+    assert {key: values[:2] for key, values in accuracies_by_trial(after).items()} == old
     assert finalists_command(searched, "--finalists=2", "--seeds=3") == 0
     assert "0 of 6 fits are to be trained" in capsys.readouterr().out
     assert read(searched, "finalists.json") == after
