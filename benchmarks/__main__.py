@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import (
+    defaults,
     gpu,
     overhead,
     precision,
@@ -43,6 +44,7 @@ RESULTS = Path(__file__).parent / "results"
 BENCHMARKS: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
     "throughput": throughput.measure,
     "search": search.measure,
+    "defaults": defaults.measure,
     "overhead": overhead.measure,
     "workers": workers.measure,
     "precision": precision.measure,

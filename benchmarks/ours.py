@@ -56,9 +56,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     search.add_argument("--data_dir", default="data")
     for name in ("limit", "batch_size", "max_epochs", "reduction_factor", "iterations", "seed"):
         search.add_argument(f"--{name}", type=int, required=True)
-    search.add_argument("--sampler", default="tpe")
     for command in (throughput, search):
         command.add_argument("--workers", type=int)
+    search.add_argument("--tune", nargs=argparse.REMAINDER, default=[], help="its other options")
     options = parser.parse_args(argv)
     print(json.dumps({"peer": "ours", **options.run(options)}))
     return 0
@@ -72,9 +72,9 @@ def _run_search(options: argparse.Namespace) -> dict[str, Any]:
         *(f"--results_dir={options.folder}/results", f"--log_dir={options.folder}/logs"),
         f"--workers={options.workers or 'auto'}",
     ]
-    for name in ("limit", "max_epochs", "reduction_factor", "iterations", "seed", "sampler"):
+    for name in ("limit", "max_epochs", "reduction_factor", "iterations", "seed"):
         arguments.append(f"--{name}={getattr(options, name)}")
-    if tune.main([*arguments, f"--data_dir={options.data_dir}"]) != 0:
+    if tune.main([*arguments, f"--data_dir={options.data_dir}", *options.tune]) != 0:
         raise RuntimeError("the search failed")
     command_seconds = time.perf_counter() - started
 
@@ -93,12 +93,13 @@ def _run_search(options: argparse.Namespace) -> dict[str, Any]:
         if not curve or accuracy > curve[-1][1]:
             curve.append([round(when - begin, 3), round(accuracy, 6)])
     seconds = end - begin
+    epochs = round(sum(max(t.intermediate_values, default=0) for t in trials), 3)
     return {
         "seconds": round(seconds, 3),
         "command_seconds": round(command_seconds, 3),
         "trials": len(trials),
-        "epochs": len(accuracies),
-        "images_per_second": round(len(accuracies) * options.limit * 4 // 5 / seconds, 1),
+        "epochs": epochs,
+        "images_per_second": round(epochs * options.limit * 0.8 / seconds, 1),
         "best_val_accuracy": curve[-1][1],
         "curve": curve,
     }

@@ -24,8 +24,8 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
                 "benchmarks.ours",
                 *("search", f"--folder={Path(folder)}", f"--data_dir={options.data_dir}"),
                 *("--batch_size=64", "--max_epochs=1", "--reduction_factor=2", "--seed=0"),
-                *("--sampler=random", f"--iterations={trials}"),
-                *(f"--limit={limit}", f"--workers={number}"),
+                *(f"--iterations={trials}", f"--limit={limit}", f"--workers={number}"),
+                *("--tune", "--sampler=random"),
             )
         seconds[number].append(report["seconds"])
         accuracies[number] = report["best_val_accuracy"]
