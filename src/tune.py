@@ -71,9 +71,9 @@ class TuneOptions(SearchRunOptions, FitOptions):
     weight_averaging: bool | tuple[bool, ...] = False
     """Whether the average of the weights over about the last epoch is what counts: true, false, or
     "[true,false]" to choose from."""
-    sampler: Sampler = "tpe"
-    """How configurations are proposed. tpe: Optuna's Tree-structured Parzen Estimator, from the
-    trials of the same batch size; gp: a Gaussian process, from those of all batch sizes; random:
+    sampler: Sampler = "gp"
+    """How configurations are proposed. gp: a Gaussian process, from the trials of all batch sizes;
+    tpe: Optuna's Tree-structured Parzen Estimator, from those of the same batch size; random:
     uniformly."""
     try_: str | None = None
     """Configurations to try first, whole or in part, in places of the plan at every batch size:

@@ -180,6 +180,13 @@ def test_cube_draws_near() -> None:
     assert 0.02 < moved[:, 5:].any(axis=1).mean() < 0.12  # the choice: one in ten is drawn anew
 
 
+def test_middle_of_the_cube() -> None:
+    cube = Cube(KINDS)
+    expected = {"conv1": 160, "conv2": 160, "dense_units": 160, "dropout_rate": 0.5}
+    found = cube.configuration(cube.middle())
+    assert found == pytest.approx({**expected, "learning_rate": 1e-3, "schedule": "a"})
+
+
 # ---- whole searches, whose workers train nothing
 
 
@@ -237,6 +244,19 @@ def test_it_learns_where_the_good_ones_are(tmp_path: Path) -> None:
     drawn = distances(search(tmp_path / "random", "random", plan=plan)[64])
     late = len(found) // 2
     assert np.median(found[late:]) < 0.6 * np.median(drawn[late:])
+
+
+def test_it_begins_in_the_middle_and_learns_from_three_on(tmp_path: Path) -> None:
+    other = {**PEAK, "conv1": 32, "learning_rate": 2e-4}
+    here, there = (
+        search(tmp_path / str(peak["conv1"]), "gp", (32, 64), learns=peaked(peak))
+        for peak in (PEAK, other)
+    )
+    middle = {"conv1": 160, "conv2": 160, "dense_units": 160, "dropout_rate": 0.5}
+    assert here[32][0] == pytest.approx({**middle, "learning_rate": 1e-3})
+    assert here[32][:3] == there[32][:3]
+    assert here[32][3:6] != there[32][3:6]
+    assert here[64][0] not in here[32]  # the second batch size begins with what the first has seen
 
 
 def test_tpe_learns_from_the_trials_of_all_brackets(tmp_path: Path) -> None:

@@ -42,6 +42,7 @@ from src.search.spec import Sampler
 from src.search.studies import ended_trials
 from src.training.checkpoint import load_model
 from src.training.device import choose_compute
+from src.tune import TuneOptions
 from src.workers.launch import Launcher
 from src.workers.local import LocalWorkers
 
@@ -52,11 +53,11 @@ class CheckOptions:
 
     table: Path
     """A table, without its ending."""
-    promotion: Promotion = "stopping"
+    promotion: Promotion = TuneOptions.promotion
     """How rungs decide."""
-    sampler: Sampler = "tpe"
+    sampler: Sampler = TuneOptions.sampler
     """How configurations are proposed."""
-    min_epochs: float = 1.0
+    min_epochs: float = TuneOptions.min_epochs
     """The lowest rung's epochs."""
     brackets: int | None = None
     """How many brackets of an iteration are run; null: all."""

@@ -124,7 +124,9 @@ def play(
     else:
         for seed, replay in zip(seeds, replays, strict=True):
             _search_here(entry, replay, seed, surrogates)
-        if entry.name == ONE_EPOCH or entry.options.get("promotion", "stopping") != "stopping":
+        if entry.name == ONE_EPOCH or (
+            entry.name == OURS and ours.Ours(**entry.options).promotion != "stopping"
+        ):
             resumes = "goes on"
     searches = [
         Searched(replay.moments, replay.busy / replay.clock / replay.workers) for replay in replays

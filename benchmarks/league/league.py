@@ -54,6 +54,7 @@ from src.training.device import choose_compute
 
 TUNERS = (
     "ours",
+    "ours:sampler=tpe",
     "ours:promotion=asynchronous",
     "ours:promotion=synchronous",
     "random",

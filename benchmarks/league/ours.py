@@ -36,6 +36,7 @@ from src.training.device import PLAIN_CPU
 from src.training.fitted import Fitted
 from src.training.history import Epoch
 from src.training.spec import FitSpec
+from src.tune import TuneOptions
 from src.workers.launch import Launcher
 from src.workers.messages import Ended, Message, Reported
 from src.workers.verdict import Verdict
@@ -43,11 +44,11 @@ from src.workers.verdict import Verdict
 
 @dataclass(frozen=True, kw_only=True)
 class Ours:
-    """What the search is asked for."""
+    """What the search is asked for; by itself what `tune` has by itself."""
 
-    promotion: Promotion = "stopping"
-    sampler: Sampler = "tpe"
-    min_epochs: float = 1
+    promotion: Promotion = TuneOptions.promotion
+    sampler: Sampler = TuneOptions.sampler
+    min_epochs: float = TuneOptions.min_epochs
     factor: int = 3
     brackets: int | None = None
     iterations: int = 0

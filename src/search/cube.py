@@ -35,6 +35,13 @@ class Cube:
             ]
         )
 
+    def middle(self) -> Array:
+        """Return where the middle of all ranges lies, with the first option of each choice: (D,).
+
+        Of a range with an even number of values, it is the upper one of the two in the middle.
+        """
+        return np.concatenate([_middle(kind) for kind in self._space.values()])
+
     def draw(self, count: int, generator: np.random.Generator) -> Array:
         """Draw configurations, uniformly; return where they lie, (count, D)."""
         return np.column_stack([_draw(kind, count, generator) for kind in self._space.values()])
@@ -80,6 +87,14 @@ def _draw(kind: BaseDistribution, count: int, generator: np.random.Generator) ->
     if (steps := _steps(kind)) is None:
         return generator.random((count, 1))
     return generator.integers(steps + 1, size=(count, 1)) / steps
+
+
+def _middle(kind: BaseDistribution) -> Array:
+    if isinstance(kind, CategoricalDistribution):
+        return np.eye(len(kind.choices))[0]
+    if (steps := _steps(kind)) is None:
+        return np.array([0.5])
+    return np.array([(steps + 1) // 2 / steps])
 
 
 def _snap(kind: BaseDistribution, places: Array) -> Array:

@@ -13,11 +13,11 @@ from src.search.cube import Array, Cube
 from src.search.experience import Observation
 from src.search.gaussian_process import GaussianProcess, expected_improvement
 
-_RANDOM = 8
-"""So many configurations are drawn at random before there is something to learn from."""
+_LEAST_KNOWN = 3
+"""From fewer configurations nothing is learnt: after the first, those are drawn at random."""
 
 _UNIFORM = 0.2
-"""And with this probability later, because what learns late is seen by chance alone (a third in
+"""And later with this probability, because what learns late is seen by chance alone (a third in
 Falkner, Klein, Hutter: "BOHB", ICML 2018)."""
 
 _LEARNT = 150
@@ -41,6 +41,8 @@ _LEAST = 1e-4
 
 class GPSampler(optuna.samplers.RandomSampler):
     """Proposes what is expected to improve most on the best configuration of a batch size.
+
+    A search begins in the middle of its space, because ranges are chosen around what may work.
 
     Expected improvement (Jones, Schonlau, Welch: "Efficient Global Optimization of Expensive
     Black-Box Functions", 1998) at the full budget, by a Gaussian process over configuration, batch
@@ -79,7 +81,9 @@ class GPSampler(optuna.samplers.RandomSampler):
         """Propose a configuration."""
         seen, draw = self._observations(trial), self._generator
         known = [one for one in seen if one.curve]
-        if len(known) < _RANDOM or draw.random() < _UNIFORM:
+        if not seen:
+            return self._cube.configuration(self._cube.middle())
+        if len(known) < _LEAST_KNOWN or draw.random() < _UNIFORM:
             return self._cube.configuration(self._cube.draw(1, draw)[0])
         looks = [(one, epochs) for one in known for epochs in one.curve][:_LEARNT]
         points = self._points(looks)
