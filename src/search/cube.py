@@ -91,7 +91,7 @@ def _draw(kind: BaseDistribution, count: int, generator: np.random.Generator) ->
 
 def _middle(kind: BaseDistribution) -> Array:
     if isinstance(kind, CategoricalDistribution):
-        return np.eye(len(kind.choices))[0]
+        return np.eye(1, len(kind.choices)).ravel()
     if (steps := _steps(kind)) is None:
         return np.array([0.5])
     return np.array([(steps + 1) // 2 / steps])
