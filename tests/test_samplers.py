@@ -232,9 +232,11 @@ def search(
         }
 
 
-def distances(configurations: list[dict[str, Any]]) -> gaussian_process.Array:
+def distances(
+    configurations: list[dict[str, Any]], peak: dict[str, float] = PEAK
+) -> gaussian_process.Array:
     cube = Cube(space.distributions(RECIPE))
-    away = cube.points(configurations) - cube.points([PEAK])
+    away = cube.points(configurations) - cube.points([peak])
     return np.asarray(np.sqrt((away**2).mean(axis=1)))
 
 
@@ -287,10 +289,18 @@ def test_it_is_not_taken_in_by_those_that_learn_fast(tmp_path: Path) -> None:
 
 
 def test_a_batch_size_begins_with_what_another_has_seen(tmp_path: Path) -> None:
-    together = distances(search(tmp_path / "together", "gp", (32, 64))[64])
-    alone = distances(search(tmp_path / "alone", "gp", (64,))[64])
-    # Of the first ones; some of them are drawn at random on purpose.
-    assert np.quantile(together[:8], 0.25) < 0.6 * np.quantile(alone[:8], 0.25)
+    for corner in (
+        {"conv1": 256, "conv2": 32, "dense_units": 256, "dropout_rate": 0.2, "learning_rate": 5e-3},
+        {"conv1": 32, "conv2": 256, "dense_units": 64, "dropout_rate": 0.9, "learning_rate": 2e-4},
+    ):
+        folder, learns = tmp_path / str(corner["conv1"]), peaked(corner)
+        both = search(folder / "both", "gp", (32, 64), learns=learns)
+        alone = search(folder / "alone", "gp", (64,), learns=learns)
+        # Of the first ones; some of them are drawn at random on purpose.
+        after_another, first = (
+            np.quantile(distances(found[64][:8], corner), 0.25) for found in (both, alone)
+        )
+        assert after_another < 0.6 * first
 
 
 def test_it_proposes_the_same_after_an_interruption(tmp_path: Path) -> None:
