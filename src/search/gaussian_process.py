@@ -87,17 +87,18 @@ def loss(
     logs: Array, squares: Array, line: Array, scores: Array, means: Array
 ) -> tuple[float, Array]:
     """Return minus the logarithm of the posterior of scales and noise, and its gradient."""
-    scaled = squares / np.exp(2 * logs[:-1])
-    kernel, slope = _matern(scaled.sum(axis=2))
+    by_scale = np.exp(-2 * logs[:-1])
+    kernel, slope = _matern(squares @ by_scale)
     noise = math.exp(logs[-1])
-    factor = linalg.cholesky(kernel + line + (noise + _JITTER) * np.eye(len(scores)), lower=True)
+    kernel += line
+    kernel[np.diag_indices_from(kernel)] += noise + _JITTER
+    factor = linalg.cholesky(kernel, lower=True)
     weights = linalg.cho_solve((factor, True), scores)
-    inverse = linalg.cho_solve((factor, True), np.eye(len(scores)))
-    inner = np.outer(weights, weights) - inverse
-    # The derivative of the kernel by the logarithm of a scale is slope · scaled.
-    gradient = np.append(
-        -0.5 * np.einsum("ij,ijk->k", inner * slope, scaled), -0.5 * noise * np.trace(inner)
-    )
+    inverse, _ = linalg.lapack.dpotri(factor, lower=True)  # its lower triangle
+    inner = np.outer(weights, weights) - inverse - np.tril(inverse, -1).T
+    # The derivative of the kernel by the logarithm of a scale is slope · squares · by_scale.
+    by_logs = np.tensordot(inner * slope, squares) * by_scale
+    gradient = -0.5 * np.append(by_logs, noise * np.trace(inner))
     away = (logs - means) / _PRIOR_SD
     value = 0.5 * scores @ weights + np.log(np.diag(factor)).sum() + 0.5 * away @ away
     return float(value), gradient + away / _PRIOR_SD
