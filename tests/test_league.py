@@ -437,9 +437,9 @@ def test_search_is_the_same_again_and_spends_its_budget(promotion: Promotion, wo
     surrogate = Surrogate(random_table())
     found = []
     for _ in range(2):
-        replay = Replay(surrogate, workers, budget=200 * IMAGES)
+        replay = Replay(surrogate, workers, budget=60 * IMAGES)
         ours.search(ours.Ours(promotion=promotion, min_epochs=1 / 9), [replay], seed=1)
-        assert replay.images > (200 - 2 * workers) * IMAGES
+        assert replay.images > (60 - 2 * workers) * IMAGES
         found.append(replay.moments)
     assert found[0] == found[1]
 

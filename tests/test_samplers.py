@@ -15,6 +15,7 @@ from optuna.trial import TrialState, create_trial
 from scipy import integrate, optimize, stats
 from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import Matern
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from src.core.interrupt import Interruption
 from src.results.folder import ResultsFolder
@@ -25,6 +26,7 @@ from src.search.fill import fill
 from src.search.gaussian_process import (
     CONSTANT,
     SLOPE,
+    Array,
     GaussianProcess,
     expected_improvement,
 )
@@ -259,6 +261,20 @@ def test_it_begins_in_the_middle_and_learns_from_three_on(tmp_path: Path) -> Non
     assert here[32][:3] == there[32][:3]
     assert here[32][3:6] != there[32][3:6]
     assert here[64][0] not in here[32]  # the second batch size begins with what the first has seen
+
+
+def test_it_takes_no_core_from_the_fits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    threads: set[int] = set()
+
+    class Spy(gaussian_process.GaussianProcess):
+        def predict(self, points: Array) -> tuple[Array, Array]:
+            threads.update(x["num_threads"] for x in threadpool_info() if x["user_api"] == "blas")
+            return super().predict(points)
+
+    monkeypatch.setattr("src.search.gp_sampler.GaussianProcess", Spy)
+    with threadpool_limits(2, user_api="blas"):
+        search(tmp_path, "gp")
+    assert threads == {1}
 
 
 def test_tpe_learns_from_the_trials_of_all_brackets(tmp_path: Path) -> None:
