@@ -20,14 +20,16 @@ from lightning.pytorch import Callback
 from src import tune
 from src.core.interrupt import Interruption
 from src.data.split import TrainingData
+from src.data.stretches import Stretch, make_stretches
 from src.results.folder import ResultsFolder
 from src.search.hyperband import make_plan
 from src.search.journal import open_journal
 from src.search.studies import load_studies
 from src.training.fitted import Fitted
 from src.training.history import Epoch
+from src.training.hyperparameters import task_arguments
 from src.training.spec import FitSpec
-from src.training.task import make_task
+from src.training.task import CharacterTask
 from src.training.tensorboard import write_run
 from src.workers.worker import HyperbandCallback
 
@@ -81,6 +83,12 @@ def _search(workers: int, iterations: int) -> dict[str, Any]:
     }
 
 
+class _Asleep(CharacterTask):
+    """Says how far it is, and trains nothing."""
+
+    stretch = Stretch(epoch=0, begin=0, end=1, epochs=1)
+
+
 def _sleep(
     spec: FitSpec,
     data: TrainingData,
@@ -91,24 +99,25 @@ def _sleep(
     started = time.monotonic()
     generator = torch.Generator().manual_seed(spec.seed)
     limit, rate = torch.rand(2, generator=generator).tolist()
-    weights = dict(make_task(spec.hyperparameters, classes=10).state_dict())
+    task = _Asleep(**task_arguments(spec.hyperparameters, classes=10))
     (hyperband,) = (callback for callback in callbacks if isinstance(callback, HyperbandCallback))
     time.sleep(SECONDS - (time.monotonic() - started))
 
-    trainer: Any = SimpleNamespace(callback_metrics={}, current_epoch=0, should_stop=False)
+    trainer: Any = SimpleNamespace(callback_metrics={}, should_stop=False)
     history: list[Epoch] = []
-    while len(history) < spec.max_epochs and not trainer.should_stop:
-        accuracy = round(limit * (1 - (1 - rate) ** (len(history) + 1)), 6)
-        trainer.current_epoch = len(history)
+    for task.stretch in make_stretches(spec.max_epochs, spec.looks, steps=1):
+        accuracy = round(limit * (1 - (1 - rate) ** task.stretch.epochs), 6)
         trainer.callback_metrics["val_accuracy"] = torch.tensor(accuracy, dtype=torch.float64)
-        history.append(Epoch(len(history) + 1, 0.1, accuracy, 0.1, accuracy))
-        hyperband.on_validation_end(trainer, trainer)
+        history.append(Epoch(task.stretch.epochs, 0.1, accuracy, 0.1, accuracy))
+        hyperband.on_validation_end(trainer, task)
+        if trainer.should_stop:
+            break
     if spec.tensorboard is not None:
         write_run(spec.tensorboard, spec.hyperparameters, history, history[-1].val_accuracy)
     return Fitted(
         history=tuple(history),
         best=history[-1],
-        weights=weights,
+        weights=dict(task.state_dict()),
         confusion=torch.bincount(data.validation.labels, minlength=10).diag(),
         seconds=time.monotonic() - started,
         early_stopped=False,
