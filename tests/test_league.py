@@ -541,12 +541,17 @@ def test_league_of_ours_and_the_baselines(
     assert [row["resumes"] for row in rows[:2]] == ["never pauses", "goes on"]
     assert "one epoch" in capsys.readouterr().out
 
-    # The same command searches nothing again, and another table's everything.
-    kept = {path: path.stat().st_mtime_ns for path in tmp_path.glob(".league-*/**/output.pkl")}
+    # The same command searches nothing again, nor does another table, and a changed one everything.
+    kept = {path: path.stat().st_mtime_ns for path in tmp_path.glob(".league/**/output.pkl")}
     assert len(kept) == 2 * 4
     assert league.COMMAND.main(arguments) == 0
     assert json.loads((tmp_path / "league.json").read_text())["rows"] == rows
-    assert kept == {p: p.stat().st_mtime_ns for p in tmp_path.glob(".league-*/**/output.pkl")}
+    assert kept == {p: p.stat().st_mtime_ns for p in tmp_path.glob(".league/**/output.pkl")}
+    write_table(tmp_path / "other", random_table(batch_size=64))
+    both = json.dumps([str(tmp_path / "made_up"), str(tmp_path / "other")])
+    random_only = ("--tuners", '["random"]', *arguments[4:])
+    assert league.COMMAND.main(["--tables", both, *random_only]) == 0
+    assert len([*tmp_path.glob(".league/**/output.pkl")]) == len(kept) + 2
     write_table(tmp_path / "made_up", random_table(batch_size=64))
-    assert league.COMMAND.main([*arguments[:2], "--tuners", '["random"]', *arguments[4:]]) == 0
+    assert league.COMMAND.main([*arguments[:2], *random_only]) == 0
     assert json.loads((tmp_path / "league.json").read_text())["rows"][0] != rows[2]

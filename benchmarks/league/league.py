@@ -3,10 +3,10 @@
     python -m benchmarks league --python .venv-league/bin/python
 
 writes benchmarks/results/league.json and a picture for each table and number of workers, in hours,
-of which SMAC's random forest takes most. The same command goes on where it was stopped, if neither
-tables nor code have changed, from a folder .league-… beside what it writes; delete that when it has
-ended, or when other versions of the peers are installed. The tables are those of `python -m
-benchmarks table`; the peers need an environment of their own:
+of which SMAC's random forest takes most. The same command goes on where it was stopped: what has
+been searched is kept in a folder .league beside what it writes, and is searched again if the table
+or the code changes. Delete the folder when other versions of the peers are installed. The tables
+are those of `python -m benchmarks table`; the peers need an environment of their own:
 
     python3.11 -m venv .venv-league
     .venv-league/bin/pip install -r benchmarks/peers/requirements-league.txt
@@ -194,10 +194,15 @@ def _play_all(
     begins = range(0, options.seeds, _CHUNK)
     chunks = [range(begin, min(begin + _CHUNK, options.seeds)) for begin in begins]
     rounds = list(itertools.product(tables, options.workers))
-    memory = joblib.Memory(_memory(options.output, tables), verbose=0)
-    search = memory.cache(_search, ignore=["surrogates"])
+    told = _told(tables)
+    search = joblib.Memory(options.output / ".league", verbose=0).cache(
+        _search, ignore=["surrogates"]
+    )
     cases = [
-        (table, workers, _budget(options, surrogates[table]), entry, seeds)
+        (
+            (told[table], told.get(entry.options.get("after", ""))),
+            *(table, workers, _budget(options, surrogates[table]), entry, seeds),
+        )
         for table, workers in rounds
         for entry in entries
         for seeds in chunks
@@ -209,7 +214,7 @@ def _play_all(
             joblib.delayed(_try)(search, *case, options.clock, options.python, surrogates)
             for case in cases
         )
-        for (table, workers, _, entry, _), played in zip(cases, answers, strict=True):
+        for (_, table, workers, _, entry, _), played in zip(cases, answers, strict=True):
             found.setdefault((table, workers, entry.label), []).append(played)
             progress.advance(bar)
     return [
@@ -225,13 +230,14 @@ def _play_all(
     ]
 
 
-def _memory(folder: Path, tables: Mapping[str, Table]) -> Path:
-    """Return the folder for what this code has searched on these tables."""
-    told = hashlib.sha256(repr(sorted(tables.items())).encode())
-    code = [path for part in ("src", "benchmarks") for path in _ROOT.glob(f"{part}/**/*.py")]
-    for path in sorted(code):
-        told.update(path.read_bytes())
-    return folder / f".league-{told.hexdigest()[:12]}"
+def _told(tables: Mapping[str, Table]) -> dict[str, str]:
+    """Return what tells each table, with this code, from any other."""
+    paths = [path for part in ("src", "benchmarks") for path in _ROOT.glob(f"{part}/**/*.py")]
+    code = b"".join(path.read_bytes() for path in sorted(paths))
+    return {
+        name: hashlib.sha256(code + repr(table).encode()).hexdigest()
+        for name, table in tables.items()
+    }
 
 
 def _try(search: Callable[..., Played], *arguments: Any) -> Played:
@@ -243,6 +249,7 @@ def _try(search: Callable[..., Played], *arguments: Any) -> Played:
 
 
 def _search(
+    told: tuple[str, str | None],
     table: str,
     workers: int,
     budget: int,
@@ -252,7 +259,7 @@ def _search(
     python: Path | None,
     surrogates: Mapping[str, Surrogate],
 ) -> Played:
-    """Search a table once for each seed."""
+    """Search a table once for each seed; what was told is a part of what it is remembered by."""
     replays = [Replay(surrogates[table], workers, budget, clock) for _ in seeds]
     return play(entry, replays, seeds, python, surrogates)
 
