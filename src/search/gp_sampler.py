@@ -21,7 +21,7 @@ _UNIFORM = 0.2
 """And later with this probability, because what learns late is seen by chance alone (a third in
 Falkner, Klein, Hutter: "BOHB", ICML 2018)."""
 
-_LEARNT = 150
+_LEARNT = 100
 """From about so many looks is learnt, at most: the time that it takes grows with their cube."""
 
 _DRAWN = 1000
