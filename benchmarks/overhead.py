@@ -84,7 +84,7 @@ def _search(workers: int, iterations: int) -> dict[str, Any]:
 
 
 class _Asleep(CharacterTask):
-    """Says how far it is, and trains nothing."""
+    """Trains nothing, and says itself how far it is, where others ask their Trainer's images."""
 
     stretch = Stretch(epoch=0, begin=0, end=1, epochs=1)
 

@@ -194,13 +194,13 @@ def _play_all(
     begins = range(0, options.seeds, _CHUNK)
     chunks = [range(begin, min(begin + _CHUNK, options.seeds)) for begin in begins]
     rounds = list(itertools.product(tables, options.workers))
-    told = _told(tables)
+    fingerprints = _fingerprints(tables)
     search = joblib.Memory(options.output / ".league", verbose=0).cache(
         _search, ignore=["surrogates"]
     )
     cases = [
         (
-            (told[table], told.get(entry.options.get("after", ""))),
+            (fingerprints[table], fingerprints.get(entry.options.get("after", ""))),
             *(table, workers, _budget(options, surrogates[table]), entry, seeds),
         )
         for table, workers in rounds
@@ -230,8 +230,8 @@ def _play_all(
     ]
 
 
-def _told(tables: Mapping[str, Table]) -> dict[str, str]:
-    """Return what tells each table, with this code, from any other."""
+def _fingerprints(tables: Mapping[str, Table]) -> dict[str, str]:
+    """Return what each table, with this code, is told from any other by."""
     paths = [path for part in ("src", "benchmarks") for path in _ROOT.glob(f"{part}/**/*.py")]
     code = b"".join(path.read_bytes() for path in sorted(paths))
     return {
@@ -249,7 +249,7 @@ def _try(search: Callable[..., Played], *arguments: Any) -> Played:
 
 
 def _search(
-    told: tuple[str, str | None],
+    fingerprints: tuple[str, str | None],
     table: str,
     workers: int,
     budget: int,
@@ -259,7 +259,7 @@ def _search(
     python: Path | None,
     surrogates: Mapping[str, Surrogate],
 ) -> Played:
-    """Search a table once for each seed; what was told is a part of what it is remembered by."""
+    """Search a table once for each seed; it is remembered by its arguments, fingerprints too."""
     replays = [Replay(surrogates[table], workers, budget, clock) for _ in seeds]
     return play(entry, replays, seeds, python, surrogates)
 
