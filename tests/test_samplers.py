@@ -1,8 +1,9 @@
 """What proposes configurations, against scikit-learn, SciPy and plain counting."""
 
+import contextlib
 import math
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from optuna.distributions import CategoricalDistribution
+from optuna.samplers import RandomSampler
 from optuna.trial import TrialState, create_trial
 from scipy import integrate, optimize, stats
 from sklearn.gaussian_process import GaussianProcessRegressor
@@ -30,10 +32,12 @@ from src.search.gaussian_process import (
     GaussianProcess,
     expected_improvement,
 )
+from src.search.gp_sampler import GPSampler
 from src.search.hyperband import Plan, make_plan
 from src.search.hyperband_study import open_hyperband_studies
 from src.search.journal import Journal
 from src.search.spec import Sampler
+from src.search.studies import load_studies
 from src.training.hyperparameters import Hyperparameters
 from src.training.spec import FitSpec
 from tests.fake_workers import NEVER, FakeWorkers, open_session, plain_spec
@@ -121,29 +125,27 @@ def test_expected_improvement_is_the_integral(mean: float, deviation: float, bes
 def test_curves_are_those_of_rungs_and_know_how_a_trial_ended() -> None:
     plan = make_plan(9, 3, min_epochs=1 / 3)  # 27 parts an epoch
 
-    def seen(state: TrialState, values: dict[int, float]) -> dict[float, float]:
+    def seen(state: TrialState, values: dict[int, float], reason: str) -> dict[float, float]:
         trial = create_trial(
             state=state,
             value=0.5 if state == TrialState.COMPLETE else None,
             params=PEAK,
             distributions=space.distributions(RECIPE),
             intermediate_values=values,
+            user_attrs={"outcome": {"reason": reason}},
         )
-        (one,) = observe([(64, trial)], plan)
-        return dict(one.curve)
+        return dict(observe(trial, 64, plan).curve)
 
-    parts = plan.parts
-    looks = {parts // 3: 0.4, parts: 0.6, 2 * parts: 0.7, 3 * parts: 0.8, 5 * parts: 0.9}
+    parts, lost = plan.parts, "lost on the rung at epoch 3"
+    looks = {parts // 3: 0.4, parts: 0.6, 2 * parts: 0.7, 3 * parts: 0.8}
     on_rungs = {1 / 3: 0.4, 1: 0.6, 3: 0.8}
     for state in (TrialState.PRUNED, TrialState.WAITING, TrialState.RUNNING):
-        assert seen(state, looks) == pytest.approx(on_rungs)
-    assert seen(TrialState.COMPLETE, looks) == pytest.approx({**on_rungs, 9: 0.9})  # stopped early
-    assert seen(TrialState.RUNNING, {}) == {}
-    assert seen(TrialState.PRUNED, {}) == pytest.approx({1 / 3: 0.0})  # diverged
-    failed = create_trial(
-        state=TrialState.FAIL, params=PEAK, distributions=space.distributions(RECIPE)
-    )
-    assert observe([(64, failed)], plan) == []
+        assert seen(state, looks, lost) == pytest.approx(on_rungs)
+    longer = looks | {5 * parts: 0.9}
+    assert seen(TrialState.COMPLETE, longer, "early") == pytest.approx({**on_rungs, 9: 0.9})
+    assert seen(TrialState.RUNNING, {}, "") == {}
+    assert seen(TrialState.PRUNED, longer, "diverged") == pytest.approx({**on_rungs, 9: 0.0})
+    assert seen(TrialState.PRUNED, {}, "diverged") == pytest.approx({9: 0.0})
 
 
 # ---- the cube
@@ -261,6 +263,62 @@ def test_it_begins_in_the_middle_and_learns_from_three_on(tmp_path: Path) -> Non
     assert here[32][:3] == there[32][:3]
     assert here[32][3:6] != there[32][3:6]
     assert here[64][0] not in here[32]  # the second batch size begins with what the first has seen
+
+
+def test_a_trial_that_was_killed_while_it_was_proposed_teaches_nothing(tmp_path: Path) -> None:
+    search(tmp_path, "gp", (32,), interruption=After(1000))
+    results = ResultsFolder(tmp_path, "mnist_5k")
+    with Journal(results) as journal:
+        study = load_studies(journal.storage, "mnist_5k")[32]
+        killed = study.ask()
+        killed.set_user_attr("slot", 16)
+        killed.set_user_attr("bracket", 0)
+        killed.suggest_int("conv1", 32, 256, step=32)
+    assert len(search(tmp_path, "gp", (64,))[64]) == PLAN.trials
+
+
+def test_proposals_are_made_one_after_the_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held: list[bool] = []
+    proposed: list[bool] = []
+
+    class Locking(Journal):
+        @contextlib.contextmanager
+        def exclusive(self) -> Iterator[None]:
+            with super().exclusive():
+                held.append(True)
+                yield
+                held.pop()
+
+    def spy(sampler: GPSampler, *arguments: Any) -> dict[str, Any]:
+        proposed.append(bool(held))
+        return RandomSampler(seed=sampler._batch_size).sample_relative(*arguments)
+
+    monkeypatch.setattr(GPSampler, "sample_relative", spy)
+    monkeypatch.setattr(f"{__name__}.Journal", Locking)
+    search(tmp_path, "gp")
+    assert proposed == [True] * PLAN.trials
+
+
+def test_the_best_are_never_forgotten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("src.search.gp_sampler._LEARNT", 20)  # looks, of a dozen trials
+    learnt: list[Array] = []
+
+    class Spy(gaussian_process.GaussianProcess):
+        def condition(self, points: Array, scores: Array) -> None:
+            super().condition(points, scores)
+            learnt.append(points)
+
+    monkeypatch.setattr("src.search.gp_sampler.GaussianProcess", Spy)
+    search(tmp_path, "gp", plan=make_plan(9, 3, iterations=3))
+    with Journal(ResultsFolder(tmp_path, "mnist_5k")) as journal:
+        trials = load_studies(journal.storage, "mnist_5k")[64].trials
+    best = max(trials, key=lambda trial: trial.value or 0.0)
+    assert best.number < len(trials) - 20
+    assert len(learnt[-1]) == 20
+    place = Cube(space.distributions(RECIPE)).points([best.params])
+    assert np.isclose(learnt[-1][:, :-2], place).all(axis=1).any()
 
 
 def test_it_takes_no_core_from_the_fits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

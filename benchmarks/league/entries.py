@@ -20,7 +20,7 @@ _OPTIONS = {
     OURS: tuple(field.name for field in fields(ours.Ours)),
     RANDOM: (),
     ONE_EPOCH: ("best",),
-} | dict.fromkeys(PROGRAMS, ("factor", "min_epochs"))
+} | dict.fromkeys(PROGRAMS, ("factor", "min_epochs", "begin"))
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Entry:
                 allowed = ", ".join(_OPTIONS[name]) or "none"
                 raise UserError(f"`tuners` (={text}): options of {name} are {allowed}")
             options[key] = _read(key, value, text)
-            words.append(value if isinstance(options[key], str) else word)
+            words.append(value if key in ("promotion", "sampler") else word)
         return cls(name, options, " ".join(words))
 
 
@@ -64,7 +64,8 @@ def _read(key: str, value: str, text: str) -> Any:
         raise UserError(f"`tuners` (={text}): {key} must be a number") from None
     if key == "after":
         return value
-    if value not in (choices := get_args(get_type_hints(ours.Ours)[key])):
+    choices = ("middle",) if key == "begin" else get_args(get_type_hints(ours.Ours)[key])
+    if value not in choices:
         raise UserError(f"`tuners` (={text}): {key} must be one of {', '.join(choices)}")
     return value
 
@@ -129,7 +130,8 @@ def play(
         ):
             resumes = "goes on"
     searches = [
-        Searched(replay.moments, replay.busy / replay.clock / replay.workers) for replay in replays
+        Searched(replay.moments, replay.busy / (replay.clock or 1) / replay.workers)
+        for replay in replays
     ]
     return Played(searches, resumes, versions)
 

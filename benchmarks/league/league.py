@@ -12,7 +12,8 @@ are those of `python -m benchmarks table`; the peers need an environment of thei
     .venv-league/bin/pip install -r benchmarks/peers/requirements-league.txt
 
 Every configuration gets the curve that a regression on the table's rows gives it, with the luck of
-a fit that ended alike; what it is worth on hidden images is without luck.
+a fit that ended alike; what it is worth on hidden images is without luck. The regression is a
+Gaussian process, as this search's own sampler is; `--curves forest` takes one that is none.
 """
 
 import hashlib
@@ -40,7 +41,7 @@ from benchmarks.league.scores import (
     median,
     regret_at,
 )
-from benchmarks.league.surrogate import NotApplicable, Surrogate
+from benchmarks.league.surrogate import Curves, NotApplicable, Surrogate
 from benchmarks.league.table import TABLES
 from benchmarks.tables import print_rows
 from src import cli
@@ -61,13 +62,17 @@ TUNERS = (
     "one_epoch",
     "keras_hyperband",
     "optuna_hyperband",
+    "optuna_hyperband:begin=middle",
     "optuna_halving",
     "smac_hyperband",
     "smac_multifidelity",
+    "smac_multifidelity:begin=middle",
     "dehb",
     "neps_hyperband",
     "neps_priorband",
+    "neps_priorband:begin=middle",
     "syne_tune_asha",
+    "syne_tune_asha:begin=middle",
 )
 
 CLOSE = (0.002, 0.001, 0.0005)
@@ -99,10 +104,14 @@ class LeagueOptions:
     """Fits at once."""
     seeds: int = 100
     """Searches of each tuner."""
+    first_seed: int = 0
+    """Seed of the first of them; the others follow it."""
     budget: int = 30
     """Images of a search, in fits of all epochs."""
     python: Path | None = None
     """Python of the peers' environment; null: peers are left out."""
+    curves: Curves = "process"
+    """What gives a configuration its curve, by the table's rows: a Gaussian process or a forest."""
     clock: Clock = "images"
     """What passes while a worker trains: as many units of time as images, or the seconds that the
     table measured."""
@@ -190,22 +199,22 @@ def run(options: LeagueOptions) -> int:
 def _play_all(
     options: LeagueOptions, entries: Sequence[Entry], tables: Mapping[str, Table]
 ) -> list[_Round]:
-    surrogates = {name: Surrogate(table) for name, table in tables.items()}
-    begins = range(0, options.seeds, _CHUNK)
-    chunks = [range(begin, min(begin + _CHUNK, options.seeds)) for begin in begins]
+    surrogates = {name: Surrogate(table, options.curves) for name, table in tables.items()}
+    seeds = range(options.first_seed, options.first_seed + options.seeds)
+    chunks = [seeds[i : i + _CHUNK] for i in range(0, len(seeds), _CHUNK)]
     rounds = list(itertools.product(tables, options.workers))
-    fingerprints = _fingerprints(tables)
+    fingerprints = _fingerprints(tables, options.curves)
     search = joblib.Memory(options.output / ".league", verbose=0).cache(
         _search, ignore=["surrogates"]
     )
     cases = [
         (
             (fingerprints[table], fingerprints.get(entry.options.get("after", ""))),
-            *(table, workers, _budget(options, surrogates[table]), entry, seeds),
+            *(table, workers, _budget(options, surrogates[table]), entry, chunk),
         )
         for table, workers in rounds
         for entry in entries
-        for seeds in chunks
+        for chunk in chunks
     ]
     found: dict[tuple[str, int, str], list[Played]] = {}
     with live_progress(open_console()) as progress:
@@ -230,12 +239,12 @@ def _play_all(
     ]
 
 
-def _fingerprints(tables: Mapping[str, Table]) -> dict[str, str]:
+def _fingerprints(tables: Mapping[str, Table], curves: Curves) -> dict[str, str]:
     """Return what each table, with this code, is told from any other by."""
     paths = [path for part in ("src", "benchmarks") for path in _ROOT.glob(f"{part}/**/*.py")]
     code = b"".join(path.read_bytes() for path in sorted(paths))
     return {
-        name: hashlib.sha256(code + repr(table).encode()).hexdigest()
+        name: hashlib.sha256(code + curves.encode() + repr(table).encode()).hexdigest()
         for name, table in tables.items()
     }
 
@@ -347,6 +356,9 @@ def _notes(rounds: Sequence[_Round], tests: Sequence[Mapping[str, Any]]) -> list
         "resumes: a promoted trial goes on from its checkpoint, so that only new images count, or "
         "starts anew, as the library's examples have it, so that all count again",
         "busy: share of the workers' time in which they train",
+        "begin=middle: the first configuration is the middle of the space, with which ours begins "
+        "by itself, and SMAC's Hyperband; the others draw it unless they are told",
+        "Optuna's rungs come an epoch late, as its callback for Lightning counts epochs from 0",
     ]
     left_out = {name: of.reason for one in rounds for name, of in one.played.items() if of.reason}
     notes += [f"{name}: {reason}" for name, reason in left_out.items()]

@@ -44,7 +44,8 @@ from src.workers.verdict import Verdict
 
 @dataclass(frozen=True, kw_only=True)
 class Ours:
-    """What the search is asked for; by itself what `tune` has by itself."""
+    """What the search is asked for: by itself, promotion, sampler and lowest rung are those of
+    `tune`."""
 
     promotion: Promotion = TuneOptions.promotion
     sampler: Sampler = TuneOptions.sampler

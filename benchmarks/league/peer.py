@@ -71,7 +71,8 @@ class Peer:
         """
         self._asked = 0
         setting: dict[str, Any] = {"start": self._name, "seed": derive_seed(seed, SAMPLER) % 2**31}
-        setting |= {"max_epochs": max_epochs, "budget": budget, "factor": 3, "min_epochs": 1}
+        setting |= {"max_epochs": max_epochs, "budget": budget}
+        setting |= {"factor": 3, "min_epochs": 1, "begin": ""}
         self.about = self._say(setting | dict(options))
         if reason := self.about.get("not_applicable"):
             raise NotApplicable(reason)

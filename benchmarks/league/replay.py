@@ -44,8 +44,8 @@ class _Fit:
         self._goals: list[float] = [
             goal for goal in goals if goal > begin and not is_near(goal, begin)
         ]
-        self._looks = [_nearest(curve, goal) for goal in self._goals]
-        self._last = _nearest(curve, begin)
+        self._looks = [_look_after(curve, goal) for goal in self._goals]
+        self._last = _look_after(curve, begin)
         self._done = begin
 
     def next_stretch(self) -> tuple[float, float]:
@@ -64,7 +64,7 @@ class _Fit:
         return not self._goals
 
 
-def _nearest(curve: Curve, epochs: float) -> Look | None:
+def _look_after(curve: Curve, epochs: float) -> Look | None:
     return next((look for look in curve.looks if is_near(look.epochs, epochs)), None)
 
 

@@ -71,6 +71,6 @@ def critical_difference(contestants: int, blocks: int) -> float:
 
 def friedman_p(scores: Array) -> float:
     """Return the probability of ranks this unequal if no contestant is better (Friedman)."""
-    if scores.shape[1] < 3 or (scores == scores[:, :1]).all():
+    if (scores == scores[:, :1]).all():
         return math.nan
     return float(stats.friedmanchisquare(*scores.T).pvalue)

@@ -1,12 +1,12 @@
 """Learning curves of any configuration, by regression on those of a table.
 
-A curve is what a Gaussian process of the configuration predicts, plus luck: what a fit of one that
-ended alike, of which there are several, differs from the mean of these. Both are logarithms of
-the error at every look. On hidden images there is no luck, so that what a search has found is worth
-what another fit of that configuration would give; but where a fit diverged, its whole curve is that
-of those nearby. Luck is not that of the nearest configurations,
-because bad ones have far more of it, which would make good ones better than any fit was; nor that
-of one that fails with one seed and not with another, which would do the same for bad ones.
+A curve is what a Gaussian process, or a forest, of the configuration predicts, plus luck: what a
+fit of one that ended alike, of which there are several, differs from the mean of these. Both are
+logarithms of the error at every look. On hidden images there is no luck, so that what a search has
+found is worth what another fit of that configuration would give; but where a fit diverged, its
+whole curve is that of those nearby. Luck is not that of the nearest configurations, because bad
+ones have far more of it, which would make good ones better than any fit was; nor that of one that
+fails with one seed and not with another, which would do the same for bad ones.
 
 The nearest configuration's curve would tell less than a regression: of 58 rows of MNIST, left out
 in turn, it explained 14 % of the variance after three epochs where a polynomial explained 60 %, and
@@ -18,9 +18,11 @@ and promised a fifth fewer errors than any row had, in a corner that no row was 
 import math
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from sklearn.ensemble import RandomForestRegressor
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
@@ -33,6 +35,9 @@ from src.search import space
 from src.search.cube import Cube
 
 Array = NDArray[np.float64]
+
+Curves = Literal["process", "forest"]
+"""What gives a configuration its curve: a Gaussian process, or a random forest."""
 
 SPACE = Cube(space.distributions(PLAIN))
 """Where a configuration lies, and what lies there."""
@@ -59,7 +64,7 @@ def is_near(epochs: float, other: float) -> bool:
     return abs(epochs - other) < 1e-5
 
 
-class Regression:
+class Process:
     """A Gaussian process of each column, whose length scales and noise are those of all.
 
     Args:
@@ -87,14 +92,40 @@ class Regression:
         return np.asarray(self._process.predict(points)).reshape(len(points), -1)
 
 
+class Forest:
+    """A random forest (Breiman: "Random Forests", 2001) of all columns.
+
+    It has nothing in common with what any tuner here believes of the curves, unless a forest.
+
+    Args:
+        points: (N, D).
+        values: (N, L).
+    """
+
+    def __init__(self, points: Array, values: Array) -> None:
+        self._forest = RandomForestRegressor(oob_score=True, random_state=0).fit(points, values)
+        errors = self._forest.oob_prediction_ - values
+        centred = values - values.mean(axis=0)
+        self.explained: Array = 1 - (errors**2).sum(axis=0) / (centred**2).sum(axis=0)
+        """Share of the variance of each column that trees predict of rows they have not seen."""
+
+    def predict(self, points: Array) -> Array:
+        """Return (M, L) at points (M, D)."""
+        return np.asarray(self._forest.predict(points))
+
+
+_REGRESSIONS: dict[Curves, type[Process | Forest]] = {"process": Process, "forest": Forest}
+
+
 class Surrogate:
     """A table that has a curve for every configuration.
 
     Args:
         table: real curves.
+        curves: what regression of them gives a configuration its own.
     """
 
-    def __init__(self, table: Table) -> None:
+    def __init__(self, table: Table, curves: Curves = "process") -> None:
         self.max_epochs: int = table.about["max_epochs"]
         self.looks: tuple[float, ...] = tuple(table.about["looks"])
         """Shares of the first epoch after which the curves have a look."""
@@ -105,23 +136,21 @@ class Surrogate:
         rows: dict[int, list[Curve]] = {}
         for curve in table.curves:
             rows.setdefault(curve.configuration, []).append(curve)
-        self._firsts = [curves[0] for curves in rows.values()]
+        self._firsts = [fits[0] for fits in rows.values()]
         most = max(len(curve.looks) for curve in table.curves)
         whole = [r for r in rows.values() if all(len(curve.looks) == most for curve in r)]
-        self._repeated = [
-            curves for curves in whole if len(curves) > 1 and _spread(curves) < _APART
-        ]
+        self._repeated = [fits for fits in whole if len(fits) > 1 and _spread(fits) < _APART]
         if not self._repeated:
             raise UserError("a table needs configurations whose seeds end alike, `--repeated`")
         means = np.array(
             [[*_mean_errors(c), np.mean([_hidden_error(x) for x in c])] for c in whole]
         )
-        self._whole_places = _places(curves[0] for curves in whole)
-        self.regression = Regression(self._whole_places, means)
+        self._whole_places = _places(fits[0] for fits in whole)
+        self.regression = _REGRESSIONS[curves](self._whole_places, means)
         """Of the logarithm of the error at every look, and last on the hidden images after the
         epoch that validated best."""
         self._all_places = _places(self._firsts)
-        self._repeated_ends = np.array([_mean_errors(curves)[-1] for curves in self._repeated])
+        self._repeated_ends = np.array([_mean_errors(fits)[-1] for fits in self._repeated])
 
     def curve(self, configuration: Mapping[str, float], seed: int) -> Curve:
         """Return a curve of a configuration; where the nearest one diverged, that one's.
@@ -131,7 +160,7 @@ class Surrogate:
             seed: draws the luck.
         """
         place = SPACE.points([configuration])
-        nearest: Curve = self._firsts[_nearest(self._all_places, place)[0]]
+        nearest: Curve = self._firsts[((self._all_places - place) ** 2).sum(axis=1).argmin()]
         predicted = self.regression.predict(place)[0]
         if len(nearest.looks) < len(predicted) - 1:
             return nearest
@@ -173,11 +202,6 @@ class Surrogate:
 
 def _places(curves: Iterable[Curve]) -> Array:
     return SPACE.points([vars(curve.hyperparameters) for curve in curves])
-
-
-def _nearest(places: Array, place: Array) -> NDArray[np.int64]:
-    """Return the indices of places, the nearest first."""
-    return np.argsort(((places - place) ** 2).sum(axis=1))
 
 
 def _mean_errors(curves: Sequence[Curve]) -> Array:

@@ -8,7 +8,7 @@ import tempfile
 import numpy as np
 from ConfigSpace import ConfigurationSpace, Float, Integer
 from dehb import DEHB
-from league_peer import UNITS, Job, Setting, Tuner, from_steps, serve, whole
+from league_peer import UNITS, Job, Setting, Tuner, from_steps, need_own_beginning, serve, whole
 
 
 class Dehb(Tuner):
@@ -18,6 +18,7 @@ class Dehb(Tuner):
     packages = ("DEHB", "ConfigSpace")
 
     def __init__(self, setting: Setting) -> None:
+        need_own_beginning(setting)
         space = ConfigurationSpace(seed=setting.seed)
         space.add([Integer(name, (1, 8)) for name in UNITS])
         space.add(

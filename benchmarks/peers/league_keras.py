@@ -13,7 +13,7 @@ os.environ["KERAS_BACKEND"] = "torch"
 import keras_tuner
 from keras_tuner.src.engine.trial import TrialStatus
 from keras_tuner.src.tuners.hyperband import HyperbandOracle
-from league_peer import UNITS, Job, Setting, Tuner, need_whole_epochs, serve
+from league_peer import UNITS, Job, NotApplicable, Setting, Tuner, need_own_beginning, serve
 
 
 class Hyperband(Tuner):
@@ -23,7 +23,9 @@ class Hyperband(Tuner):
     packages = ("keras-tuner",)
 
     def __init__(self, setting: Setting) -> None:
-        need_whole_epochs(setting)
+        need_own_beginning(setting)
+        if setting.min_epochs != 1:
+            raise NotApplicable("its lowest rung follows from the budget and the factor")
         space = keras_tuner.HyperParameters()
         for name in UNITS:
             space.Int(name, 32, 256, step=32)

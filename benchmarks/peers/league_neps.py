@@ -40,7 +40,8 @@ class Neps(Tuner):
                 "epochs": fidelity,
             }
         )
-        self._neps = AskAndTell(make(space, eta=setting.factor))
+        middle = setting.begin == "middle"  # of a space without a prior, that is its centre
+        self._neps = AskAndTell(make(space, eta=setting.factor, sample_prior_first=middle))
         self._jobs: dict[str, Job] = {}
         self._trials = 0
 

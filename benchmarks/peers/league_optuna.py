@@ -4,8 +4,10 @@ TPE; PyTorchLightningPruningCallback reports after every epoch, counted from 0; 
 last epoch's accuracy. It speaks as league_peer.py says: optuna_hyperband, optuna_halving.
 """
 
+from collections.abc import Callable
+
 import optuna
-from league_peer import Job, Setting, Tuner, need_whole_epochs, serve
+from league_peer import MIDDLE, Job, Setting, Tuner, from_steps, need_whole_epochs, serve
 from optuna.trial import TrialState
 
 
@@ -15,7 +17,9 @@ class Study(Tuner):
     resumes = "never pauses"
     packages = ("optuna",)
 
-    def __init__(self, setting: Setting, pruner: optuna.pruners.BasePruner) -> None:
+    def __init__(
+        self, setting: Setting, make: Callable[[Setting], optuna.pruners.BasePruner]
+    ) -> None:
         need_whole_epochs(setting)
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         sampler = optuna.samplers.TPESampler(seed=setting.seed)
@@ -23,8 +27,10 @@ class Study(Tuner):
             study_name=f"league {setting.seed}",  # its Hyperband draws brackets from the name
             direction="maximize",
             sampler=sampler,
-            pruner=pruner,
+            pruner=make(setting),
         )
+        if setting.begin == "middle":
+            self._study.enqueue_trial(from_steps(MIDDLE))
         self._max_epochs = setting.max_epochs
 
     def ask(self) -> Job:
@@ -51,23 +57,26 @@ class Study(Tuner):
         return True
 
 
-def hyperband(setting: Setting) -> Study:
-    """Make a study with Optuna's Hyperband."""
-    return Study(
-        setting,
-        optuna.pruners.HyperbandPruner(
-            min_resource=1, max_resource=setting.max_epochs, reduction_factor=setting.factor
-        ),
+def hyperband(setting: Setting) -> optuna.pruners.BasePruner:
+    """Make Optuna's Hyperband."""
+    return optuna.pruners.HyperbandPruner(
+        min_resource=round(setting.min_epochs),
+        max_resource=setting.max_epochs,
+        reduction_factor=setting.factor,
     )
 
 
-def halving(setting: Setting) -> Study:
-    """Make a study with Optuna's asynchronous successive halving."""
-    return Study(
-        setting,
-        optuna.pruners.SuccessiveHalvingPruner(min_resource=1, reduction_factor=setting.factor),
+def halving(setting: Setting) -> optuna.pruners.BasePruner:
+    """Make Optuna's asynchronous successive halving."""
+    return optuna.pruners.SuccessiveHalvingPruner(
+        min_resource=round(setting.min_epochs), reduction_factor=setting.factor
     )
 
 
 if __name__ == "__main__":
-    serve({"optuna_hyperband": hyperband, "optuna_halving": halving})
+    serve(
+        {
+            "optuna_hyperband": lambda setting: Study(setting, hyperband),
+            "optuna_halving": lambda setting: Study(setting, halving),
+        }
+    )

@@ -2,8 +2,8 @@
 
 Every line is answered by one. What is asked:
 
-    {"start": NAME, "seed": 0, "max_epochs": 9, "budget": 450, "factor": 3, "min_epochs": 1}
-                         → {"resumes": ..., "versions": ...} or {"not_applicable": REASON}
+    {"start": NAME, "seed": 0, "max_epochs": 9, "budget": 450, "factor": 3, "min_epochs": 1,
+     "begin": ""}        → {"resumes": ..., "versions": ...} or {"not_applicable": REASON}
     {"ask": true}        → {"trial": 0, "configuration": {...}, "begin": 0, "end": 3} or null
     {"tell": JOB, "epochs": 1, "value": 0.9, "is_last": false}
                          → true: it goes on; false: it is over
@@ -21,10 +21,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
-from typing import Any
+from typing import Any, Literal
 
 UNITS = ("conv1", "conv2", "dense_units")
 """From 32 to 256 by 32."""
+
+MIDDLE = {**dict.fromkeys(UNITS, 5), "dropout_rate": 5, "learning_rate": 1e-3}
+"""The middle of the space, with units and dropout rate in steps."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,8 @@ class Setting:
     """Epochs of all fits together."""
     factor: int
     min_epochs: float
+    begin: Literal["", "middle"]
+    """The first configuration: as the library draws it by itself, or the middle of the space."""
 
 
 @dataclass(frozen=True)
@@ -131,3 +136,9 @@ def need_whole_epochs(setting: Setting) -> None:
     """Refuse rungs within an epoch."""
     if setting.min_epochs < 1:
         raise NotApplicable("it counts whole epochs")
+
+
+def need_own_beginning(setting: Setting) -> None:
+    """Refuse another first configuration than the library's own."""
+    if setting.begin:
+        raise NotApplicable("it has no option for where it begins")

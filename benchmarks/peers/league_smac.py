@@ -38,6 +38,7 @@ class Smac(Tuner):
             min_budget=setting.min_epochs,
             max_budget=setting.max_epochs,
             seed=setting.seed,
+            use_default_config=setting.begin == "middle",  # the middle, last of its first ones
         )
         self._facade = facade(
             scenario,

@@ -6,7 +6,7 @@ It speaks as league_peer.py says: syne_tune_asha.
 import datetime
 
 import numpy as np
-from league_peer import UNITS, Job, Setting, Tuner, from_steps, need_whole_epochs, serve
+from league_peer import MIDDLE, UNITS, Job, Setting, Tuner, from_steps, need_whole_epochs, serve
 from syne_tune.backend.trial_status import Trial
 from syne_tune.config_space import loguniform, randint
 from syne_tune.optimizer.baselines import ASHA
@@ -36,6 +36,7 @@ class Asha(Tuner):
             random_seed=setting.seed,
             grace_period=round(setting.min_epochs),
             reduction_factor=setting.factor,
+            points_to_evaluate=[MIDDLE] if setting.begin == "middle" else None,
         )
         self._asked = 0
 

@@ -11,6 +11,9 @@ from src.data.catalog import Dataset, DataSpec
 from src.training.history import Epoch
 from src.training.hyperparameters import Hyperparameters
 
+OUTCOME = "outcome"
+"""User attribute of an Optuna trial: how it ended, and its curves."""
+
 LOST = "lost on the rung"
 """How the reason of a trial begins that a rung stopped."""
 
@@ -45,7 +48,7 @@ class TrialRecord:
 
 @dataclass(frozen=True, kw_only=True)
 class TrialOutcome:
-    """How a trial ended: the user attribute `outcome` of an Optuna trial."""
+    """How a trial ended, and its curves."""
 
     reason: str
     """Why it ended when it did; empty if by training all its epochs."""

@@ -1,11 +1,12 @@
 """What a search has seen of its configurations, on all rungs."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
 
+from src.results.records import LOST, OUTCOME
 from src.search.hyperband import Plan
 
 
@@ -20,26 +21,19 @@ class Observation:
     """Validation accuracy, 0…1, by epochs trained: on rungs. Empty: nothing is known yet."""
 
 
-def observe(trials: Sequence[tuple[int, FrozenTrial]], plan: Plan) -> list[Observation]:
-    """Return what trials have shown, in their order.
+Observe = Callable[[FrozenTrial], Iterable[Observation]]
+"""Gives what the search has seen when a trial is to be proposed: the nearest batch sizes first, of
+each the latest."""
 
-    Args:
-        trials: with their batch sizes.
-        plan: has the rungs at which trials are compared.
-    """
+
+def observe(trial: FrozenTrial, batch_size: int, plan: Plan) -> Observation:
+    """Return what a trial has shown on the rungs of a plan."""
     rungs = {plan.step(r.epochs): r.epochs for bracket in plan.brackets for r in bracket.rungs}
-    return [
-        Observation(trial.params, batch_size, _curve(trial, rungs, plan.max_epochs))
-        for batch_size, trial in trials
-        if trial.params and trial.state != TrialState.FAIL
-    ]
-
-
-def _curve(trial: FrozenTrial, rungs: Mapping[int, float], max_epochs: int) -> dict[float, float]:
     values = trial.intermediate_values
     curve = {epochs: values[step] for step, epochs in rungs.items() if step in values}
     if trial.state == TrialState.COMPLETE and values:
-        curve[max_epochs] = values[max(values)]  # it would not become better any more
-    if trial.state == TrialState.PRUNED and not curve:
-        curve[min(rungs.values())] = 0.0  # it diverged
-    return curve
+        curve[plan.max_epochs] = values[max(values)]  # it would not become better any more
+    reason = trial.user_attrs.get(OUTCOME, {}).get("reason", "")
+    if trial.state == TrialState.PRUNED and not reason.startswith(LOST):
+        curve[plan.max_epochs] = 0.0  # it diverged
+    return Observation(trial.params, batch_size, curve)

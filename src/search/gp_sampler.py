@@ -1,7 +1,8 @@
 """A sampler that learns from all rungs and batch sizes, by a Gaussian process of their errors."""
 
+import heapq
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ from optuna.trial import FrozenTrial
 from threadpoolctl import ThreadpoolController
 
 from src.search.cube import Array, Cube
-from src.search.experience import Observation
+from src.search.experience import Observation, Observe
 from src.search.gaussian_process import GaussianProcess, expected_improvement
 
 _LEAST_KNOWN = 3
@@ -21,8 +22,9 @@ _UNIFORM = 0.2
 """And later with this probability, because what learns late is seen by chance alone (a third in
 Falkner, Klein, Hutter: "BOHB", ICML 2018)."""
 
-_LEARNT = 100
-"""From about so many looks is learnt, at most: the time that it takes grows with their cube."""
+_LEARNT, _FITTED = 200, 100
+"""So many looks are learnt from, at most, and length scales are fitted to so many of them: the time
+that it takes grows with their cube."""
 
 _DRAWN = 1000
 """So many configurations are drawn, of which the most promising is proposed."""
@@ -62,7 +64,7 @@ class GPSampler(optuna.samplers.RandomSampler):
         batch_size: for which is proposed.
         max_epochs: the full budget.
         seed: of what is drawn.
-        observations: gives what was seen before a trial, the nearest batch sizes first.
+        observe: gives what was seen before a trial.
     """
 
     def __init__(
@@ -71,20 +73,25 @@ class GPSampler(optuna.samplers.RandomSampler):
         batch_size: int,
         max_epochs: int,
         seed: int,
-        observations: Callable[[FrozenTrial], Sequence[Observation]],
+        observe: Observe,
     ) -> None:
         super().__init__(seed)
         self._cube = Cube(space)
         self._batch_size = batch_size
         self._max_epochs = max_epochs
         self._generator = np.random.default_rng(seed)
-        self._observations = observations
+        self._observe = observe
 
     def sample_relative(
         self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
         """Propose a configuration."""
-        seen = self._observations(trial)
+        seen, looks = list[Observation](), 0
+        for one in self._observe(trial):
+            if one.batch_size != self._batch_size and looks >= _LEARNT:
+                break
+            seen.append(one)
+            looks += len(one.curve)
         with _LIBRARIES.limit(limits=1, user_api="blas"):
             return self._propose(seen)
 
@@ -94,16 +101,17 @@ class GPSampler(optuna.samplers.RandomSampler):
         draw, known = self._generator, [one for one in seen if one.curve]
         if len(known) < _LEAST_KNOWN or draw.random() < _UNIFORM:
             return self._cube.configuration(self._cube.draw(1, draw)[0])
-        looks = [(one, epochs) for one in known for epochs in one.curve][:_LEARNT]
+        looks = [(one, epochs) for one in self._best_first(known) for epochs in one.curve][:_LEARNT]
         points = self._points(looks)
         scores = -np.log([max(1 - one.curve[epochs], _LEAST) for one, epochs in looks])
         scores = (scores - scores.mean()) / max(scores.std(), _LEAST)
-        process = GaussianProcess(points, scores)
+        process = GaussianProcess(points[:_FITTED], scores[:_FITTED])
+        process.condition(points, scores)
         if running := [one for one in seen if not one.curve]:
             theirs = self._points([(one, self._max_epochs) for one in running])
             expected, _ = process.predict(theirs)
             process.condition(np.append(points, theirs, 0), np.append(scores, expected))
-        tried = points[:, :-2]
+        tried = np.unique(points[:, :-2], axis=0)
         means, _ = process.predict(self._in_the_end(tried))
         best = tried[np.argsort(-means)[:_BEST]]
         drawn = np.append(
@@ -113,6 +121,13 @@ class GPSampler(optuna.samplers.RandomSampler):
         )
         there = process.predict(self._in_the_end(drawn))
         return self._cube.configuration(drawn[expected_improvement(*there, means.max()).argmax()])
+
+    def _best_first(self, known: Sequence[Observation]) -> list[Observation]:
+        """Return what is known with the best of this batch size, which are never forgotten, first:
+        of those that have trained longest."""
+        here = [one for one in known if one.batch_size == self._batch_size]
+        best = heapq.nlargest(_BEST, here, key=lambda one: max(one.curve.items()))
+        return sorted(known, key=lambda one: one not in best)
 
     def _in_the_end(self, places: Array) -> Array:
         """Place configurations, (N, D), at the batch size for which is proposed, and at the full

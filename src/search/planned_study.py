@@ -18,14 +18,14 @@ import optuna
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from src.results.records import LOST, TrialOutcome, TrialRecord
+from src.results.records import LOST, OUTCOME, TrialOutcome, TrialRecord
 from src.search import space
 from src.search.guesses import Guess
 from src.search.logs import Shown
 from src.search.pruner import BRACKET_ATTRIBUTE
 from src.search.session import Session
 from src.search.spec import SearchSpec
-from src.search.studies import OUTCOME, SLOT, log_name, trial_record
+from src.search.studies import SLOT, log_name, trial_record
 from src.training.fitted import Fitted
 from src.training.hyperparameters import Hyperparameters
 from src.training.spec import FitSpec
@@ -228,9 +228,10 @@ class PlannedStudy:
             if self._judge([key]).get(key, "go on") != "go on":
                 # It was killed on its rung before it could wait, and has to come there again.
                 self._state_of(key).unlink(missing_ok=True)
-            trial = self._store.start(self.study, waiting)
+            # What others propose meanwhile follows from what this one tries.
+            trial = self._started(place, self._store.start(self.study, waiting))
         self._reported[trial.number] = waiting.last_step or 0
-        return self._started(place, trial)
+        return trial
 
     def _started(self, place: Place, trial: optuna.Trial) -> StartedTrial:
         self._trials[trial.number] = trial

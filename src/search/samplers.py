@@ -1,7 +1,7 @@
 """Samplers: what proposes the configuration of a trial, as a function of its place in the plan."""
 
 import copy
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Callable, Container
 from typing import Any, cast
 
 import optuna
@@ -9,15 +9,11 @@ from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial, TrialState
 
-from src.search.experience import Observation
+from src.search.experience import Observe
 from src.search.gp_sampler import GPSampler
 from src.search.spec import Sampler
 
 Distributions = dict[str, BaseDistribution]
-
-
-Observe = Callable[[FrozenTrial], Sequence[Observation]]
-"""Gives what the search has seen when a trial is to be proposed, the nearest batch sizes first."""
 
 
 def make_sampler(
@@ -72,37 +68,18 @@ class PlaceSampler(BaseSampler):
     """Gives every trial a sampler of its own, seeded by the trial's place, whatever ran before.
 
     Args:
-        kind: which.
         space: what is searched.
-        batch_size: of the study.
-        max_epochs: the full budget of a trial.
-        seed_of: the seed that follows from a trial.
-        observe: what the samplers may learn from.
+        make: makes a trial's sampler.
     """
 
-    def __init__(
-        self,
-        kind: Sampler,
-        space: Distributions,
-        batch_size: int,
-        max_epochs: int,
-        seed_of: Callable[[FrozenTrial], int],
-        observe: Observe,
-    ) -> None:
-        self._kind = kind
+    def __init__(self, space: Distributions, make: Callable[[FrozenTrial], BaseSampler]) -> None:
         self._space = space
-        self._batch_size = batch_size
-        self._max_epochs = max_epochs
-        self._seed_of = seed_of
-        self._observe = observe
+        self._make = make
         self._current: BaseSampler
 
     def before_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
         """Make the trial's sampler."""
-        seed = self._seed_of(trial)
-        self._current = make_sampler(
-            self._kind, self._space, self._batch_size, self._max_epochs, seed, self._observe
-        )
+        self._current = self._make(trial)
         self._current.before_trial(study, trial)
 
     def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> Distributions:

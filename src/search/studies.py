@@ -1,12 +1,11 @@
 """The studies of a data set: what they were begun with, what they hold, who has run them."""
 
 import functools
-import itertools
 import math
 import re
 import secrets
 import socket
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 
@@ -18,21 +17,18 @@ from src.core.decode import pick
 from src.core.errors import UserError
 from src.core.files import free_name
 from src.core.seeding import SAMPLER, derive_seed
-from src.results.records import Decision, Run, TrialOutcome, TrialRecord
+from src.results.records import OUTCOME, Decision, Run, TrialOutcome, TrialRecord
 from src.search import space
 from src.search.experience import Observation, observe
 from src.search.hyperband import Plan
 from src.search.pruner import BRACKET_ATTRIBUTE, PlannedHyperbandPruner
-from src.search.samplers import PlaceSampler
+from src.search.samplers import PlaceSampler, make_sampler
 from src.search.session import Session
 from src.search.spec import SearchSpec
 from src.training.hyperparameters import Hyperparameters
 
 SLOT = "slot"
 """Trial user attribute: the trial's place in the plan."""
-
-OUTCOME = "outcome"
-"""Trial user attribute: how the trial ended, and its curves."""
 
 DECISION = "decision"
 """Study user attribute of the finals: what came of them."""
@@ -53,9 +49,6 @@ _SETTINGS = "settings"
 _ITERATIONS = "iterations"
 
 _BATCH_SIZE = "batch_size"
-
-_REMEMBERED = 500
-"""From so many trials a sampler learns, at most: the time that it takes grows with them."""
 
 
 def load_studies(storage: BaseStorage, dataset: str) -> dict[int, optuna.Study]:
@@ -127,19 +120,19 @@ def iterations(studies: Iterable[optuna.Study]) -> int:
 
 def open_study(spec: SearchSpec, batch_size: int, plan: Plan, session: Session) -> optuna.Study:
     """Load the study of a batch size, or begin it; its sampler proposes by place."""
-    dataset, seed = spec.data.dataset, spec.data.seed
-    sampler = PlaceSampler(
-        spec.sampler,
-        space.distributions(spec.recipe),
-        batch_size,
-        plan.max_epochs,
-        lambda trial: derive_seed(seed, SAMPLER, batch_size, int(trial.user_attrs[SLOT])),
-        _Experience(session.store.storage, dataset, batch_size, plan).before,
-    )
+    dataset, searched = spec.data.dataset, space.distributions(spec.recipe)
+    experience = _Experience(session.store.storage, dataset, batch_size, plan, searched.keys())
+
+    def make(trial: FrozenTrial) -> optuna.samplers.BaseSampler:
+        seed = derive_seed(spec.data.seed, SAMPLER, batch_size, int(trial.user_attrs[SLOT]))
+        return make_sampler(
+            spec.sampler, searched, batch_size, plan.max_epochs, seed, experience.before
+        )
+
     study = _load_or_create(
         f"{dataset}-{batch_size}",
         session.store.storage,
-        sampler,
+        PlaceSampler(searched, make),
         PlannedHyperbandPruner(plan, spec.promotion),
     )
     if study.user_attrs.get(_ITERATIONS, 0) < plan.iterations:
@@ -160,22 +153,30 @@ class _Experience:
         dataset: whose.
         batch_size: from which is counted.
         plan: its rungs are those of all of them.
+        searched: the names of what is searched.
     """
 
-    def __init__(self, storage: BaseStorage, dataset: str, batch_size: int, plan: Plan) -> None:
+    def __init__(
+        self,
+        storage: BaseStorage,
+        dataset: str,
+        batch_size: int,
+        plan: Plan,
+        searched: Collection[str],
+    ) -> None:
         self._batch_size = batch_size
         self._plan = plan
+        self._searched = searched
         self._studies = functools.cache(lambda: load_studies(storage, dataset))
 
-    def before(self, trial: FrozenTrial) -> list[Observation]:
-        """Return what others have shown than this trial itself, the nearest and latest first."""
-        others = (
-            (size, other)
-            for size, study in sorted(self._studies().items(), key=self._distance)
-            for other in reversed(study.get_trials(deepcopy=False))
-            if other._trial_id != trial._trial_id
-        )
-        return observe(list(itertools.islice(others, _REMEMBERED)), self._plan)
+    def before(self, trial: FrozenTrial) -> Iterator[Observation]:
+        """Give what others have shown than this trial itself, the nearest and latest first."""
+        for size, study in sorted(self._studies().items(), key=self._distance):
+            for other in reversed(study.get_trials(deepcopy=False)):
+                # Whose process was killed while it was proposed has a part of a configuration.
+                whole = other.params.keys() == self._searched and other.state != TrialState.FAIL
+                if whole and other._trial_id != trial._trial_id:
+                    yield observe(other, size, self._plan)
 
     def _distance(self, study: tuple[int, optuna.Study]) -> float:
         return abs(math.log2(study[0] / self._batch_size))
