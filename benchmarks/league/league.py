@@ -66,7 +66,6 @@ TUNERS = (
     "optuna_halving",
     "smac_hyperband",
     "smac_multifidelity",
-    "smac_multifidelity:begin=middle",
     "dehb",
     "neps_hyperband",
     "neps_priorband",
