@@ -22,6 +22,7 @@ from benchmarks.league.record import SEARCHED, Curve, Look, Table, write_table
 from benchmarks.league.replay import BudgetSpent, Moment, Replay
 from benchmarks.league.scores import (
     critical_difference,
+    difference,
     friedman_p,
     images_to,
     mean_ranks,
@@ -342,6 +343,14 @@ def test_interval_of_a_median_is_that_of_tables(
     assert found.value == np.median(list(values)) or math.isinf(found.value)
 
 
+def test_difference_of_means_is_students_where_both_vary_alike() -> None:
+    values = np.array([1.0, 2.0, 4.0, 9.0])
+    found, low, high = difference(values + 3, values)
+    off = 2.447 * math.sqrt(2 * np.var(values, ddof=1) / 4)  # t of 6 degrees of freedom, by table
+    assert (found, low, high) == pytest.approx((3, 3 - off, 3 + off), rel=1e-3)
+    assert difference(values[:1].repeat(2), values[2:3].repeat(2)) == (-3, -3, -3)
+
+
 def test_critical_difference_is_demsars() -> None:
     assert critical_difference(4, 14) == pytest.approx(1.25, abs=0.005)  # his example, 3.2.2
     assert critical_difference(10, 30) == pytest.approx(3.164 * math.sqrt(110 / 180), abs=0.002)
@@ -539,6 +548,7 @@ def test_league_of_ours_and_the_baselines(
     assert [row["tuner"] for row in rows[:5]] == [
         *("ours", "ours synchronous min_epochs=1/3", "random", "one epoch", "dehb")
     ]
+    assert [row["over the first's"] is None for row in rows[:4]] == [True, False, False, False]
     assert rows[4]["reason"] == "left out: `--python` of an environment that has it"
     assert [(test["workers"], test["tuners"], test["blocks"]) for test in report["tests"]] == [
         *((1, 4, 3), (8, 4, 3))

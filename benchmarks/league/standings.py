@@ -1,7 +1,7 @@
 """The standings of a league: what its tables and pictures say of those who searched."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from benchmarks.league.scores import (
     Array,
     Median,
     critical_difference,
+    difference,
     friedman_p,
     images_to,
     mean_ranks,
@@ -29,7 +30,11 @@ SHARES = (1 / 9, 1 / 3, 1.0)
 
 _RANKS = [f"rank at {share:.2g}" for share in SHARES]
 
-_COLUMNS = ("resumes", *(f"thousands to {x:g}" for x in CLOSE), "regret", *_RANKS, "busy %")
+_COLUMNS = (
+    "resumes",
+    *(f"thousands to {x:g}" for x in CLOSE),
+    *("regret", "over the first's", *_RANKS, "busy %"),
+)
 
 
 @dataclass(frozen=True)
@@ -86,6 +91,7 @@ def _rows(one: Round) -> Iterator[dict[str, Any]]:
     spent = one.budget * np.array(SHARES)
     regrets, curves = one.regrets(spent), one.regrets(one.grid)
     ranks = _ranks(regrets)
+    ends = {name: regret[:, -1] for name, regret in regrets.items()}
     for name, played in one.played.items():
         row: dict[str, Any] = {"table": one.table, "workers": one.workers, "tuner": name}
         if not played.searches:
@@ -100,8 +106,9 @@ def _rows(one: Round) -> Iterator[dict[str, Any]]:
         busy = float(np.mean([search.busy for search in played.searches]))
         yield row | {
             "resumes": played.resumes,
-            **{f"thousands to {regret:g}": _shown(of) for regret, of in found.items()},
-            "regret": _number(np.median(regrets[name][:, -1])),
+            **{f"thousands to {regret:g}": _shown(of, _thousands) for regret, of in found.items()},
+            "regret": _shown(median(ends[name].tolist()), "{:.4f}".format),
+            "over the first's": _difference(ends[name], next(iter(ends.values()))),
             **ranks[name],
             "busy %": round(100 * busy, 1),
             "medians": {
@@ -148,6 +155,9 @@ def _notes(rounds: Sequence[Round], tests: Sequence[Mapping[str, Any]]) -> list[
         "regret: what the best of the table's configurations has on hidden images, less what that "
         "of the trial that validates best so far has there after as many epochs; both without the "
         "luck of one fit; below 0 where a better one than any of the table's is found",
+        "regret, in the table: the median at the end, with its 95 % interval from order "
+        "statistics; over the first's: the difference of mean regrets at the end to the contestant "
+        "in the first row, with its 95 % interval (Welch)",
         "thousands to …: of images, the median until the regret is that small for the first time, "
         "with its 95 % interval from order statistics; ∞: not within the budget",
         "resumes: a promoted trial goes on from its checkpoint, so that only new images count, or "
@@ -188,9 +198,15 @@ def _number(value: float) -> float | None:
     return round(float(value), 6) if math.isfinite(value) else None
 
 
-def _shown(found: Median) -> str:
-    value, low, high = map(_thousands, (found.value, found.low, found.high))
-    return f"{value} ({low}–{high})"
+def _shown(found: Median, show: Callable[[float], str]) -> str:
+    return f"{show(found.value)} ({show(found.low)}–{show(found.high)})"
+
+
+def _difference(regrets: Array, first: Array) -> str | None:
+    if regrets is first or not np.isfinite([*regrets, *first]).all():
+        return None
+    value, low, high = difference(regrets, first)
+    return f"{value:+.4f} ({low:+.4f} to {high:+.4f})" if math.isfinite(low) else f"{value:+.4f}"
 
 
 def _thousands(images: float) -> str:
