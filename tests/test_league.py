@@ -36,6 +36,7 @@ from src.core.seeding import SAMPLER, derive_seed
 from src.search.hyperband import make_plan
 from src.search.promotion import Promotion
 from src.training.hyperparameters import Hyperparameters
+from tests.conftest import REPOSITORY
 
 IMAGES = 100
 """Of an epoch."""
@@ -529,6 +530,21 @@ def test_peer_that_cannot_run_says_why(tmp_path: Path) -> None:
 def test_unknown_tuner_or_option_is_refused(text: str, said: str) -> None:
     with pytest.raises(UserError, match=said):
         Entry.parse(text)
+
+
+def test_what_a_league_keeps_is_not_told_apart_by_what_it_has_kept() -> None:
+    """The folder of what is kept lies beside the code, and joblib writes Python files to it."""
+    tables = {"made_up": random_table()}
+    before = league._fingerprints(tables, "process")
+    kept = REPOSITORY / "benchmarks/results/.league/made_up/func_code.py"
+    kept.parent.mkdir(parents=True)
+    try:
+        kept.write_text("pass\n")
+        assert league._fingerprints(tables, "process") == before
+    finally:
+        kept.unlink()
+        kept.parent.rmdir()
+    assert league._fingerprints(tables, "forest") != before
 
 
 def test_league_of_ours_and_the_baselines(

@@ -1,4 +1,4 @@
-"""The README's table of results follows from the files that are committed beside it."""
+"""What the README says of results follows from the files that are committed beside it."""
 
 import csv
 import hashlib
@@ -133,3 +133,30 @@ def test_results_name_no_path_of_the_machine_that_made_them(folder: Path) -> Non
         content = committed(path)
         assert content
         assert not re.search(rb"[\"' =](/home|/opt|/root|/tmp|/work)/", content), path
+
+
+LEAGUE = REPOSITORY / "benchmarks/results/league.json"
+
+TABLES = {
+    "MNIST, 32": "mnist_32",
+    "MNIST, 208": "mnist_208",
+    "letters + digits, 64": "emnist_letters_digits_64",
+}
+
+
+def test_league_of_the_readme_is_that_of_its_file() -> None:
+    readme = (REPOSITORY / "README.md").read_text()
+    section = re.search(r"^## How good its search is\n(.*?)^## ", readme, re.MULTILINE | re.DOTALL)
+    assert section is not None
+    lines = [line for line in section[1].splitlines() if line.startswith("|")]
+    head, _, *shown = [[cell.strip(" *") for cell in line.strip("|").split("|")] for line in lines]
+    assert head[1:] == [*TABLES, "mean rank"]
+    rows = {
+        (row["table"], row["tuner"]): row
+        for row in json.loads(committed(LEAGUE))["rows"]
+        if row["workers"] == 2
+    }
+    assert [line[0] for line in shown] == [tuner for table, tuner in rows if table == "all"]
+    for tuner, *cells, rank in shown:
+        assert cells == [rows[table, tuner]["regret"] for table in TABLES.values()]
+        assert rank == f"{rows['all', tuner]['rank at 1']:.2f}"

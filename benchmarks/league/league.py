@@ -187,7 +187,8 @@ def _play_all(
 
 def _fingerprints(tables: Mapping[str, Table], curves: Curves) -> dict[str, str]:
     """Return what each table, with this code, is told from any other by."""
-    paths = {path for part in ("src", "benchmarks") for path in _ROOT.glob(f"{part}/**/*.py")}
+    folders = ("src/**", "benchmarks", "benchmarks/league", "benchmarks/peers")
+    paths = {path for folder in folders for path in _ROOT.glob(f"{folder}/*.py")}
     paths.difference_update(_ROOT / "benchmarks/league" / name for name in _AFTERWARDS)
     code = b"".join(path.read_bytes() for path in sorted(paths))
     return {
