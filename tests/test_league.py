@@ -36,7 +36,6 @@ from src.core.seeding import SAMPLER, derive_seed
 from src.search.hyperband import make_plan
 from src.search.promotion import Promotion
 from src.training.hyperparameters import Hyperparameters
-from tests.conftest import REPOSITORY
 
 IMAGES = 100
 """Of an epoch."""
@@ -532,19 +531,20 @@ def test_unknown_tuner_or_option_is_refused(text: str, said: str) -> None:
         Entry.parse(text)
 
 
-def test_what_a_league_keeps_is_not_told_apart_by_what_it_has_kept() -> None:
-    """The folder of what is kept lies beside the code, and joblib writes Python files to it."""
-    tables = {"made_up": random_table()}
-    before = league._fingerprints(tables, "process")
-    kept = REPOSITORY / "benchmarks/results/.league/made_up/func_code.py"
-    kept.parent.mkdir(parents=True)
-    try:
-        kept.write_text("pass\n")
-        assert league._fingerprints(tables, "process") == before
-    finally:
-        kept.unlink()
-        kept.parent.rmdir()
-    assert league._fingerprints(tables, "forest") != before
+def test_what_is_kept_is_told_apart_by_the_code_that_searches(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(league, "_ROOT", tmp_path)
+    found = []
+    for name in (
+        *("src/search/one.py", "benchmarks/league/one.py", "benchmarks/peers/one.py"),
+        *("benchmarks/league/standings.py", "benchmarks/results/.league/joblib/func_code.py"),
+    ):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(name)
+        found.append(league._fingerprints({"made_up": random_table()}, "process")["made_up"])
+    assert len({*found[:3]}) == 3
+    assert found[3:] == [found[2]] * 2
 
 
 def test_league_of_ours_and_the_baselines(
