@@ -3,6 +3,7 @@
 import json
 import math
 import random
+import re
 import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -575,7 +576,11 @@ def test_league_of_ours_and_the_baselines(
         assert (tmp_path / f"league-made_up-{workers}.png").stat().st_size > 10_000
     assert report["provenance"]["command"].startswith("python -m benchmarks league")
     assert [row["resumes"] for row in rows[:2]] == ["never pauses", "goes on"]
-    assert "one epoch" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    titles = {line.strip() for line in shown.splitlines()}
+    assert {"made_up, 1 worker", "made_up, 8 workers"} <= titles
+    for row in rows[:4]:  # intervals are not broken
+        assert {row["tuner"], row["regret"].partition(" ")[2]} <= {*re.split(r" *[│\n] *", shown)}
 
     # The same command searches nothing again, nor does another table, and a changed one everything.
     kept = {path: path.stat().st_mtime_ns for path in tmp_path.glob(".league/**/output.pkl")}

@@ -28,10 +28,9 @@ import joblib
 from benchmarks.league.entries import Entry, Played, play
 from benchmarks.league.record import Table, read_table
 from benchmarks.league.replay import Clock, Replay
-from benchmarks.league.standings import Round, draw, standings
+from benchmarks.league.standings import Round, draw, show, standings
 from benchmarks.league.surrogate import Curves, NotApplicable, Surrogate
 from benchmarks.league.table import TABLES
-from benchmarks.tables import print_rows
 from src import cli
 from src.core import checks
 from src.core.command import recorded_command
@@ -125,7 +124,7 @@ def run(options: LeagueOptions) -> int:
     rounds = _play_all(options, entries, tables)
     draw(rounds, options.output)
     report = standings(rounds)
-    print_rows("league", report)
+    show(report)
     settings = asdict(options) | {"tables": list(tables), "output": None, "python": None}
     report |= {
         "options": {name: value for name, value in settings.items() if value is not None},

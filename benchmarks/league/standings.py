@@ -1,5 +1,6 @@
 """The standings of a league: what its tables and pictures say of those who searched."""
 
+import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -21,6 +22,7 @@ from benchmarks.league.scores import (
     median,
     regret_at,
 )
+from benchmarks.tables import print_notes, print_table
 
 CLOSE = (0.002, 0.001, 0.0005)
 """Regrets to which the images are counted."""
@@ -76,15 +78,27 @@ def standings(rounds: Sequence[Round]) -> dict[str, Any]:
     return {"rows": rows, "notes": _notes(rounds, tests), "tests": tests}
 
 
+def show(report: Mapping[str, Any]) -> None:
+    """Print what `standings` returned, a table for each round."""
+    print_notes("league", report)
+    rounds = itertools.groupby(report["rows"], key=lambda row: (row["table"], row["workers"]))
+    for (table, workers), rows in rounds:
+        print_table(list(rows), _title(table, workers), leave_out=("table", "workers", "resumes"))
+
+
 def draw(rounds: Sequence[Round], folder: Path) -> None:
     """Draw each round."""
     for one in rounds:
         draw_regret(
             folder / f"league-{one.table}-{one.workers}.png",
-            f"{one.table}, {one.workers} worker{'s' if one.workers > 1 else ''}",
+            _title(one.table, one.workers),
             one.grid,
             one.regrets(one.grid),
         )
+
+
+def _title(table: str, workers: int) -> str:
+    return f"{table}, {workers} worker{'s' if workers > 1 else ''}"
 
 
 def _rows(one: Round) -> Iterator[dict[str, Any]]:
@@ -160,8 +174,8 @@ def _notes(rounds: Sequence[Round], tests: Sequence[Mapping[str, Any]]) -> list[
         "in the first row, with its 95 % interval (Welch)",
         "thousands to …: of images, the median until the regret is that small for the first time, "
         "with its 95 % interval from order statistics; ∞: not within the budget",
-        "resumes: a promoted trial goes on from its checkpoint, so that only new images count, or "
-        "starts anew, as the library's examples have it, so that all count again",
+        "resumes, in league.json: a promoted trial goes on from its checkpoint, so that only new "
+        "images count, or starts anew, as the library's examples have it, so that all count again",
         "busy: share of the workers' time in which they train",
         "begin=middle: the first configuration is the middle of the space, with which ours begins "
         "by itself, and SMAC's Hyperband; the others draw it unless they are told",
