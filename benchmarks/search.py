@@ -1,10 +1,13 @@
 """(b) A whole search against Keras Tuner, and against stock Lightning with Optuna.
 
-The same images, search space, batch size and Hyperband setting for all. Seconds are those of the
-search alone; imports are left out for all.
+The same images, search space, batch size and Hyperband setting for all. Ours searches twice: as it
+does by itself, which soon proposes larger networks than chance does, and with random
+configurations, as Keras Tuner draws them, so that seconds compare. Seconds are those of the search
+alone; imports are left out for all.
 """
 
 import argparse
+import itertools
 import statistics
 import tempfile
 from pathlib import Path
@@ -16,6 +19,7 @@ from src.search.hyperband import make_plan
 SETTING = {"batch_size": 64, "max_epochs": 9, "reduction_factor": 3, "iterations": 1}
 LIMIT = 6_250
 """Images: 5,000 train, 1,250 validate."""
+OURS, OURS_RANDOM = "ours", "ours, random"
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
@@ -50,8 +54,10 @@ def _round(
     plan = make_plan(setting["max_epochs"], setting["reduction_factor"], setting["iterations"])
     of_peers = ["search", f"--images={file}", f"--trials={plan.trials}", *arguments]
     of_ours = ["search", f"--limit={limit}", f"--data_dir={options.data_dir}", *arguments]
+    randomly = [f"--folder={file.parent / f'random-{seed}'}", "--tune", "--sampler=random"]
     reports = {
-        "ours": contestants.ours("benchmarks.ours", *of_ours),
+        OURS: contestants.ours("benchmarks.ours", *of_ours),
+        OURS_RANDOM: contestants.ours("benchmarks.ours", *of_ours, *randomly),
         "Keras Tuner": contestants.keras(options.keras, *of_peers),
         "stock Lightning": contestants.stock(*of_peers),
     }
@@ -81,14 +87,16 @@ def compare(rows: list[dict[str, Any]]) -> list[str]:
     """Say how many times as long the peers took, seed by seed."""
     seconds = {(row["contestant"], row["seed"]): row["seconds"] for row in rows}
     rates = {(row["contestant"], row["seed"]): row["images/s"] for row in rows}
+    names = list(dict.fromkeys(row["contestant"] for row in rows))
+    own = [name for name in names if name in (OURS, OURS_RANDOM)]
     notes = []
-    for peer in dict.fromkeys(row["contestant"] for row in rows if row["contestant"] != "ours"):
+    for peer, ours in itertools.product([name for name in names if name not in own], own):
         seeds = [seed for name, seed in seconds if name == peer]
-        wall = [seconds[peer, seed] / seconds["ours", seed] for seed in seeds]
-        rate = [rates["ours", seed] / rates[peer, seed] for seed in seeds]
+        wall = [seconds[peer, seed] / seconds[ours, seed] for seed in seeds]
+        rate = [rates[ours, seed] / rates[peer, seed] for seed in seeds]
         notes.append(
-            f"{peer} took {statistics.geometric_mean(wall):.2f} times as long as ours "
-            f"({', '.join(f'{x:.2f}' for x in wall)}); images/s: ours "
+            f"{peer} took {statistics.geometric_mean(wall):.2f} times as long as {ours} "
+            f"({', '.join(f'{x:.2f}' for x in wall)}); images/s: {ours} "
             f"{statistics.geometric_mean(rate):.2f} times"
         )
     return notes
