@@ -144,6 +144,19 @@ TABLES = {
 }
 
 
+def test_seconds_of_the_readme_are_those_of_their_file() -> None:
+    readme = (REPOSITORY / "README.md").read_text()
+    section = re.search(r"^## How fast it is\n(.*?)^## ", readme, re.MULTILINE | re.DOTALL)
+    assert section is not None
+    _, _, *lines = [line for line in section[1].splitlines() if line.startswith("|")]
+    shown = [[cell.strip(" *") for cell in line.strip("|").split("|")][1:] for line in lines]
+    rows = json.loads(committed(REPOSITORY / "benchmarks/results/search.json"))["rows"]
+    assert shown == [
+        [f"{row['seconds']:,.0f}", f"{row['images/s']:,}", f"{row['best val accuracy']:.4f}"]
+        for row in rows
+    ]
+
+
 def test_league_of_the_readme_is_that_of_its_file() -> None:
     readme = (REPOSITORY / "README.md").read_text()
     section = re.search(r"^## How good its search is\n(.*?)^## ", readme, re.MULTILINE | re.DOTALL)
