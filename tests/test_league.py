@@ -4,6 +4,7 @@ import json
 import math
 import random
 import re
+import shutil
 import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -37,6 +38,7 @@ from src.core.seeding import SAMPLER, derive_seed
 from src.search.hyperband import make_plan
 from src.search.promotion import Promotion
 from src.training.hyperparameters import Hyperparameters
+from tests.conftest import REPOSITORY
 
 IMAGES = 100
 """Of an epoch."""
@@ -535,17 +537,28 @@ def test_unknown_tuner_or_option_is_refused(text: str, said: str) -> None:
 def test_what_is_kept_is_told_apart_by_the_code_that_searches(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    shutil.copytree(REPOSITORY / "src", tmp_path / "src")
     monkeypatch.setattr(league, "_ROOT", tmp_path)
-    found = []
-    for name in (
-        *("src/search/one.py", "benchmarks/league/one.py", "benchmarks/peers/one.py"),
-        *("benchmarks/league/standings.py", "benchmarks/results/.league/joblib/func_code.py"),
-    ):
+
+    def fingerprints() -> tuple[str, str]:
+        found = league._fingerprints({"made_up": random_table()}, "process")
+        return found["made_up", True], found["made_up", False]
+
+    ours, others = fingerprints()
+    for name, changes in {
+        "src/search/one.py": (True, False),
+        "src/search/cube.py": (True, True),
+        "benchmarks/one.py": (True, False),
+        "benchmarks/league/one.py": (True, True),
+        "benchmarks/league/ours.py": (True, False),
+        "benchmarks/peers/one.py": (True, True),
+        "benchmarks/league/standings.py": (False, False),
+        "benchmarks/results/.league/joblib/func_code.py": (False, False),
+    }.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(name)
-        found.append(league._fingerprints({"made_up": random_table()}, "process")["made_up"])
-    assert len({*found[:3]}) == 3
-    assert found[3:] == [found[2]] * 2
+        before, (ours, others) = (ours, others), fingerprints()
+        assert (before[0] != ours, before[1] != others) == changes, name
 
 
 def test_league_of_ours_and_the_baselines(

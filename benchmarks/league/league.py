@@ -67,7 +67,13 @@ _CHUNK = 10
 """Searches in a row of one process."""
 
 _AFTERWARDS = ("standings.py", "scores.py", "picture.py")
-"""What has a part only when all have searched."""
+"""What has a part only when all have searched; of this folder."""
+
+_OURS_ALONE = ("league.py", "ours.py", "check.py", "table.py")
+"""What has no part in the searches of others; of this folder."""
+
+_OF_SRC = ("core/seeding", "search/cube", "search/space", "training/hyperparameters")
+"""What has: others know nothing else of this project."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,7 +160,10 @@ def _play_all(
     )
     cases = [
         (
-            (fingerprints[table], fingerprints.get(entry.options.get("after", ""))),
+            (
+                fingerprints[table, entry.name == "ours"],
+                fingerprints.get((entry.options.get("after", ""), True)),
+            ),
             *(table, workers, _budget(options, surrogates[table]), entry, chunk),
         )
         for table, workers in rounds
@@ -184,14 +193,22 @@ def _play_all(
     ]
 
 
-def _fingerprints(tables: Mapping[str, Table], curves: Curves) -> dict[str, str]:
-    """Return what each table, with this code, is told from any other by."""
-    folders = ("src/**", "benchmarks", "benchmarks/league", "benchmarks/peers")
-    paths = {path for folder in folders for path in _ROOT.glob(f"{folder}/*.py")}
-    paths.difference_update(_ROOT / "benchmarks/league" / name for name in _AFTERWARDS)
-    code = b"".join(path.read_bytes() for path in sorted(paths))
+def _fingerprints(tables: Mapping[str, Table], curves: Curves) -> dict[tuple[str, bool], str]:
+    """Return what each table is told from any other by, with the code that searches it: ours, or
+    that of others."""
+    folder = _ROOT / "benchmarks/league"
+    of_all = {*folder.glob("*.py"), *_ROOT.glob("benchmarks/peers/*.py")}
+    of_all -= {folder / name for name in _AFTERWARDS}
+    ours = of_all.union(_ROOT.glob("src/**/*.py"), _ROOT.glob("benchmarks/*.py"))
+    others = of_all - {folder / name for name in _OURS_ALONE}
+    others |= {_ROOT / f"src/{name}.py" for name in _OF_SRC}
     return {
-        name: hashlib.sha256(code + curves.encode() + repr(table).encode()).hexdigest()
+        (name, is_ours): hashlib.sha256(
+            b"".join(path.read_bytes() for path in sorted(paths))
+            + curves.encode()
+            + repr(table).encode()
+        ).hexdigest()
+        for is_ours, paths in ((True, ours), (False, others))
         for name, table in tables.items()
     }
 
