@@ -5,10 +5,25 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.nn import functional
+from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks import search
+from benchmarks import gpu, search
 from benchmarks.__main__ import make_parser, recorded_command
+from src.training.network import TwoConvNet
 from tests.conftest import ENOUGH, REPOSITORY, needs_mnist
+
+
+@pytest.mark.parametrize("shape", gpu.SHAPES)
+def test_operations_of_a_step_are_what_pytorch_counts(shape: tuple[int, int, int]) -> None:
+    conv1, conv2, dense_units = shape
+    net = TwoConvNet(
+        conv1=conv1, conv2=conv2, dense_units=dense_units, dropout_rate=0.3, classes=10
+    )
+    with FlopCounterMode(display=False) as counter:
+        logits = net(torch.rand(2, 1, 28, 28))
+        functional.cross_entropy(logits, torch.tensor([0, 1])).backward()
+    assert gpu.training_operations(shape) * 2 == counter.get_total_flops()
 
 
 @pytest.mark.parametrize(

@@ -62,15 +62,6 @@ class Cube:
                 columns.append(_snap(kind, moved.clip(0, 1)))
         return np.column_stack(columns)
 
-    def numbers(self, points: Array) -> dict[str, Array]:
-        """Return the values of all ranges at N points, (N, D): (N,) each."""
-        values, first = {}, 0
-        for name, kind in self._space.items():
-            if not isinstance(kind, CategoricalDistribution):
-                values[name] = _numbers(kind, points[:, first])
-            first += _width(kind)
-        return values
-
     def configuration(self, point: Array) -> dict[str, Any]:
         """Return what lies at a point, (D,), of those that were drawn."""
         values, rest = {}, point.tolist()
@@ -124,15 +115,10 @@ def _value(kind: BaseDistribution, place: Sequence[float]) -> Any:
     if isinstance(kind, CategoricalDistribution):
         return kind.choices[place.index(max(place))]
     assert isinstance(kind, IntDistribution | FloatDistribution)
+    if kind.log:
+        return kind.low * (kind.high / kind.low) ** place[0]
     if kind.step is None:
-        return float(_numbers(kind, np.array(place[0])))
+        return kind.low + place[0] * (kind.high - kind.low)
     return min(
         kind.low + round(place[0] * (kind.high - kind.low) / kind.step) * kind.step, kind.high
     )
-
-
-def _numbers(kind: BaseDistribution, places: Array) -> Array:
-    assert isinstance(kind, IntDistribution | FloatDistribution)
-    if kind.log:
-        return np.asarray(kind.low * (kind.high / kind.low) ** places)
-    return kind.low + places * (kind.high - kind.low)

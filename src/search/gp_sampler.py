@@ -14,7 +14,6 @@ from threadpoolctl import ThreadpoolController
 from src.search.cube import Array, Cube
 from src.search.experience import Observation, Observe
 from src.search.gaussian_process import GaussianProcess, expected_improvement
-from src.training.operations import training_operations
 
 _LEAST_KNOWN = 3
 """From fewer configurations nothing is learnt: after the first, those are drawn at random."""
@@ -42,15 +41,6 @@ _TRIPLINGS = 3
 _LEAST = 1e-4
 """The smallest error that is told from none."""
 
-_THRIFT = 0.15
-"""Power of the cost by which expected improvement is divided: a search trains as many images in a
-sixth less time, and needs no more of them; with 0.5 it took a third less, but needed more where
-large networks are best (benchmarks/README.md)."""
-
-_BESIDE = 1.6e7
-"""An image takes as long as so many operations would, beside those of its network: fitted to images
-a second of three networks on a CPU."""
-
 _LIBRARIES = ThreadpoolController()
 """Linear algebra takes one thread: beside fits on all cores, two took 0.6 s for a proposal on
 average, and up to 9, most of it waiting for each other; one takes 0.02 s."""
@@ -68,11 +58,6 @@ class GPSampler(optuna.samplers.RandomSampler):
     Schneider, Póczos: "Multi-fidelity Bayesian Optimisation with Continuous Approximations", 2017).
     What is being tried counts as if it gave what is expected of it (Ginsbourger, Le Riche, Carraro:
     "Kriging is Well-Suited to Parallelize Optimization", 2010: kriging believer).
-
-    Of two that promise about as much, the network that trains faster is proposed: what is expected
-    is divided by a power of the time that it takes, which its arithmetic tells (by the time itself:
-    Snoek, Larochelle, Adams: "Practical Bayesian Optimization of Machine Learning Algorithms",
-    2012, section 3.2).
 
     Args:
         space: what is searched.
@@ -135,8 +120,7 @@ class GPSampler(optuna.samplers.RandomSampler):
             axis=0,
         )
         there = process.predict(self._in_the_end(drawn))
-        gains = expected_improvement(*there, means.max()) / self._costs(drawn) ** _THRIFT
-        return self._cube.configuration(drawn[gains.argmax()])
+        return self._cube.configuration(drawn[expected_improvement(*there, means.max()).argmax()])
 
     def _best_first(self, known: Sequence[Observation]) -> list[Observation]:
         """Return what is known with the best of this batch size, which are never forgotten, first:
@@ -144,11 +128,6 @@ class GPSampler(optuna.samplers.RandomSampler):
         here = [one for one in known if one.batch_size == self._batch_size]
         best = heapq.nlargest(_BEST, here, key=lambda one: max(one.curve.items()))
         return sorted(known, key=lambda one: one not in best)
-
-    def _costs(self, places: Array) -> Array:
-        """Return operations of an image's training at N places, (N,), and what comes on top."""
-        of = self._cube.numbers(places)
-        return _BESIDE + training_operations(of["conv1"], of["conv2"], of["dense_units"], 10)
 
     def _in_the_end(self, places: Array) -> Array:
         """Place configurations, (N, D), at the batch size for which is proposed, and at the full
