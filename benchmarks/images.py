@@ -4,15 +4,25 @@ import functools
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from src.data.catalog import DataSpec
-from src.data.split import TrainingData, load_training_data
+from src.data.files import Images, load_images
+from src.data.split import TrainingData, load_training_data, split_validation
 
 
 @functools.cache
 def load(limit: int | None, data_dir: str) -> TrainingData:
     """Return MNIST's training images, or so many of them, with a fifth of them for validation."""
     return load_training_data(DataSpec(dataset="mnist", limit=limit), data_dir)
+
+
+def load_unused(spec: DataSpec, data_dir: str | Path) -> Images:
+    """Return the training images that a search with a limit neither trains on nor validates on."""
+    parts = load_images(spec.dataset, "train", data_dir)
+    unused = torch.ones(sum(len(part) for part in parts), dtype=torch.bool)
+    unused[torch.cat(split_validation([part.labels for part in parts], spec))] = False
+    return Images.joined(parts)[unused.nonzero().flatten()]
 
 
 def write(path: Path, data: TrainingData) -> Path:

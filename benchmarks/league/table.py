@@ -19,6 +19,7 @@ import optuna
 import torch
 from rich.progress import Progress
 
+from benchmarks.images import load_unused
 from benchmarks.league.record import Curve, Look, Table, write_table
 from src import cli
 from src.core import checks
@@ -29,8 +30,8 @@ from src.core.files import make_writable, write_json
 from src.core.interrupt import Interruption, Signals
 from src.core.seeding import SAMPLER, TRIAL, derive_seed
 from src.data.catalog import DataSpec
-from src.data.files import Images, load_images
-from src.data.split import TrainingData, load_training_data, split_validation
+from src.data.files import Images
+from src.data.split import TrainingData, load_training_data
 from src.inference.predictions import read_probabilities
 from src.results.provenance import provenance
 from src.search import space
@@ -171,12 +172,7 @@ def load_others(options: TableOptions, folder: Path) -> tuple[Images, Images]:
     Raises:
         UserError: there are not so many.
     """
-    parts = load_images(options.dataset, "train", folder)
-    images = Images.joined(parts)
-    used = torch.cat(split_validation([part.labels for part in parts], options.data_spec))
-    unused = torch.ones(len(images), dtype=torch.bool)
-    unused[used] = False
-    others = unused.nonzero().flatten()
+    others = load_unused(options.data_spec, folder)
     wanted = options.validating + options.hidden
     if len(others) < wanted:
         raise UserError(
@@ -185,7 +181,8 @@ def load_others(options: TableOptions, folder: Path) -> tuple[Images, Images]:
         )
     spread = torch.randperm(wanted, generator=torch.Generator().manual_seed(options.seed))
     chosen = others[spread * len(others) // wanted]
-    return images[chosen[: options.validating]], images[chosen[options.validating :]]
+    places = torch.arange(wanted)
+    return chosen[places[: options.validating]], chosen[places[options.validating :]]
 
 
 def _draw_fits(options: TableOptions, compute: Compute) -> Iterator[_Fit]:
