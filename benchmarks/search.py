@@ -54,10 +54,11 @@ def _round(
     plan = make_plan(setting["max_epochs"], setting["reduction_factor"], setting["iterations"])
     of_peers = ["search", f"--images={file}", f"--trials={plan.trials}", *arguments]
     of_ours = ["search", f"--limit={limit}", f"--data_dir={options.data_dir}", *arguments]
-    randomly = [f"--folder={file.parent / f'random-{seed}'}", "--tune", "--sampler=random"]
+    folder = file.parent / f"random-{seed}"
+    of_random = [*of_ours, f"--folder={folder}", "--tune", "--sampler=random"]
     reports = {
         OURS: contestants.ours("benchmarks.ours", *of_ours),
-        OURS_RANDOM: contestants.ours("benchmarks.ours", *of_ours, *randomly),
+        OURS_RANDOM: contestants.ours("benchmarks.ours", *of_random),
         "Keras Tuner": contestants.keras(options.keras, *of_peers),
         "stock Lightning": contestants.stock(*of_peers),
     }

@@ -551,6 +551,7 @@ def test_what_is_kept_is_told_apart_by_the_code_that_searches(
         "benchmarks/one.py": (True, False),
         "benchmarks/league/one.py": (True, True),
         "benchmarks/league/ours.py": (True, False),
+        "benchmarks/league/table.py": (True, True),
         "benchmarks/peers/one.py": (True, True),
         "benchmarks/league/standings.py": (False, False),
         "benchmarks/results/.league/joblib/func_code.py": (False, False),

@@ -69,7 +69,7 @@ _CHUNK = 10
 _AFTERWARDS = ("standings.py", "scores.py", "picture.py")
 """What has a part only when all have searched; of this folder."""
 
-_OURS_ALONE = ("league.py", "ours.py", "check.py", "table.py")
+_OURS_ALONE = ("league.py", "ours.py", "check.py")
 """What has no part in the searches of others; of this folder."""
 
 _OF_SRC = ("core/seeding", "search/cube", "search/space", "training/hyperparameters")
