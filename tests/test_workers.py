@@ -347,7 +347,7 @@ def test_workers_of_a_killed_search_leave_and_the_next_search_can_begin(
 
 
 def test_results_do_not_depend_on_how_many_workers_there_are(tmp_path: Path) -> None:
-    def results(workers: int) -> Rows:
+    def results(workers: int) -> tuple[Rows, Rows]:
         workplace = Workplace(tmp_path / str(workers))
         # No rungs and no learning sampler: what remains is the training itself.
         options = ("--sampler=random", "--iterations=2", "--batch_sizes=[16,64]")
@@ -355,12 +355,13 @@ def test_results_do_not_depend_on_how_many_workers_there_are(tmp_path: Path) -> 
         rows = workplace.rows()
         for row in rows:
             del row["seconds"]
-        return sorted(rows, key=str)
+        curves = workplace.rows("curves.csv")
+        return sorted(rows, key=str), sorted(curves, key=str)
 
-    one = results(1)
-    assert len(one) == 4
-    assert len({row["val_accuracy"] for row in one}) > 1
-    assert results(3) == one
+    trials, curves = results(1)
+    assert len(trials) == 4
+    assert len({row["val_loss"] for row in curves}) == len(curves) == 8
+    assert results(3) == (trials, curves)
 
 
 @pytest.mark.parametrize("level", ["best", "none"])
