@@ -136,6 +136,7 @@ def test_results_name_no_path_of_the_machine_that_made_them(folder: Path) -> Non
 
 
 LEAGUE = REPOSITORY / "benchmarks/results/league.json"
+OTHER_WORKERS = REPOSITORY / "benchmarks/results/other-workers/league.json"
 
 TABLES = {
     "MNIST, 32": "mnist_32",
@@ -173,3 +174,28 @@ def test_league_of_the_readme_is_that_of_its_file() -> None:
     for tuner, *cells, rank in shown:
         assert cells == [rows[table, tuner]["regret"] for table in TABLES.values()]
         assert rank == f"{rows['all', tuner]['rank at 1']:.2f}"
+
+
+def test_league_with_other_workers_is_that_of_its_file() -> None:
+    documents = (REPOSITORY / "benchmarks/README.md").read_text()
+    found = re.search(
+        r"^\| \| 1 worker \| 2 workers .*\n\|.*\n((?:\|.*\n)+)", documents, re.MULTILINE
+    )
+    assert found is not None
+    shown = [
+        [cell.strip(" *") for cell in line.strip("|").split("|")] for line in found[1].splitlines()
+    ]
+    files = (LEAGUE, OTHER_WORKERS)
+    rows = {
+        (row["table"], row["workers"], row["tuner"]): row
+        for file in files
+        for row in json.loads(committed(file))["rows"]
+    }
+    assert [tuner for tuner, *_ in shown] == [
+        tuner for table, w, tuner in rows if (table, w) == ("all", 1)
+    ]
+    for tuner, *cells in shown:
+        assert cells == [
+            *(rows["mnist_208", workers, tuner]["thousands to 0.001"] for workers in (1, 2, 8)),
+            *(f"{rows['all', workers, tuner]['rank at 1']:.2f}" for workers in (1, 8)),
+        ]
