@@ -145,12 +145,18 @@ TABLES = {
 }
 
 
+def table_cells(text: str) -> list[list[str]]:
+    """Return the cells of each line of a table, the heading and its rule too."""
+    lines = [line for line in text.splitlines() if line.startswith("|")]
+    return [[cell.strip(" *") for cell in line.strip("|").split("|")] for line in lines]
+
+
 def test_seconds_of_the_readme_are_those_of_their_file() -> None:
     readme = (REPOSITORY / "README.md").read_text()
     section = re.search(r"^## How fast it is\n(.*?)^## ", readme, re.MULTILINE | re.DOTALL)
     assert section is not None
-    _, _, *lines = [line for line in section[1].splitlines() if line.startswith("|")]
-    shown = [[cell.strip(" *") for cell in line.strip("|").split("|")][1:] for line in lines]
+    _, _, *lines = table_cells(section[1])
+    shown = [cells for _, *cells in lines]
     rows = json.loads(committed(REPOSITORY / "benchmarks/results/search.json"))["rows"]
     assert shown == [
         [f"{row['seconds']:,.0f}", f"{row['images/s']:,}", f"{row['best val accuracy']:.4f}"]
@@ -162,8 +168,7 @@ def test_league_of_the_readme_is_that_of_its_file() -> None:
     readme = (REPOSITORY / "README.md").read_text()
     section = re.search(r"^## How good its search is\n(.*?)^## ", readme, re.MULTILINE | re.DOTALL)
     assert section is not None
-    lines = [line for line in section[1].splitlines() if line.startswith("|")]
-    head, _, *shown = [[cell.strip(" *") for cell in line.strip("|").split("|")] for line in lines]
+    head, _, *shown = table_cells(section[1])
     assert head[1:] == [*TABLES, "mean rank"]
     rows = {
         (row["table"], row["tuner"]): row
@@ -182,17 +187,14 @@ def test_league_with_other_workers_is_that_of_its_file() -> None:
         r"^\| \| 1 worker \| 2 workers .*\n\|.*\n((?:\|.*\n)+)", documents, re.MULTILINE
     )
     assert found is not None
-    shown = [
-        [cell.strip(" *") for cell in line.strip("|").split("|")] for line in found[1].splitlines()
-    ]
-    files = (LEAGUE, OTHER_WORKERS)
+    shown = table_cells(found[1])
     rows = {
         (row["table"], row["workers"], row["tuner"]): row
-        for file in files
+        for file in (LEAGUE, OTHER_WORKERS)
         for row in json.loads(committed(file))["rows"]
     }
     assert [tuner for tuner, *_ in shown] == [
-        tuner for table, w, tuner in rows if (table, w) == ("all", 1)
+        tuner for table, workers, tuner in rows if (table, workers) == ("all", 1)
     ]
     for tuner, *cells in shown:
         assert cells == [

@@ -23,6 +23,7 @@ from benchmarks.league.scores import (
     regret_at,
 )
 from benchmarks.tables import print_notes, print_table
+from src.core.console import plural
 
 CLOSE = (0.002, 0.001, 0.0005)
 """Regrets to which the images are counted."""
@@ -98,7 +99,7 @@ def draw(rounds: Sequence[Round], folder: Path) -> None:
 
 
 def _title(table: str, workers: int) -> str:
-    return f"{table}, {workers} worker{'s' if workers > 1 else ''}"
+    return f"{table}, {plural(workers, 'worker')}"
 
 
 def _rows(one: Round) -> Iterator[dict[str, Any]]:
@@ -184,8 +185,8 @@ def _notes(rounds: Sequence[Round], tests: Sequence[Mapping[str, Any]]) -> list[
     left_out = {name: of.reason for one in rounds for name, of in one.played.items() if of.reason}
     notes += [f"{name}: {reason}" for name, reason in left_out.items()]
     return notes + [
-        f"{test['workers']} workers: of {test['tuners']} tuners in {test['blocks']} blocks (a "
-        "table and a seed, so that they speak for these tables), mean ranks that differ by "
+        f"{plural(test['workers'], 'worker')}: of {test['tuners']} tuners in {test['blocks']} "
+        "blocks (a table and a seed, so that they speak for these tables), mean ranks that differ by "
         f"{test['critical difference']:.2f} differ by Nemenyi's test at 5 %; Friedman's p at the "
         f"end {test['p']}"
         for test in tests

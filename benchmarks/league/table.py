@@ -180,9 +180,8 @@ def load_others(options: TableOptions, folder: Path) -> tuple[Images, Images]:
             f"the {len(others)} training images of `{options.dataset}` that `--limit` leaves"
         )
     spread = torch.randperm(wanted, generator=torch.Generator().manual_seed(options.seed))
-    chosen = others[spread * len(others) // wanted]
-    places = torch.arange(wanted)
-    return chosen[places[: options.validating]], chosen[places[options.validating :]]
+    places = spread * len(others) // wanted
+    return others[places[: options.validating]], others[places[options.validating :]]
 
 
 def _draw_fits(options: TableOptions, compute: Compute) -> Iterator[_Fit]:
