@@ -187,8 +187,8 @@ def _notes(rounds: Sequence[Round], tests: Sequence[Mapping[str, Any]]) -> list[
     return notes + [
         f"{plural(test['workers'], 'worker')}: of {test['tuners']} tuners in {test['blocks']} "
         "blocks (a table and a seed, so that they speak for these tables), mean ranks that differ "
-        f"by {test['critical difference']:.2f} differ by Nemenyi's test at 5 %; Friedman's p at the "
-        f"end {test['p']}"
+        f"by {test['critical difference']:.2f} differ by Nemenyi's test at 5 %; Friedman's p at "
+        f"the end {test['p']}"
         for test in tests
     ]
 
