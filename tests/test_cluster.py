@@ -70,6 +70,8 @@ class Nodes:
         options = ["--node-ip-address=127.0.0.1", "--object-store-memory=80000000", "--block"]
         environment = {**os.environ, **self.environment, "PYTHONPATH": str(REPOSITORY)}
         del environment["RAY_ADDRESS"]
+        # Ray's workers are nice by default: on a busy machine they would hardly get on.
+        environment["RAY_worker_niceness"] = "0"
         process = subprocess.Popen(
             [sys.executable, "-m", "ray.scripts.scripts", "start", *where, *options, *resources],
             env=environment,

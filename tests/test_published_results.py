@@ -137,6 +137,7 @@ def test_results_name_no_path_of_the_machine_that_made_them(folder: Path) -> Non
 
 LEAGUE = REPOSITORY / "benchmarks/results/league.json"
 OTHER_WORKERS = REPOSITORY / "benchmarks/results/other-workers/league.json"
+FOREST = REPOSITORY / "benchmarks/results/forest/league.json"
 
 TABLES = {
     "MNIST, 32": "mnist_32",
@@ -181,13 +182,16 @@ def test_league_of_the_readme_is_that_of_its_file() -> None:
         assert rank == f"{rows['all', tuner]['rank at 1']:.2f}"
 
 
-def test_league_with_other_workers_is_that_of_its_file() -> None:
+def lines_under(heading: str) -> list[list[str]]:
+    """Return the lines of a table in the benchmarks' documents, whose heading begins so."""
     documents = (REPOSITORY / "benchmarks/README.md").read_text()
-    found = re.search(
-        r"^\| \| 1 worker \| 2 workers .*\n\|.*\n((?:\|.*\n)+)", documents, re.MULTILINE
-    )
+    found = re.search(rf"^{re.escape(heading)}.*\n\|.*\n((?:\|.*\n)+)", documents, re.MULTILINE)
     assert found is not None
-    shown = table_cells(found[1])
+    return table_cells(found[1])
+
+
+def test_league_with_other_workers_is_that_of_its_file() -> None:
+    shown = lines_under("| | 1 worker | 2 workers ")
     rows = {
         (row["table"], row["workers"], row["tuner"]): row
         for file in (LEAGUE, OTHER_WORKERS)
@@ -201,3 +205,20 @@ def test_league_with_other_workers_is_that_of_its_file() -> None:
             *(rows["mnist_208", workers, tuner]["thousands to 0.001"] for workers in (1, 2, 8)),
             *(f"{rows['all', workers, tuner]['rank at 1']:.2f}" for workers in (1, 8)),
         ]
+
+
+def test_league_with_curves_of_a_forest_is_that_of_its_file() -> None:
+    shown = lines_under("| | MNIST, 32 | MNIST, 208 | letters + digits, 64 | rank at 0.11 ")
+    rows = {(row["table"], row["tuner"]): row for row in json.loads(committed(FOREST))["rows"]}
+    tuners = [tuner for table, tuner in rows if table == "all"]
+    assert [tuner for tuner, *_ in shown] == tuners
+    for tuner, *cells in shown:
+        over = [rows[table, tuner].get("over the first's") for table in TABLES.values()]
+        thousandths = [
+            re.sub(r"[+-]\d\.\d+", lambda found: f"{1000 * float(found[0]):+.1f}", text)
+            if text
+            else "–"
+            for text in over
+        ]
+        ranks = [f"{rows['all', tuner][f'rank at {share}']:.2f}" for share in ("0.11", "1")]
+        assert cells == [*thousandths, *ranks]
