@@ -152,11 +152,16 @@ def table_cells(text: str) -> list[list[str]]:
     return [[cell.strip(" *") for cell in line.strip("|").split("|")] for line in lines]
 
 
-def test_seconds_of_the_readme_are_those_of_their_file() -> None:
+def table_of_the_readme(section: str) -> list[list[str]]:
+    """Return the cells of the table in a section."""
     readme = (REPOSITORY / "README.md").read_text()
-    section = re.search(r"^## How fast it is\n(.*?)^## ", readme, re.MULTILINE | re.DOTALL)
-    assert section is not None
-    _, _, *lines = table_cells(section[1])
+    found = re.search(rf"^## {section}\n(.*?)^## ", readme, re.MULTILINE | re.DOTALL)
+    assert found is not None
+    return table_cells(found[1])
+
+
+def test_seconds_of_the_readme_are_those_of_their_file() -> None:
+    _, _, *lines = table_of_the_readme("How fast it is")
     shown = [cells for _, *cells in lines]
     rows = json.loads(committed(REPOSITORY / "benchmarks/results/search.json"))["rows"]
     assert shown == [
@@ -166,10 +171,7 @@ def test_seconds_of_the_readme_are_those_of_their_file() -> None:
 
 
 def test_league_of_the_readme_is_that_of_its_file() -> None:
-    readme = (REPOSITORY / "README.md").read_text()
-    section = re.search(r"^## How good its search is\n(.*?)^## ", readme, re.MULTILINE | re.DOTALL)
-    assert section is not None
-    head, _, *shown = table_cells(section[1])
+    head, _, *shown = table_of_the_readme("How good its search is")
     assert head[1:] == [*TABLES, "mean rank"]
     rows = {
         (row["table"], row["tuner"]): row
