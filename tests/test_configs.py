@@ -24,7 +24,7 @@ def test_configuration_names_no_default_value(path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "batch_sizes", "trials"),
     [
-        ("mnist", range(16, 257, 16), "3,440"),
+        ("mnist_published", range(16, 257, 16), "3,440"),
         ("emnist_digits", range(32, 257, 32), "1,720"),
         ("emnist_letters_digits", range(32, 257, 32), "1,720"),
     ],
@@ -35,7 +35,7 @@ def test_published_searches_are_the_published_ones(
     # README: 30 epochs, factor 2, 5 iterations; 16 batch sizes for MNIST.
     path = REPOSITORY / f"configs/{name}.yaml"
     options = options_of(path)
-    assert options.dataset == name
+    assert options.dataset == name.removesuffix("_published")
     assert options.batch_sizes == tuple(batch_sizes)
     assert (options.max_epochs, options.reduction_factor) == (30, 2)
     assert (options.iterations, options.patience) == (5, 3)
@@ -55,5 +55,18 @@ def test_quickstart_has_the_rungs_that_the_readme_draws(
         assert line.rstrip() in readme
 
 
-def test_mnist_validates_where_the_published_search_did() -> None:
-    assert options_of(REPOSITORY / "configs/mnist.yaml").validation == "tail"
+@pytest.mark.parametrize("name", ["mnist", "mnist_published"])
+def test_mnist_trains_as_the_published_search_did(name: str) -> None:
+    options = options_of(REPOSITORY / f"configs/{name}.yaml")
+    assert options.validation == "tail"
+    assert options.batch_sizes == tuple(range(16, 257, 16))
+    assert (options.max_epochs, options.patience) == (30, 3)
+    assert (options.schedule, options.label_smoothing) == ("constant", 0.0)
+    assert (options.augmentation, options.weight_averaging) == ("none", False)
+
+
+def test_mnist_is_searched_with_1600_configurations(capsys: pytest.CaptureFixture[str]) -> None:
+    path = REPOSITORY / "configs/mnist.yaml"
+    assert tune.main([f"--config={path}", "--plan"]) == 0
+    assert "100 trials for each batch size, 1,600 in all" in capsys.readouterr().out
+    assert "100 trials\n# a batch size, 1,600 in all" in path.read_text()
