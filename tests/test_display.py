@@ -96,9 +96,12 @@ def test_every_figure_of_the_finals_is_whole(
     screen = Screen(width, terminal)
     decision = Decision(
         dataset="mnist", max_epochs=9, patience=3, finalists=finalists,
-        winner=DecidedModel(rank=1, seed=0), runs=(),
+        winner=DecidedModel(rank=1, seed=0), smallest=2, runs=(),
     )  # fmt: skip
     print_finals(screen.console, decision)
+    second = records[1]
+    named = f"batch size {second.batch_size}, trial {second.trial}."
+    assert screen.words.endswith(f"The smallest that is as good, but for chance: {named}")
     for one in finalists:
         hp = one.hyperparameters
         row = [one.mean, 0.00123, *(one.ci95 or ()), 2, 1, one.search_val_accuracy, one.optimism]

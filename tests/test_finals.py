@@ -25,10 +25,12 @@ from src.results.folder import ResultsFolder
 from src.results.records import OUTCOME, TrialOutcome
 from src.search.finals import choose_finalists, run_finals
 from src.search.journal import Journal, open_journal
-from src.search.studies import SLOT, load_decision, load_studies
+from src.search.studies import SLOT, ended_trials, load_decision, load_studies
 from src.training.checkpoint import dump_model, load_model
 from src.training.fit import fit
+from src.training.hyperparameters import Hyperparameters
 from src.training.spec import FitSpec
+from src.training.task import make_task
 from tests.conftest import ENOUGH, Workplace, start_search
 from tests.fake_workers import FakeWorkers, Script, open_session
 
@@ -233,6 +235,35 @@ def test_more_seeds_for_fewer_finalists_take_nobody_out(searched: Workplace) -> 
     assert [len(row["seeds"]) for row in found] == [4, 2, 2]  # a mean of two is luckier
     means = [row["mean"] for row in found[1:]]
     assert means == sorted(means, reverse=True)
+
+
+def test_smallest_finalist_within_one_standard_error_of_the_best_is_named(
+    searched: Workplace,
+) -> None:
+    seeds = [derive_seed(0, FINALIST, seed) for seed in range(3)]
+    folder = ResultsFolder(searched.results, "mnist_5k")
+
+    def size(hp: Hyperparameters) -> int:
+        return sum(p.numel() for p in make_task(hp, 10).parameters())
+
+    finished = [
+        record
+        for study in load_studies(open_journal(folder), "mnist_5k").values()
+        for record in ended_trials(study)
+        if record.state == "COMPLETE"
+    ]
+    small, middle, *_, large = sorted(finished, key=lambda one: size(one.hyperparameters))
+    # The best one's seeds have a mean of 0.9 and a standard error of 0.01 / √3 = 0.00577.
+    means = {large.hyperparameters: 0.9, middle.hyperparameters: 0.8943}
+    means[small.hyperparameters] = 0.8942
+
+    def script(job: FitSpec) -> list[float]:
+        return [means.get(job.hyperparameters, 0.1) + 0.01 * (seeds.index(job.seed) - 1)]
+
+    decision = decide(searched, script, finalists=99, seeds=3)
+    assert decision["finalists"][0]["hyperparameters"] == asdict(large.hyperparameters)
+    named = decision["finalists"][decision["smallest"] - 1]
+    assert named["hyperparameters"] == asdict(middle.hyperparameters)
 
 
 def diverging(job: FitSpec) -> bool:

@@ -24,7 +24,6 @@ from benchmarks.league.record import SEARCHED, Curve, Look, Table, write_table
 from benchmarks.league.replay import BudgetSpent, Moment, Replay
 from benchmarks.league.scores import (
     critical_difference,
-    difference,
     friedman_p,
     images_to,
     mean_ranks,
@@ -344,14 +343,6 @@ def test_interval_of_a_median_is_that_of_tables(
     found = median(list(values))
     assert (found.low, found.high) == (low, high)
     assert found.value == np.median(list(values)) or math.isinf(found.value)
-
-
-def test_difference_of_means_is_students_where_both_vary_alike() -> None:
-    values = np.array([1.0, 2.0, 4.0, 9.0])
-    found, low, high = difference(values + 3, values)
-    off = 2.447 * math.sqrt(2 * np.var(values, ddof=1) / 4)  # t of 6 degrees of freedom, by table
-    assert (found, low, high) == pytest.approx((3, 3 - off, 3 + off), rel=1e-3)
-    assert difference(values[:1].repeat(2), values[2:3].repeat(2)) == (-3, -3, -3)
 
 
 def test_critical_difference_is_demsars() -> None:

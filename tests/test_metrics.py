@@ -1,3 +1,5 @@
+import math
+
 import numpy as np
 import pytest
 from sklearn.metrics import (
@@ -6,7 +8,7 @@ from sklearn.metrics import (
     precision_recall_fscore_support,
 )
 
-from src.core.intervals import Spread, spread, wilson_interval
+from src.core.intervals import Spread, difference, spread, wilson_interval
 from src.core.metrics import ConfusionMatrix, count_confusion
 
 
@@ -68,3 +70,11 @@ def test_equal_measurements_have_an_interval_without_width() -> None:
 def test_matrix_of_the_wrong_size_is_refused() -> None:
     with pytest.raises(ValueError, match="does not fit 3 classes"):
         ConfusionMatrix([[1, 0], [0, 1]], "abc")
+
+
+def test_difference_of_means_is_students_where_both_vary_alike() -> None:
+    values = np.array([1.0, 2.0, 4.0, 9.0])
+    found, low, high = difference(values + 3, values)
+    off = 2.447 * math.sqrt(2 * np.var(values, ddof=1) / 4)  # t of 6 degrees of freedom, by table
+    assert (found, low, high) == pytest.approx((3, 3 - off, 3 + off), rel=1e-3)
+    assert difference(values[:1].repeat(2), values[2:3].repeat(2)) == (-3, -3, -3)

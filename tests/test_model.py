@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch.nn import functional
 
+from src.training.hyperparameters import Hyperparameters
 from src.training.network import SEEN, TwoConvNet, to_inputs
 
 Array = npt.NDArray[np.float64]
@@ -21,6 +22,21 @@ def make_net(conv1: int, conv2: int, dense_units: int, classes: int = 10) -> Two
 def test_parameter_count_equals_keras() -> None:
     # Keras' model.count_params() for the same layers.
     assert sum(p.numel() for p in make_net(256, 160, 256).parameters()) == 1_398_186
+
+
+@pytest.mark.parametrize(
+    ("conv1", "conv2", "dense_units", "classes"), [(256, 160, 256, 10), (1, 2, 3, 4)]
+)
+def test_parameters_are_counted_without_a_network(
+    conv1: int, conv2: int, dense_units: int, classes: int
+) -> None:
+    hyperparameters = Hyperparameters(
+        conv1=conv1, conv2=conv2, dense_units=dense_units,
+        dropout_rate=0.5, learning_rate=0.1, batch_size=8,
+    )  # fmt: skip
+    net = make_net(conv1, conv2, dense_units, classes)
+    there = sum(p.numel() for p in net.parameters())
+    assert hyperparameters.count_parameters(classes) == there
 
 
 def convolve(images: Array, kernels: Array, bias: Array) -> Array:

@@ -29,6 +29,8 @@ from src.reporting.prior_work import PUBLISHED
 from src.results.folder import ResultsFolder
 from src.search.spec import Sampler
 from src.training.history import Epoch
+from src.training.hyperparameters import Hyperparameters
+from src.training.task import make_task
 from tests.conftest import Rows, Workplace
 from tests.simulated import finalists_of, metrics_of, simulate_search
 
@@ -170,7 +172,7 @@ def test_every_picture_is_a_file_too_and_shows_something(
     folder, page = reported
     names = {
         *("batch-sizes", "history", "budget", "learning-curves", "importance", "slices"),
-        *("parallel", "winner-curves", "winner-confusion"),
+        *("parallel", "winner-curves", "winner-confusion", "size"),
     }
     assert {path.stem for path in folder.figures.iterdir()} == names
     assert len(page.images) == len(names)
@@ -265,7 +267,7 @@ def test_a_part_that_is_not_there_yet_is_a_sentence(
     shutil.copy(folder.best_json, bare.path)
     page = make_report(bare)
     assert "The learning curves are not there (curves.csv)" in page.text
-    assert len(page.images) == 5
+    assert len(page.images) == 6
 
 
 def test_nothing_finished_yet_is_told(simulated: ResultsFolder) -> None:
@@ -297,7 +299,7 @@ def test_published_figures_stand_beside_ours_and_say_what_differs(tmp_path: Path
     assert "EMNIST digits subset" in part.text
     assert "a subset, 78,978 of the 240,000 images" in part.text
     assert "0.996125" in part.text
-    assert "published" not in part.table("The best finished trial")[0]
+    assert part.table("The best finished trial")[0]["published"] == "0.99600"
     other = make_report(
         simulate_search(tmp_path / "other", "emnist_letters_digits", images=364_800)
     )
@@ -305,9 +307,31 @@ def test_published_figures_stand_beside_ours_and_say_what_differs(tmp_path: Path
 
 
 def test_published_best_is_the_best_of_its_batch_sizes() -> None:
-    mnist = PUBLISHED["mnist"]
-    assert list(mnist.by_batch_size) == list(range(16, 257, 16))
-    assert max(mnist.by_batch_size.values()) == mnist.best == mnist.by_batch_size[208]
+    for dataset, sizes, best in (
+        ("mnist", range(16, 257, 16), 208),
+        ("emnist_digits", range(32, 257, 32), 224),
+    ):
+        published = PUBLISHED[dataset]
+        assert list(published.by_batch_size) == list(sizes)
+        assert published.best_trial == published.by_batch_size[best]
+        assert published.best_trial.val_accuracy == published.best
+
+
+def test_smallest_good_finalist_is_named_with_its_size(simulated: ResultsFolder) -> None:
+    document = finalists_of(simulated) | {"smallest": 2}
+    second = document["finalists"][1]  # type: ignore[index]
+    first = dict(second["hyperparameters"])
+    second["hyperparameters"] = first | {"conv1": 32, "conv2": 32, "dense_units": 32}
+    write_json(simulated.finalists_json, document)
+    text = make_report(simulated).text
+    small, large = (
+        sum(p.numel() for p in make_task(Hyperparameters(**hp), 10).parameters())
+        for hp in (second["hyperparameters"], first)
+    )
+    assert re.search(rf"{small:,} parameters, {100 * small / large:.0f}\s% of", text)
+    assert f"the winner’s {large:,}" in text
+    write_json(simulated.finalists_json, document | {"smallest": 1})
+    assert "No finalist with fewer parameters" in make_report(simulated).text
 
 
 def test_finalists_and_tests_are_shown_as_their_files_have_them(simulated: ResultsFolder) -> None:
@@ -322,6 +346,7 @@ def test_finalists_and_tests_are_shown_as_their_files_have_them(simulated: Resul
     }  # fmt: skip
     simulated.test_log.write_text(json.dumps(line) + "\n")
     page = make_report(simulated)
+    assert "smallest finalist" not in page.text
     finalists = page.table("Each configuration trained")
     assert column(finalists, "mean") == ["0.98100", "0.97100"]
     assert finalists[0]["95 % interval"] == "0.97850 to 0.98350"
@@ -630,6 +655,11 @@ def _put(text: str) -> Callable[[Path], object]:
     return lambda path: path.write_text(text)
 
 
+def _named(folder: Path, smallest: int) -> dict[str, object]:
+    finals = finalists_of(ResultsFolder(folder.parent, folder.name))
+    return finals | {"smallest": smallest}
+
+
 @pytest.mark.parametrize("name", ["all.csv", "curves.csv"])
 @pytest.mark.parametrize(
     ("save", "told"),
@@ -695,6 +725,7 @@ def test_a_table_that_a_spreadsheet_has_saved_unchanged_is_read(simulated: Resul
         ("best-model.ckpt", _cut),
         ("finalists.json", _put("{}")),
         ("finalists.json", _put('{"seeds": 1, "max_epochs": 1, "finalists": [{"rank": "x"}]}')),
+        ("finalists.json", lambda path: write_json(path, _named(path.parent, 3))),
         ("metrics.json", _put("NaN")),
         ("metrics.json", _put('{"per_class": [], "confusion_matrix": [[1]]}')),
         ("test-log.jsonl", _put('{"date": 1}\n')),

@@ -118,7 +118,7 @@ def test_documents_are_written_again_as_they_were_read(folder: Path, tmp_path: P
 
     again = {
         "best.json": BestSummary.from_document(read("best.json")).to_document(),
-        "finalists.json": dataclasses.asdict(pick(PublishedDecision, read("finalists.json"))),
+        "finalists.json": pick(PublishedDecision, read("finalists.json")).to_document(),
         "metrics.json": dataclasses.asdict(pick(TestMetrics, read("metrics.json"))),
     }
     for name, document in again.items():
@@ -138,7 +138,7 @@ def test_attributes_in_a_journal_are_written_again_as_they_were_read(folder: Pat
     for outcome in outcomes:
         assert TrialOutcome.from_attribute(outcome).to_attribute() == outcome
     decided = decisions[-1]  # those before, of earlier finals, it has replaced
-    assert json.loads(json.dumps(dataclasses.asdict(pick(Decision, decided)))) == decided
+    assert json.loads(json.dumps(pick(Decision, decided).to_document())) == decided
 
 
 def test_outcome_of_an_error_is_its_reason_alone() -> None:

@@ -54,19 +54,6 @@ def median(values: Sequence[float]) -> Median:
     )
 
 
-def difference(values: Array, others: Array) -> tuple[float, float, float]:
-    """Return by how much the mean of some exceeds that of others, with its 95 % interval.
-
-    Whatever the two variances (Welch: "The Generalization of Student's Problem when Several
-    Different Population Variances are Involved", Biometrika 34 (1947)); nan of a single value.
-    """
-    mean = float(values.mean() - others.mean())
-    if not np.ptp(values) and not np.ptp(others):
-        return mean, mean, mean
-    interval = stats.ttest_ind(values, others, equal_var=False).confidence_interval()
-    return mean, float(interval.low), float(interval.high)
-
-
 def mean_ranks(scores: Array) -> Array:
     """Return each column's mean rank within the rows, 1 for the lowest score.
 

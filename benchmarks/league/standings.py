@@ -15,7 +15,6 @@ from benchmarks.league.scores import (
     Array,
     Median,
     critical_difference,
-    difference,
     friedman_p,
     images_to,
     mean_ranks,
@@ -24,6 +23,7 @@ from benchmarks.league.scores import (
 )
 from benchmarks.tables import print_notes, print_table
 from src.core.console import plural
+from src.core.intervals import difference
 
 CLOSE = (0.002, 0.001, 0.0005)
 """Regrets to which the images are counted."""

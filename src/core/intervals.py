@@ -7,7 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy import stats
+
+_Numbers = Sequence[float] | NDArray[np.float64]
 
 
 def wilson_interval(successes: int, trials: int) -> tuple[float, float]:
@@ -34,3 +37,16 @@ def spread(values: Sequence[float]) -> Spread:
     # `t.interval` would give nan where all measurements are equal.
     half = float(stats.t.ppf(0.975, len(values) - 1) * stats.sem(values))
     return Spread(mean, std, mean - half, mean + half)
+
+
+def difference(values: _Numbers, others: _Numbers) -> tuple[float, float, float]:
+    """Return by how much the mean of some exceeds that of others, with its 95 % interval.
+
+    Whatever the two variances (Welch: "The Generalization of Student's Problem when Several
+    Different Population Variances are Involved", Biometrika 34 (1947)); nan of a single value.
+    """
+    mean = float(np.mean(values) - np.mean(others))
+    if not np.ptp(values) and not np.ptp(others):
+        return mean, mean, mean
+    interval = stats.ttest_ind(values, others, equal_var=False).confidence_interval()
+    return mean, float(interval.low), float(interval.high)

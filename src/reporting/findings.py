@@ -194,6 +194,8 @@ def _parse_decision(document: dict[str, Any]) -> Decision:
         raise ValueError("it has no finalist")
     for finalist in decision.finalists:
         _check_finalist(finalist)
+    if decision.smallest not in (None, *(one.rank for one in decision.finalists)):
+        raise ValueError(f"it has no finalist of rank {decision.smallest}")
     _check_dates(decision.runs)
     return decision
 

@@ -2,7 +2,6 @@
 
 import shutil
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 
 import optuna
@@ -81,7 +80,7 @@ def publish_search(studies: Mapping[int, optuna.Study], session: Session) -> Sav
         published = PublishedDecision(
             **vars(decision), data=_trained_on(best), provenance=best.provenance
         )
-        write_json(folder.finalists_json, asdict(published))
+        write_json(folder.finalists_json, published.to_document())
     if source != folder.best_model:
         with replacing(folder.best_model) as temporary:
             shutil.copyfile(source, temporary)

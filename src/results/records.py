@@ -250,7 +250,17 @@ class Decision:
     finalists: tuple[Finalist, ...]
     """The winner first; one at least."""
     winner: DecidedModel
+    smallest: int | None = None
+    """Rank of the finalist with the fewest parameters whose mean is not below the winner's by more
+    than one standard error; None in finals of versions that did not name it."""
     runs: tuple[Run, ...]
+
+    def to_document(self) -> dict[str, Any]:
+        """Return the JSON object."""
+        document = asdict(self)
+        if self.smallest is None:
+            del document["smallest"]
+        return document
 
 
 @dataclass(frozen=True, kw_only=True)

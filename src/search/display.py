@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.progress import TaskID
 
 from src.core.console import live_progress, plural, print_figures, say, together
+from src.data.catalog import CLASS_NAMES
 from src.results.folder import RESULTS_DIR
 from src.results.records import Decision, TrialRecord
 from src.search.hyperband import Plan
@@ -164,6 +165,7 @@ def print_ranking(console: Console, records: Sequence[TrialRecord], most: int = 
 
 def print_finals(console: Console, decision: Decision) -> None:
     """Print the finalists, the winner first."""
+    classes = len(CLASS_NAMES[decision.dataset])
     rows = []
     for one in decision.finalists:
         hp, seeds = one.hyperparameters, str(len(one.seeds))
@@ -174,17 +176,24 @@ def print_finals(console: Console, decision: Decision) -> None:
             f"{one.mean:.5f} ± {one.std or 0.0:.5f}", f"{low:.5f} to {high:.5f}",
             seeds, f"{one.search_val_accuracy:.5f}", f"{one.optimism:+.5f}",
             str(one.batch_size), str(one.trial),
-            f"{hp.conv1}-{hp.conv2}-{hp.dense_units}",
+            f"{hp.conv1}-{hp.conv2}-{hp.dense_units}", f"{hp.count_parameters(classes):,}",
         ])  # fmt: skip
     print_figures(
         console,
         [
             "mean ± std", "95 % interval", "seeds", "search said", "optimism", "batch size",
-            "trial", "conv1-conv2-dense",
+            "trial", "conv1-conv2-dense", "parameters",
         ],
         rows,
         title="The finalists' validation accuracy, each trained again with several seeds:",
     )  # fmt: skip
+    for one in decision.finalists:
+        if one.rank == decision.smallest != 1:
+            say(
+                console,
+                f"The smallest that is as good, but for chance: batch size {one.batch_size}, trial "
+                f"{one.trial}.",
+            )
 
 
 def print_best(session: Session, best: SavedModel, batch_sizes: Sequence[int]) -> None:

@@ -4,8 +4,9 @@ The best score of hundreds of trials is luck as much as merit. Trained again, a 
 shows what it gives on average; how far the search flattered it is its optimism.
 """
 
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
@@ -14,6 +15,7 @@ from src.core.console import say
 from src.core.errors import UserError
 from src.core.intervals import spread
 from src.core.seeding import FINALIST, derive_seed
+from src.data.catalog import CLASS_NAMES, Dataset
 from src.results.records import DecidedModel, Decision, Finalist, TrialRecord
 from src.search.display import print_finals
 from src.search.fill import Outcome, fill, open_places
@@ -167,10 +169,28 @@ def decide_finals(
         patience=spec.patience,
         finalists=tuple(replace(one, rank=rank) for rank, one in enumerate(compared, start=1)),
         winner=DecidedModel(rank=1, seed=winning_seed),
+        smallest=1 + compared.index(_smallest(compared, seeds, spec.data.dataset)),
         runs=runs([finals]),
     )
-    finals.set_user_attr(DECISION, asdict(decision))
+    finals.set_user_attr(DECISION, decision.to_document())
     return decision
+
+
+def _smallest(compared: Sequence[Finalist], seeds: int, dataset: Dataset) -> Finalist:
+    """Return the finalist of the fewest parameters that is as good as the first, but for chance.
+
+    Its mean is not below the first one's by more than one standard error of that mean: the rule of
+    one standard error (Breiman, Friedman, Olshen, Stone: "Classification and Regression Trees",
+    1984, section 3.4.3).
+    """
+    first, classes = compared[0], len(CLASS_NAMES[dataset])
+    least = first.mean - (first.std or 0.0) / math.sqrt(len(first.seeds))
+    as_good = [
+        one
+        for one in compared
+        if one is first or (not one.diverged and len(one.seeds) >= seeds and one.mean >= least)
+    ]
+    return min(as_good, key=lambda one: one.hyperparameters.count_parameters(classes))
 
 
 def _by_finalist(finals: optuna.Study, state: TrialState) -> list[tuple[str, int, FrozenTrial]]:

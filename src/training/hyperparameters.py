@@ -51,6 +51,16 @@ class Hyperparameters:
             raise UserError(f"`learning_rate` (={self.learning_rate}) must be above 0 and finite")
         checks.share("label_smoothing", self.label_smoothing)
 
+    def count_parameters(self, classes: int) -> int:
+        """Return how many weights and biases the network has."""
+        flattened = 5 * 5 * self.conv2  # what two valid 3×3 convolutions and poolings leave
+        return (
+            self.conv1 * (3 * 3 + 1)
+            + self.conv2 * (3 * 3 * self.conv1 + 1)
+            + self.dense_units * (flattened + 1)
+            + classes * (self.dense_units + 1)
+        )
+
 
 def task_arguments(hyperparameters: Hyperparameters, classes: int) -> dict[str, Any]:
     """Return the arguments that `CharacterTask` takes for a configuration."""

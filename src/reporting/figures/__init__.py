@@ -25,6 +25,7 @@ from src.reporting.figures.progress import (
     promotions_figure,
 )
 from src.reporting.figures.rungs import draw_rungs
+from src.reporting.figures.size import size_figure
 from src.reporting.figures.style import PAGE_SCALE, save, to_png
 
 __all__ = [
@@ -48,6 +49,7 @@ __all__ = [
     "promotions_figure",
     "reading_figures",
     "save",
+    "size_figure",
     "slices_figure",
     "to_png",
     "words",

@@ -2,12 +2,16 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from typing import cast
 
 from src.core.metrics import ConfusionMatrix
+from src.data.catalog import CLASS_NAMES, Dataset
 from src.reporting import figures
+from src.reporting.analysis import ranking
 from src.reporting.findings import Findings
 from src.reporting.page.blocks import Block, Picture, Table, Text
 from src.reporting.page.words import (
+    NO_BEST,
     accuracy_text,
     configuration,
     percent_text,
@@ -156,6 +160,44 @@ def finalists_blocks(finals: Decision | None) -> list[Block]:
             words=["configuration"],
         ),
     ]
+
+
+def size_blocks(findings: Findings) -> list[Block]:
+    """Write accuracy against parameters, and which finalist is the smallest good one."""
+    ranked, finals = ranking(findings.trials), findings.finals
+    if findings.search is None:
+        return [Text(NO_BEST)]
+    classes = len(CLASS_NAMES[cast(Dataset, findings.dataset)])
+    finalists = finals.finalists if finals is not None else ()
+    smallest = finals.smallest if finals is not None else None
+    blocks: list[Block] = [
+        picture(
+            "size",
+            figures.size_figure(ranked, finalists, smallest, classes),
+            f"Validation accuracy of {plural(len(ranked), 'finished trial')} against the number "
+            "of parameters.",
+            "What a larger network gains. Open circles: finished trials, each of a single run, and "
+            "chosen by this accuracy. Both axes are stretched."
+            + (" Filled circles: the finalists, over their seeds." if finalists else ""),
+        )
+    ]
+    if smallest is not None:
+        first = finalists[0]
+        named = next(one for one in finalists if one.rank == smallest)
+        size, most = (one.hyperparameters.count_parameters(classes) for one in (named, first))
+        text = "No finalist with fewer parameters is as good as the winner, but for chance"
+        if named.rank > 1:
+            text = (
+                f"The smallest finalist that is as good as the winner, but for chance, is that of "
+                f"rank {named.rank} (trial {named.trial}, batch size {named.batch_size}): "
+                f"{size:,} parameters, {percent_text(size / most, 0)} of the winner’s {most:,}"
+            )
+        text += (
+            ": its mean is to be no lower than the winner’s by more than one standard error of the "
+            "winner’s mean."
+        )
+        blocks.append(Text(text))
+    return blocks
 
 
 def test_blocks(findings: Findings) -> list[Block]:

@@ -1,6 +1,7 @@
 """Write the report's sections on the search: ranking, history, rungs, importance, provenance."""
 
 from collections.abc import Sequence
+from dataclasses import asdict
 
 from src.core.intervals import wilson_interval
 from src.reporting import figures
@@ -23,6 +24,7 @@ from src.reporting.findings import Findings, Search
 from src.reporting.importance import BEST, LEAST, importances
 from src.reporting.page.blocks import Block, Picture, Table, Text
 from src.reporting.page.words import (
+    NO_BEST,
     accuracy_text,
     configuration,
     duration_text,
@@ -35,7 +37,7 @@ from src.reporting.page.words import (
     validated,
     value_text,
 )
-from src.reporting.prior_work import PUBLISHED
+from src.reporting.prior_work import PUBLISHED, Published
 from src.results.records import TrialRecord
 from src.search.hyperband import Plan
 from src.training.hyperparameters import RECIPE, Hyperparameters
@@ -48,8 +50,6 @@ _FEW_TRIALS = 50
 
 _PART = "a part of the validation images, or of all where there are few"
 """What gives accuracies within the first epoch."""
-
-_NO_BEST = "No trial has trained to its end yet, or best.json is missing, so this part is empty."
 
 _NO_CURVES = (
     "The learning curves are not there (curves.csv): the “tune” command that made this search "
@@ -107,9 +107,9 @@ def batch_size_blocks(findings: Findings) -> list[Block]:
     """Write the best trial of each batch size, beside the published figures."""
     best, images = best_by_batch_size(findings.trials), validated(findings.search)
     published = PUBLISHED.get(findings.dataset)
-    by_size = published.by_batch_size if published is not None else {}
+    by_size = _published_accuracies(published)
     if not best or not images:
-        return [Text(_NO_BEST), Text(_published_words(findings))]
+        return [Text(NO_BEST), Text(_published_words(findings))]
     columns = ["batch size", "trials", "finished", "best validation accuracy", "95 % interval"]
     columns += ["published", "difference"] if by_size else []
     rows = []
@@ -147,6 +147,12 @@ def batch_size_blocks(findings: Findings) -> list[Block]:
     ]
 
 
+def _published_accuracies(published: Published | None) -> dict[int, float]:
+    """Return the best published accuracy at each batch size, where there is one."""
+    trials = published.by_batch_size.items() if published is not None else ()
+    return {batch_size: trial.val_accuracy for batch_size, trial in trials}
+
+
 def _published_words(findings: Findings) -> str:
     published, search = PUBLISHED.get(findings.dataset), findings.search
     if published is None:
@@ -161,7 +167,8 @@ def _published_words(findings: Findings) -> str:
         return text
     text = f"HCR-CNN (TensorFlow, Keras Tuner) published {published.best} as its best"
     text += f" of {published.trials:,} trials" if published.trials else ""
-    text += f" ({published.configuration})" if published.configuration else ""
+    if (best := published.best_trial) is not None:
+        text += f" ({configuration(asdict(best.hyperparameters))})"
     text += (
         ". It is the highest of all trials on the images it was selected on, the last 20 % of the "
         "official training images; Keras Tuner counts each promotion as a trial."
@@ -192,7 +199,7 @@ def _beyond_plain(findings: Findings) -> str:
 def history_blocks(findings: Findings) -> list[Block]:
     """Write the optimisation history: the accuracy of each trial, in order."""
     if findings.search is None:
-        return [Text(_NO_BEST)]
+        return [Text(NO_BEST)]
     figure = figures.history_figure(findings.trials, findings.search.plan)
     best = ranking(findings.trials)[0]
     return [
@@ -233,7 +240,7 @@ def rung_blocks(findings: Findings) -> list[Block]:
     """Write epochs spent and trials ended, by bracket and rung, and the learning curves."""
     search = findings.search
     if search is None:
-        return [Text(_NO_BEST)]
+        return [Text(NO_BEST)]
     plan, trials, waits = search.plan, findings.trials, search.promotion != "stopping"
     uses = rung_uses(trials, plan)
     kinds = [kind for kind in _KIND_WORDS if any(use.ended.get(kind) for use in uses)]
@@ -346,7 +353,7 @@ def importance_blocks(findings: Findings) -> list[Block]:
     """Write the importance of the hyperparameters (PED-ANOVA)."""
     search = findings.search
     if search is None:
-        return [Text(_NO_BEST)]
+        return [Text(NO_BEST)]
     if not any(trial.history for trial in findings.trials):
         return [Text(_NO_CURVES)]
     budget = common_budget(search.plan)
@@ -400,7 +407,7 @@ def importance_blocks(findings: Findings) -> list[Block]:
 def slice_blocks(findings: Findings) -> list[Block]:
     """Write slice plots and parallel coordinates of the hyperparameters that vary."""
     if findings.search is None:
-        return [Text(_NO_BEST)]
+        return [Text(NO_BEST)]
     trials, plan = findings.trials, findings.search.plan
     known = [trial for trial, _ in with_accuracy(trials)]
     names = varying(known) if known else []
@@ -431,7 +438,7 @@ def provenance_blocks(findings: Findings) -> list[Block]:
     """Write command, versions, settings and runs of the search."""
     search = findings.search
     if search is None:
-        return [Text(_NO_BEST)]
+        return [Text(NO_BEST)]
     told = search.summary.provenance
     versions = told.get("versions")
     rows: list[list[object]] = [

@@ -3,7 +3,13 @@
 from src.reporting.analysis import ranking
 from src.reporting.findings import Findings, Search
 from src.reporting.page.blocks import Facts, Page, Section, Text
-from src.reporting.page.model_sections import Winner, finalists_blocks, test_blocks, winner_blocks
+from src.reporting.page.model_sections import (
+    Winner,
+    finalists_blocks,
+    size_blocks,
+    test_blocks,
+    winner_blocks,
+)
 from src.reporting.page.search_sections import (
     batch_size_blocks,
     history_blocks,
@@ -24,7 +30,7 @@ from src.reporting.page.words import (
 
 PICTURES = (
     *("batch-sizes", "history", "budget", "learning-curves", "importance", "slices", "parallel"),
-    *("winner-curves", "winner-confusion", "finalists", "test-confusion", "test-mistakes"),
+    *("winner-curves", "winner-confusion", "finalists", "size", "test-confusion", "test-mistakes"),
 )
 """File names of all pictures that a report can have."""
 
@@ -43,6 +49,7 @@ def make_page(findings: Findings, winner: Winner | None) -> Page:
         Section("slices", "Slices and parallel coordinates", slice_blocks(findings)),
         Section("winner", "The best model on validation images", winner_blocks(winner)),
         Section("finalists", "Finalists, trained again", finalists_blocks(findings.finals)),
+        Section("size", "Accuracy and size", size_blocks(findings)),
         Section("test", "Test images", test_blocks(findings)),
         Section("provenance", "Where this comes from", provenance_blocks(findings)),
     ]

@@ -9,6 +9,8 @@ from src.reporting import figures
 from src.reporting.findings import Findings, Search
 from src.reporting.page.blocks import Picture
 
+NO_BEST = "No trial has trained to its end yet, or best.json is missing, so this part is empty."
+
 
 def title_of(findings: Findings) -> str:
     """Return the data set's name, with `subset` where not all official images were used."""
