@@ -26,6 +26,7 @@ from benchmarks import (
     overhead,
     precision,
     recipes,
+    rematch,
     search,
     startup,
     storage,
@@ -59,6 +60,7 @@ COMMANDS: dict[str, cli.Command[Any]] = {
     "table": table.COMMAND,
     "league": league.COMMAND,
     "check": check.COMMAND,
+    "rematch": rematch.COMMAND,
 }
 """What has options of its own."""
 

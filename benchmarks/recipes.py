@@ -5,17 +5,13 @@ from collections.abc import Mapping
 from dataclasses import asdict, replace
 from typing import Any
 
+from benchmarks.fits import train
 from src.core.intervals import spread
 from src.data.catalog import DataSpec
-from src.data.split import TrainingData, load_training_data
+from src.data.split import load_training_data
 from src.training.device import choose_compute, choose_workers
-from src.training.fitted import Fitted
 from src.training.hyperparameters import Hyperparameters
 from src.training.spec import FitSpec
-from src.workers.local import LocalWorkers
-from src.workers.messages import Ended, Failed, Reported
-
-_Key = tuple[str, int]
 
 PLAIN = Hyperparameters(
     conv1=64, conv2=64, dense_units=128, dropout_rate=0.3, learning_rate=1e-3, batch_size=64
@@ -51,34 +47,13 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         for name, changes in RECIPES.items()
     }
     accuracies: dict[str, list[float]] = {name: [] for name in RECIPES}
-    for (name, _), fitted in _train(specs, data, choose_workers("auto", compute)).items():
-        assert fitted.best is not None
-        accuracies[name].append(fitted.best.val_accuracy)
+    done = dict(train(specs, data, choose_workers("auto", compute)))
+    for name, seed in specs:
+        best = done[name, seed].best
+        assert best is not None
+        accuracies[name].append(best.val_accuracy)
     rows = [_row(name, accuracies[name], accuracies["plain"]) for name in RECIPES]
     return {"rows": rows, "configuration": asdict(PLAIN), "epochs": epochs, "images": data.counts}
-
-
-def _train(
-    specs: Mapping[_Key, FitSpec], data: TrainingData, worker_count: int
-) -> dict[_Key, Fitted]:
-    waiting, done = dict(specs), {}
-    running: dict[int, _Key] = {}
-    with LocalWorkers(worker_count, lambda device: data) as workers:
-        while waiting or running:
-            for worker in workers.idle:
-                if waiting:
-                    running[worker] = key = next(iter(waiting))
-                    workers.submit(worker, waiting.pop(key))
-            for worker, message in workers.receive(timeout=1.0):
-                if isinstance(message, Reported):
-                    workers.answer(worker, "go on")
-                elif isinstance(message, Failed):
-                    raise RuntimeError(message.details)
-                elif isinstance(message, Ended):
-                    key = running.pop(worker)
-                    done[key] = message.fitted
-                    print(*key, message.fitted.best, f"{message.fitted.seconds:.0f} s", flush=True)
-    return {key: done[key] for key in specs}
 
 
 def _row(name: str, accuracies: list[float], plain: list[float]) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from src.results.records import (
     BestSummary,
     Decision,
     Finalist,
+    Rematch,
     Run,
     SearchSummary,
     TestMetrics,
@@ -64,6 +65,8 @@ class Findings:
     search: Search | None
     """None until a trial has finished."""
     finals: Decision | None
+    rematch: Rematch | None
+    """What was published and what was found, both trained again."""
     tested: TestMetrics | None
     """What `evaluate` measured last on the data set's own test images."""
     mistakes: bytes | None
@@ -104,6 +107,7 @@ def read_findings(folder: ResultsFolder) -> Findings:
         trials=trials,
         search=search,
         finals=_read_document(folder.finalists_json, _parse_decision),
+        rematch=_read_document(folder.rematch_json, parse_rematch),
         tested=tested,
         mistakes=_read_picture(folder.mistakes) if tested and tested.mistakes else None,
         openings=tuple(read_tests(folder)),
@@ -210,6 +214,23 @@ def _check_finalist(finalist: Finalist) -> None:
         check_count(epochs)
     for seconds in finalist.seconds:
         check_seconds(seconds)
+
+
+def parse_rematch(document: dict[str, Any]) -> Rematch:
+    """Read rematch.json.
+
+    Raises:
+        KeyError, TypeError, ValueError: it holds something else.
+    """
+    rematch = pick(Rematch, document)
+    check_count(rematch.max_epochs)
+    if not check_count(rematch.data.images["validation"]):
+        raise ValueError("no image validated")
+    for fit in rematch.fits:
+        check_share(fit.val_accuracy)
+        check_count(fit.epochs)
+        check_seconds(fit.seconds)
+    return rematch
 
 
 def _check_dates(runs: tuple[Run, ...]) -> None:

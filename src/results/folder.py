@@ -33,6 +33,8 @@ class ResultsFolder:
         self.best_model = self.path / "best-model.ckpt"
         self.finalists_json = self.path / "finalists.json"
         """Outcome of the finals."""
+        self.rematch_json = self.path / "rematch.json"
+        """The search's best configurations and the published ones, trained again."""
         self.metrics_json = self.path / "metrics.json"
         """Metrics of the last `evaluate`."""
         self.mistakes = self.path / "mistakes.png"

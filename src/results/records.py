@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import asdict, astuple, dataclass
 from datetime import datetime
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from src.core.decode import pick
 from src.core.metrics import ClassMetrics, Confusion, ConfusionMatrix
@@ -268,6 +268,36 @@ class PublishedDecision(Decision):
     """The outcome of the finals and where the winner's model comes from: finalists.json."""
 
     data: TrainedOn
+    provenance: dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RematchFit:
+    """A fit of a rematch."""
+
+    whose: Literal["published", "ours"]
+    """Who found the configuration."""
+    hyperparameters: Hyperparameters
+    seed: int
+    """Counted from 0; the same for both are the same images in the same order."""
+    val_accuracy: float
+    """Of the best epoch, 0…1."""
+    epochs: int
+    """Epochs trained."""
+    seconds: float
+    """Wall time of training."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rematch:
+    """The best configurations at each batch size, those published and those of a search, trained
+    again by the same code with the same seeds: rematch.json."""
+
+    dataset: Dataset
+    max_epochs: int
+    patience: int | None
+    data: TrainedOn
+    fits: tuple[RematchFit, ...]
     provenance: dict[str, Any]
 
 

@@ -24,6 +24,7 @@ from src.reporting.figures.progress import (
     learning_figure,
     promotions_figure,
 )
+from src.reporting.figures.rematch import rematch_figure
 from src.reporting.figures.rungs import draw_rungs
 from src.reporting.figures.size import size_figure
 from src.reporting.figures.style import PAGE_SCALE, save, to_png
@@ -48,6 +49,7 @@ __all__ = [
     "parallel_figure",
     "promotions_figure",
     "reading_figures",
+    "rematch_figure",
     "save",
     "size_figure",
     "slices_figure",

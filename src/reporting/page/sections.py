@@ -29,8 +29,9 @@ from src.reporting.page.words import (
 )
 
 PICTURES = (
-    *("batch-sizes", "history", "budget", "learning-curves", "importance", "slices", "parallel"),
-    *("winner-curves", "winner-confusion", "finalists", "size", "test-confusion", "test-mistakes"),
+    *("batch-sizes", "rematch", "history", "budget", "learning-curves", "importance", "slices"),
+    *("parallel", "winner-curves", "winner-confusion", "finalists", "size"),
+    *("test-confusion", "test-mistakes"),
 )
 """File names of all pictures that a report can have."""
 
