@@ -4,6 +4,7 @@ import os
 import random
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import time
@@ -19,6 +20,7 @@ from src.core.interrupt import Interrupted, Interruption, Signals
 from src.data.split import TrainingData
 from src.results.lock import FolderLock
 from src.results.tables import COLUMNS
+from src.training.checkpoint import load_model
 from src.training.fitted import Fitted
 from src.training.spec import FitSpec
 from tests.conftest import ENOUGH, Rows, Workplace, start_python, start_search, wait_until
@@ -283,7 +285,6 @@ def test_line_that_a_crash_cut_short_costs_nothing(searched: Workplace) -> None:
         ("study.journal", None, "is missing or empty, though all.csv shows trials"),
         ("study.journal", b'{"op_co', "is missing or empty, though all.csv shows trials"),
         ("64-best.ckpt", b"PK", "64-best.ckpt is refused: it is damaged"),
-        ("64-best.ckpt", None, "there is no checkpoint"),
     ],
 )
 def test_lost_state_is_refused_and_the_results_stay(
@@ -304,6 +305,30 @@ def test_lost_state_is_refused_and_the_results_stay(
     assert message in error
     assert "to begin a new search" in error
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+def test_search_goes_on_without_models_but_for_the_best(
+    finished_search: Workplace, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(finished_search.results, tmp_path / "results")
+    workplace = Workplace(tmp_path)
+    folder = workplace.results / "mnist_5k"
+    (folder / "32-best.ckpt").unlink()
+    (folder / "64-best.ckpt").unlink()
+    before = {name: (folder / name).read_bytes() for name in ("all.csv", "best-model.ckpt")}
+    options = ("--batch_sizes=[32,64]", "--tensorboard=all")
+    assert workplace.tune(*options, max_epochs=9) == 0
+    assert {name: (folder / name).read_bytes() for name in before} == before
+    assert workplace.tune(*options, "--iterations=2", max_epochs=9) == 0
+    assert len(workplace.rows()) > before["all.csv"].count(b"\n")
+    best = max(float(row["val_accuracy"]) for row in workplace.rows() if row["state"] == "COMPLETE")
+    assert load_model(folder / "best-model.ckpt").val_accuracy == pytest.approx(best, abs=1e-6)
+    for name in ("32-best.ckpt", "64-best.ckpt", "best-model.ckpt"):
+        (folder / name).unlink(missing_ok=True)
+    assert workplace.tune(*options, "--iterations=2", max_epochs=9) == 2
+    error = capsys.readouterr().err
+    assert "there is no checkpoint" in error
+    assert "to begin a new search" in error
 
 
 def test_lock_that_a_killed_process_left_does_not_hold_up_the_next(

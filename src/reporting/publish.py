@@ -11,6 +11,7 @@ from src.core.files import optional, replacing, write_json
 from src.core.metrics import ConfusionMatrix
 from src.data.split import TrainingData
 from src.inference.predictions import read_probabilities, worst_mistakes
+from src.reporting.analysis import best_by_batch_size
 from src.reporting.figures import draw_best, draw_rungs, reading_figures
 from src.results.folder import ResultsFolder
 from src.results.records import (
@@ -21,6 +22,7 @@ from src.results.records import (
     PublishedDecision,
     SearchSummary,
     TrainedOn,
+    TrialRecord,
 )
 from src.results.tables import STATES, read_trials, write_epochs, write_trials
 from src.search.hyperband import Plan
@@ -67,12 +69,11 @@ def publish_search(studies: Mapping[int, optuna.Study], session: Session) -> Sav
     trials = [trial for study in studies.values() for trial in ended_trials(study)]
     write_epochs(folder.curves_csv, trials)
     write_trials(folder.all_csv, trials)
-    models = load_best_models(studies, session)
-    if not models:
+    found = _load_best(studies, session)
+    if found is None:
         return None
-    batch_size, best = max(models.items(), key=lambda item: item[1].val_accuracy)
-    source = folder.study_model(batch_size)
-    search_provenance = best.provenance
+    source, best = found
+    batch_size, search_provenance = best.hyperparameters.batch_size, best.provenance
     finals = None
     if decision is not None:
         source, best = _load_decided(folder, decision)
@@ -147,24 +148,49 @@ def refuse_to_lose_trials(studies: Mapping[int, optuna.Study], session: Session)
 def load_best_models(
     studies: Mapping[int, optuna.Study], session: Session
 ) -> dict[int, SavedModel]:
-    """Load the best model of every study that has a finished trial.
+    """Load the best model of every study that has a finished trial and its model still.
+
+    One that is gone costs a new picture of its batch size, and no more: what a search leaves is
+    large, and may be taken elsewhere without it.
 
     Raises:
-        UserError: one is missing or damaged; the search cannot be told without it.
+        UserError: one is damaged.
     """
-    finished = [
-        batch_size
-        for batch_size, study in studies.items()
-        if any(record.state == "COMPLETE" for record in ended_trials(study))
-    ]
     folder = session.folder
     # After the trials are known: a model is kept before its trial ends.
+    best = _best_trials(studies)
     session.store.fetch_models()
-    models = {}
-    for batch_size in finished:
-        path = folder.study_model(batch_size)
-        models[batch_size] = _load(folder, path, f"the best trial at batch size {batch_size}")
-    return models
+    return {
+        size: _load(folder, folder.study_model(size), f"the best trial at batch size {size}")
+        for size in best
+        if folder.study_model(size).exists()
+    }
+
+
+def _load_best(
+    studies: Mapping[int, optuna.Study], session: Session
+) -> tuple[Path, SavedModel] | None:
+    """Load the model of the best trial of all; None while no trial has finished.
+
+    Raises:
+        UserError: it is missing or damaged; the search cannot be told without it.
+    """
+    folder, trials = session.folder, _best_trials(studies)
+    models = load_best_models(studies, session)
+    if not trials:
+        return None
+    size, best = max(trials.items(), key=lambda item: item[1].val_accuracy or 0.0)
+    path = folder.study_model(size)
+    if size not in models and folder.best_model.exists():
+        kept = _load(folder, folder.best_model, "the best model")
+        if (kept.hyperparameters, kept.val_accuracy) == (best.hyperparameters, best.val_accuracy):
+            return folder.best_model, kept
+    return path, models.get(size) or _load(folder, path, f"the best trial at batch size {size}")
+
+
+def _best_trials(studies: Mapping[int, optuna.Study]) -> dict[int, TrialRecord]:
+    """Return the best finished trial of every batch size that has one."""
+    return best_by_batch_size([one for study in studies.values() for one in ended_trials(study)])
 
 
 def check_models(studies: Mapping[int, optuna.Study], session: Session) -> None:
@@ -174,7 +200,7 @@ def check_models(studies: Mapping[int, optuna.Study], session: Session) -> None:
         UserError: one is missing or damaged.
     """
     decision = load_decision(session)
-    load_best_models(studies, session)
+    _load_best(studies, session)
     if decision is not None:
         _load_decided(session.folder, decision)
 
