@@ -75,6 +75,9 @@ class TuneOptions(SearchRunOptions, FitOptions):
     """How configurations are proposed. gp: a Gaussian process, from the trials of all batch sizes;
     tpe: Optuna's Tree-structured Parzen Estimator, from those of the same batch size; random:
     uniformly."""
+    cost_exponent: float = 0.0
+    """With the sampler gp, divide what is expected of a configuration by this power of its
+    network's arithmetic: with 0.5, say, smaller networks are tried, in less time; 0: not at all."""
     try_: str | None = None
     """Configurations to try first, whole or in part, in places of the plan at every batch size:
     one, such as "{conv1: 256, dropout_rate: 0.5}", a list of them, or a YAML file with either."""
@@ -116,6 +119,11 @@ class TuneOptions(SearchRunOptions, FitOptions):
                 raise UserError(f"`{name}` (={list(choices)}) must name at least one, each once")
         for share in self.recipe_choices["label_smoothing"]:
             checks.share("label_smoothing", share)
+        if not 0 <= self.cost_exponent <= 1 or (self.cost_exponent and self.sampler != "gp"):
+            raise UserError(
+                f"`cost_exponent` (={self.cost_exponent}) must be >= 0 and <= 1, and 0 but with "
+                f"`sampler` gp (={self.sampler})"
+            )
         if self.patience is not None:
             checks.within("patience", self.patience, 1)
         if self.finalists:
@@ -160,6 +168,7 @@ class TuneOptions(SearchRunOptions, FitOptions):
             brackets=self.brackets,
             promotion=self.promotion,
             sampler=self.sampler,
+            cost_exponent=self.cost_exponent,
             patience=self.patience,
             precision=session.launcher.compute.precision,
             recipe=self.recipe_choices,

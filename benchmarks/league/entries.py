@@ -56,7 +56,7 @@ class Entry:
 
 def _read(key: str, value: str, text: str) -> Any:
     try:
-        if key == "min_epochs":
+        if key in ("min_epochs", "cost_exponent"):
             return float(Fraction(value))
         if key in ("factor", "iterations", "brackets", "best"):
             return int(value)

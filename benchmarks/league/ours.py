@@ -49,6 +49,7 @@ class Ours:
 
     promotion: Promotion = TuneOptions.promotion
     sampler: Sampler = TuneOptions.sampler
+    cost_exponent: float = TuneOptions.cost_exponent
     min_epochs: float = TuneOptions.min_epochs
     factor: int = 3
     brackets: int | None = None
@@ -88,6 +89,7 @@ class Ours:
             brackets=self.brackets,
             promotion=self.promotion,
             sampler=self.sampler,
+            cost_exponent=self.cost_exponent,
             patience=None,
             precision=session.launcher.compute.precision,
             recipe=PLAIN,

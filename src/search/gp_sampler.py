@@ -2,7 +2,7 @@
 
 import heapq
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -59,12 +59,18 @@ class GPSampler(optuna.samplers.RandomSampler):
     What is being tried counts as if it gave what is expected of it (Ginsbourger, Le Riche, Carraro:
     "Kriging is Well-Suited to Parallelize Optimization", 2010: kriging believer).
 
+    What is expected may be divided by what it costs (Snoek, Larochelle, Adams: "Practical Bayesian
+    Optimization of Machine Learning Algorithms", 2012, section 3.2), or by a power of it that is
+    less than 1 (Lee, Perrone, Archambeau, Seeger: "Cost-Aware Bayesian Optimization", 2020).
+
     Args:
         space: what is searched.
         batch_size: for which is proposed.
         max_epochs: the full budget.
         seed: of what is drawn.
         observe: gives what was seen before a trial.
+        cost: gives what an image costs, in any unit, by the parameters of a trial.
+        cost_exponent: the power of it; 0: cost does not count.
     """
 
     def __init__(
@@ -74,6 +80,8 @@ class GPSampler(optuna.samplers.RandomSampler):
         max_epochs: int,
         seed: int,
         observe: Observe,
+        cost: Callable[[Mapping[str, Any]], float],
+        cost_exponent: float = 0.0,
     ) -> None:
         super().__init__(seed)
         self._cube = Cube(space)
@@ -81,6 +89,8 @@ class GPSampler(optuna.samplers.RandomSampler):
         self._max_epochs = max_epochs
         self._generator = np.random.default_rng(seed)
         self._observe = observe
+        self._cost = cost
+        self._cost_exponent = cost_exponent
 
     def sample_relative(
         self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
@@ -120,7 +130,11 @@ class GPSampler(optuna.samplers.RandomSampler):
             axis=0,
         )
         there = process.predict(self._in_the_end(drawn))
-        return self._cube.configuration(drawn[expected_improvement(*there, means.max()).argmax()])
+        hoped = expected_improvement(*there, means.max())
+        if self._cost_exponent:
+            costs = [self._cost(self._cube.configuration(place)) for place in drawn]
+            hoped /= np.power(costs, self._cost_exponent)
+        return self._cube.configuration(drawn[hoped.argmax()])
 
     def _best_first(self, known: Sequence[Observation]) -> list[Observation]:
         """Return what is known with the best of this batch size, which are never forgotten, first:

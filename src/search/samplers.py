@@ -11,6 +11,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from src.search.experience import Observe
 from src.search.gp_sampler import GPSampler
+from src.search.space import arithmetic
 from src.search.spec import Sampler
 
 Distributions = dict[str, BaseDistribution]
@@ -23,11 +24,14 @@ def make_sampler(
     max_epochs: int,
     seed: int,
     observe: Observe,
+    cost_exponent: float = 0.0,
 ) -> BaseSampler:
     """Return what proposes one trial's configuration from this space."""
     match kind:
         case "gp":
-            return GPSampler(space, batch_size, max_epochs, seed, observe)
+            return GPSampler(
+                space, batch_size, max_epochs, seed, observe, arithmetic, cost_exponent
+            )
         case "tpe":
             return optuna.samplers.TPESampler(
                 seed=seed, n_startup_trials=10, multivariate=True, constant_liar=True

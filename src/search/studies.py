@@ -126,7 +126,13 @@ def open_study(spec: SearchSpec, batch_size: int, plan: Plan, session: Session) 
     def make(trial: FrozenTrial) -> optuna.samplers.BaseSampler:
         seed = derive_seed(spec.data.seed, SAMPLER, batch_size, int(trial.user_attrs[SLOT]))
         return make_sampler(
-            spec.sampler, searched, batch_size, plan.max_epochs, seed, experience.before
+            spec.sampler,
+            searched,
+            batch_size,
+            plan.max_epochs,
+            seed,
+            experience.before,
+            spec.cost_exponent,
         )
 
     study = _load_or_create(
