@@ -196,6 +196,7 @@ def plain_spec(
     plan: Plan,
     sampler: Sampler = "random",
     promotion: Promotion = "stopping",
+    cost_exponent: float = 0.0,
 ) -> SearchSpec:
     """Return what a search by the plain recipe is begun with."""
     return SearchSpec(
@@ -204,6 +205,7 @@ def plain_spec(
         reduction_factor=plan.reduction_factor,
         promotion=promotion,
         sampler=sampler,
+        cost_exponent=cost_exponent,
         patience=None,
         precision="32",
         recipe={name: [getattr(Hyperparameters, name)] for name in RECIPE},

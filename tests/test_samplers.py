@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from optuna.distributions import CategoricalDistribution
@@ -18,10 +19,11 @@ from scipy import integrate, optimize, stats
 from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import Matern
 from threadpoolctl import threadpool_info, threadpool_limits
+from torch.utils.flop_counter import FlopCounterMode
 
 from src.core.interrupt import Interruption
 from src.results.folder import ResultsFolder
-from src.search import gaussian_process, space
+from src.search import gaussian_process, gp_sampler, space
 from src.search.cube import Cube
 from src.search.experience import observe
 from src.search.fill import fill
@@ -40,6 +42,7 @@ from src.search.spec import Sampler
 from src.search.studies import load_studies
 from src.training.hyperparameters import Hyperparameters
 from src.training.spec import FitSpec
+from src.training.task import make_task
 from tests.fake_workers import NEVER, FakeWorkers, open_session, plain_spec
 from tests.test_promotion import After
 
@@ -220,11 +223,12 @@ def search(
     plan: Plan = PLAN,
     interruption: Interruption = NEVER,
     learns: Callable[[FitSpec], list[float]] | None = None,
+    cost_exponent: float = 0.0,
 ) -> dict[int, list[dict[str, Any]]]:
     """Return the configurations of each batch size, in order of their places."""
     results, fake = ResultsFolder(folder, "mnist_5k"), FakeWorkers(1, learns or peaked(PEAK))
     with open_session(Journal(results), results, fake, interruption) as session:
-        spec = plain_spec(session, plan, sampler, "synchronous")
+        spec = plain_spec(session, plan, sampler, "synchronous", cost_exponent)
         studies = open_hyperband_studies(spec, batch_sizes, plan, session)
         fill("search", studies, session)
         return {
@@ -263,6 +267,45 @@ def test_it_begins_in_the_middle_and_learns_from_three_on(tmp_path: Path) -> Non
     assert here[32][:3] == there[32][:3]
     assert here[32][3:6] != there[32][3:6]
     assert here[64][0] not in here[32]  # the second batch size begins with what the first has seen
+
+
+@pytest.mark.parametrize("params", [PEAK, {**PEAK, "conv1": 32, "conv2": 32, "dense_units": 32}])
+def test_arithmetic_is_that_of_the_network(params: dict[str, Any]) -> None:
+    task = make_task(Hyperparameters(**params, batch_size=1), 10)
+    with FlopCounterMode(display=False) as counter:
+        task(torch.zeros(1, 28, 28, dtype=torch.uint8))
+    products = counter.get_total_flops() / 2  # it counts each with its sum
+    assert space.arithmetic(params) == pytest.approx(products, rel=2e-3)
+
+
+def test_where_all_promise_the_same_the_cheapest_is_proposed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gp_sampler, "expected_improvement", lambda mean, *_: np.ones_like(mean))
+    monkeypatch.setattr(gp_sampler, "_UNIFORM", 0.0)
+    costs = {
+        exponent: [
+            space.arithmetic(params)
+            for params in search(tmp_path / str(exponent), "gp", cost_exponent=exponent)[64][3:]
+        ]
+        for exponent in (0.0, 0.5)
+    }
+    cheapest = space.arithmetic({"conv1": 32, "conv2": 32, "dense_units": 32})
+    assert max(costs[0.5]) < 3 * cheapest < np.median(costs[0.0])
+
+
+def test_it_tries_smaller_networks_where_cost_counts(tmp_path: Path) -> None:
+    plan = make_plan(9, 3, iterations=2)
+    costs = [
+        np.mean(
+            [
+                space.arithmetic(params)
+                for params in search(tmp_path / str(x), "gp", plan=plan, cost_exponent=x)[64]
+            ]
+        )
+        for x in (0.0, 0.5)
+    ]
+    assert costs[1] < 0.9 * costs[0]
 
 
 def test_a_trial_that_was_killed_while_it_was_proposed_teaches_nothing(tmp_path: Path) -> None:

@@ -6,6 +6,8 @@ It runs in an environment of its own:
 
     python benchmarks/peers/keras_peer.py throughput --images FILE.npz --conv1 32 --conv2 64
         --dense_units 128 --batch_size 64 --seconds 15
+    python benchmarks/peers/keras_peer.py race --images FILE.npz --conv1 32 --conv2 64
+        --dense_units 128 --batch_size 64 --seed 0 --target 0.99
     python benchmarks/peers/keras_peer.py search --images FILE.npz --batch_size 64 --max_epochs 9
         --reduction_factor 3 --iterations 1 --seed 0 --folder DIR
 
@@ -14,6 +16,9 @@ validation_labels, int64 (N,), and classes. The last line of standard output is 
 
 `throughput`: peer, images, seconds, images_per_second, versions. Training in steady state, through
 `Model.fit`, after short fits that warm up; whole batches, no validation.
+
+`race`: peer, accuracy, epochs, versions. Training until an epoch's validation accuracy is the
+target.
 
 `search`: peer, seconds, trials, fits, epochs, images_per_second, best_val_accuracy, curve,
 versions. `trials` are configurations; Keras Tuner calls each promotion a trial too, and `fits`
@@ -169,6 +174,47 @@ def measure_throughput(args: argparse.Namespace) -> dict[str, Any]:
     }
 
 
+class Finish(keras.callbacks.Callback):
+    """Stops when the validation accuracy is high enough."""
+
+    def __init__(self, target: float) -> None:
+        super().__init__()
+        self.target = target
+        self.epochs = 0
+        self.accuracy = 0.0
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """Look at the epoch's accuracy."""
+        self.epochs += 1
+        self.accuracy = (logs or {})["val_accuracy"]
+        self.model.stop_training = self.accuracy >= self.target
+
+
+def run_race(args: argparse.Namespace) -> dict[str, Any]:
+    """Train one configuration until it is as good as it is to be."""
+    data, classes = load(args.images)
+    keras.utils.set_random_seed(args.seed)
+    model = build(
+        conv1=args.conv1,
+        conv2=args.conv2,
+        dense_units=args.dense_units,
+        dropout_rate=0.3,
+        learning_rate=1e-3,
+        classes=classes,
+    )
+    finish = Finish(args.target)
+    model.fit(
+        data["train_images"],
+        data["train_labels"],
+        validation_data=(data["validation_images"], data["validation_labels"]),
+        batch_size=args.batch_size,
+        epochs=sys.maxsize,
+        callbacks=[finish],
+        verbose=0,
+    )
+    return {"accuracy": round(finish.accuracy, 6), "epochs": finish.epochs}
+
+
 def run_search(args: argparse.Namespace) -> dict[str, Any]:
     """Run Hyperband, and say how long it took and what it found."""
     data, classes = load(args.images)
@@ -234,6 +280,12 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         throughput.add_argument(f"--{option}", type=int, default=default)
     throughput.add_argument("--seconds", type=float, default=15.0)
 
+    race = commands.add_parser("race", help="until a validation accuracy")
+    race.set_defaults(run=run_race)
+    for option, default in {"conv1": 32, "conv2": 64, "dense_units": 128, "seed": 0}.items():
+        race.add_argument(f"--{option}", type=int, default=default)
+    race.add_argument("--target", type=float, default=0.99)
+
     search = commands.add_parser("search", help="one Hyperband search")
     search.set_defaults(run=run_search)
     for option, default in {"max_epochs": 9, "reduction_factor": 3, "iterations": 1}.items():
@@ -242,7 +294,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     search.add_argument("--seed", type=int, default=0)
     search.add_argument("--folder", type=Path, required=True, help="where trials are kept")
 
-    for command in (throughput, search):
+    for command in (throughput, race, search):
         command.add_argument("--images", type=Path, required=True, metavar="FILE.npz")
         command.add_argument("--batch_size", type=int, default=64)
     return parser.parse_args(argv)

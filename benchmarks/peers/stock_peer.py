@@ -4,6 +4,8 @@ It runs in the project's own environment, and imports nothing of the project:
 
     python benchmarks/peers/stock_peer.py throughput --images FILE.npz --conv1 32 --conv2 64
         --dense_units 128 --batch_size 64 --seconds 15
+    python benchmarks/peers/stock_peer.py race --images FILE.npz --conv1 32 --conv2 64
+        --dense_units 128 --batch_size 64 --seed 0 --target 0.99
     python benchmarks/peers/stock_peer.py search --images FILE.npz --batch_size 64 --max_epochs 9
         --reduction_factor 3 --iterations 1 --trials 17 --seed 0 --folder DIR
 
@@ -12,6 +14,9 @@ validation_labels, int64 (N,), and classes. The last line of standard output is 
 
 `throughput`: peer, images, seconds, images_per_second, versions. Training in steady state, through
 `Trainer.fit`, after some batches that are not counted; no validation.
+
+`race`: peer, accuracy, epochs, versions. Training until an epoch's validation accuracy is the
+target.
 
 `search`: peer, seconds, trials, epochs, images_per_second, best_val_accuracy, curve, versions.
 `best_val_accuracy` is the highest of any epoch (the study itself selects on the last one of each
@@ -221,6 +226,41 @@ def measure_throughput(args: argparse.Namespace) -> dict[str, Any]:
     }
 
 
+class Finish(Callback):
+    """Stops when the validation accuracy is high enough."""
+
+    def __init__(self, target: float) -> None:
+        self.target = target
+        self.accuracy = 0.0
+
+    def on_validation_end(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule
+    ) -> None:
+        """Look at the epoch's accuracy."""
+        if not trainer.sanity_checking:
+            self.accuracy = trainer.callback_metrics["val_accuracy"].item()
+            trainer.should_stop = self.accuracy >= self.target
+
+
+def run_race(args: argparse.Namespace) -> dict[str, Any]:
+    """Train one configuration until it is as good as it is to be."""
+    train, validation, classes = make_loaders(args)
+    lightning.seed_everything(args.seed, verbose=False)
+    model = Classifier(
+        conv1=args.conv1,
+        conv2=args.conv2,
+        dense_units=args.dense_units,
+        dropout_rate=0.3,
+        learning_rate=1e-3,
+        classes=classes,
+    )
+    finish = Finish(args.target)
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = make_trainer(folder, -1, [finish])
+        trainer.fit(model, train, validation)
+    return {"accuracy": round(finish.accuracy, 6), "epochs": trainer.current_epoch}
+
+
 def run_search(args: argparse.Namespace) -> dict[str, Any]:
     """Run Hyperband, and say how long it took and what it found."""
     train, validation, classes = make_loaders(args)
@@ -277,6 +317,12 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         throughput.add_argument(f"--{option}", type=int, default=default)
     throughput.add_argument("--seconds", type=float, default=15.0)
 
+    race = commands.add_parser("race", help="until a validation accuracy")
+    race.set_defaults(run=run_race)
+    for option, default in {"conv1": 32, "conv2": 64, "dense_units": 128, "seed": 0}.items():
+        race.add_argument(f"--{option}", type=int, default=default)
+    race.add_argument("--target", type=float, default=0.99)
+
     search = commands.add_parser("search", help="one Hyperband search")
     search.set_defaults(run=run_search)
     for option, default in {"max_epochs": 9, "reduction_factor": 3, "iterations": 1}.items():
@@ -285,7 +331,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     search.add_argument("--seed", type=int, default=0)
     search.add_argument("--folder", type=Path, required=True, help="where checkpoints go")
 
-    for command in (throughput, search):
+    for command in (throughput, race, search):
         command.add_argument("--images", type=Path, required=True, metavar="FILE.npz")
         command.add_argument("--batch_size", type=int, default=64)
         command.add_argument("--loader_workers", type=int, default=0)
