@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,23 @@ def run(program: list[str]) -> dict[str, Any]:
     report: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
     others = max(0.0, _busy_seconds() - busy - (_children_seconds() - ours))
     report["other_load"] = round(others / wall / (os.cpu_count() or 1), 3)
+    return report
+
+
+def race(program: list[str]) -> dict[str, Any]:
+    """Run a program until it prints its JSON object; return that, and the `seconds` since its
+    start."""
+    with tempfile.TemporaryFile("w+") as errors:
+        started, report = time.perf_counter(), None
+        with subprocess.Popen(program, stdout=subprocess.PIPE, stderr=errors, text=True) as process:
+            assert process.stdout is not None
+            for line in process.stdout:
+                if line.startswith("{"):
+                    report = {"seconds": round(time.perf_counter() - started, 3)}
+                    report |= json.loads(line)
+        if report is None or process.returncode != 0:
+            errors.seek(0)
+            raise RuntimeError(f"{' '.join(program)} failed:\n{errors.read()[-2000:]}")
     return report
 
 

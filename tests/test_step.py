@@ -21,6 +21,7 @@ from src.training.augment import Distortion
 from src.training.device import PLAIN_CPU, Compute, autocast
 from src.training.fused import first_layer
 from src.training.network import TwoConvNet, to_inputs
+from src.training.pooling import pool_relu
 from src.training.step import (
     GraphStep,
     MicroBatchStep,
@@ -199,6 +200,42 @@ def test_fused_layer_lets_nan_through(dtype: torch.dtype, images: Images) -> Non
     result = first_layer(images.pixels[:3], torch.ones(2, 1, 3, 3), bias, dtype)
     assert result[:, 1].isnan().all()
     assert not result[:, 0].isnan().any()
+
+
+# ---- the second pooling
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("channels", [5, 32, 96])
+def test_pooling_is_pytorchs_to_the_last_bit(channels: int, threads: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    # Few different values, so that many windows have several that are the largest.
+    x = (torch.randn(7, channels, 10, 10, generator=generator) * 2).round().bfloat16() / 2
+    x[0] = -x[0].abs()
+    x[1, :, 0, 0], x[1, :, 3, 3] = float("inf"), float("-inf")
+    x = x.to(memory_format=torch.channels_last).requires_grad_()
+    gradient = torch.randn(7, channels, 5, 5, generator=generator).bfloat16()
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        ours, theirs = pool_relu(x), functional.max_pool2d(x, 2).relu()
+        assert ours.is_contiguous(memory_format=torch.channels_last)
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=0)
+        (back,), (wanted,) = (torch.autograd.grad(y, x, gradient) for y in (ours, theirs))
+        torch.testing.assert_close(back, wanted, rtol=0, atol=0)
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("bits", [0x7FC0, -0x40, 0x7F81])  # NaN of either sign, and another one
+def test_pooling_lets_nan_through(bits: int) -> None:
+    x = torch.ones(2, 40, 4, 4, dtype=torch.int16).fill_(0x3F80)
+    for place in ((0, 0), (1, 0), (0, 1), (1, 1)):
+        here = x.clone()
+        here[0, :, place[0], place[1]] = bits
+        result = pool_relu(here.view(torch.bfloat16))
+        assert result[0, :, 0, 0].isnan().all()
+        assert result.isnan().sum() == 40
 
 
 # ---- steps

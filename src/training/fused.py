@@ -6,27 +6,17 @@ gradient. Here the four sums of a pooling window never leave the registers; what
 gradient is one byte a window: which of the four won. `TwoConvNet.first_layer` is the reference.
 """
 
-import contextlib
-import functools
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
-import numba
 import numpy as np
-import numpy.typing as npt
 import torch
-from numba.core.caching import FunctionCache
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from src.core.files import Unwritten, warn_unwritten
+from src.training.compiled import Array, compiled, in_threads, to_numpy
 
 SIDE = 12
 """Rows and columns of what comes out: pooling windows of the 24×24 sums."""
-
-_Array = npt.NDArray[Any]
 
 _SCALE = np.float32(1 / 255)
 
@@ -59,12 +49,12 @@ class _FirstLayer(torch.autograd.Function):
         outputs = torch.empty(len(pixels), SIDE, SIDE, filters, dtype=dtype)
         winners = torch.empty(len(pixels), SIDE, SIDE, filters, dtype=torch.uint8)
         kernel = _forward if dtype == torch.float32 else _forward_bfloat16
-        _in_threads(
+        in_threads(
             lambda part: kernel(
                 pixels[part].numpy(),
                 taps.numpy(),
                 bias.detach().numpy(),
-                _numpy(outputs[part]),
+                to_numpy(outputs[part]),
                 winners[part].numpy(),
             ),
             len(pixels),
@@ -84,75 +74,19 @@ class _FirstLayer(torch.autograd.Function):
             taps_and_bias = torch.zeros(10, filters)
             kernel(
                 pixels[part].numpy(),
-                _numpy(gradient[part]),
+                to_numpy(gradient[part]),
                 winners[part].numpy(),
                 taps_and_bias.numpy(),
             )
             return taps_and_bias
 
-        taps_and_bias = torch.stack(_in_threads(sums, len(pixels))).sum(dim=0)
+        taps_and_bias = torch.stack(in_threads(sums, len(pixels))).sum(dim=0)
         weight = taps_and_bias[:9].t().reshape(filters, 1, 3, 3)
         return None, weight, taps_and_bias[9], None
 
 
-def _numpy(values: Tensor) -> _Array:
-    """Show a tensor's memory to NumPy, which has no bfloat16: as its bits."""
-    bits = values.view(torch.uint16) if values.dtype == torch.bfloat16 else values
-    array: _Array = bits.numpy()
-    return array
-
-
-def _in_threads(work: Callable[[slice], Any], images: int) -> list[Any]:
-    """Do the work on as many parts of the images as PyTorch may use threads."""
-    threads = torch.get_num_threads()
-    if threads == 1:
-        return [work(slice(0, images))]
-    cuts = [images * i // threads for i in range(threads + 1)]
-    return list(_threads(threads).map(work, map(slice, cuts[:-1], cuts[1:])))
-
-
-@functools.cache
-def _threads(number: int) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(number)
-
-
-class _Cache(FunctionCache):
-    """Compiled code on disk; without it where its files are damaged or not ours to use."""
-
-    def load_overload(self, sig: Any, target_context: Any) -> Any:
-        try:
-            return super().load_overload(sig, target_context)
-        except Exception as error:  # whatever a damaged pickle raises
-            self._warn(error)
-            with contextlib.suppress(OSError):
-                self.flush()  # the index; what is compiled now takes the place of the rest
-            return None
-
-    def save_overload(self, sig: Any, data: Any) -> None:
-        try:
-            super().save_overload(sig, data)
-        except Exception as error:
-            self._warn(error)
-            self.disable()
-
-    def _warn(self, error: Exception) -> None:
-        folder = Path(self.cache_path)
-        reason = " ".join(str(error).split()) or type(error).__name__
-        warn_unwritten(Unwritten("numba's cache, compiling anew", folder, reason, folder))
-
-
-def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Compile when first called, without Python's lock; keep the result on disk where possible."""
-    kernel: Any = numba.njit(nogil=True, fastmath={"contract"})(function)
-    # Without a folder to keep it in, neither here nor in the user's cache, it is a RuntimeError.
-    with contextlib.suppress(RuntimeError, OSError):
-        kernel._cache = _Cache(function)  # where `cache=True` puts numba's own
-    compiled: Callable[..., Any] = kernel
-    return compiled
-
-
-@_compiled
-def _four(row: _Array, q: int) -> Any:
+@compiled
+def _four(row: Array, q: int) -> Any:
     """Return four neighbouring pixels as what the network reads, 0…1."""
     return (
         np.float32(row[q]) * _SCALE,
@@ -166,8 +100,8 @@ def _four(row: _Array, q: int) -> Any:
 # the place in the window, row by row. The loops over c are what the compiler makes SIMD of.
 
 
-@_compiled
-def _forward(pixels: _Array, taps: _Array, bias: _Array, outputs: _Array, winners: _Array) -> None:
+@compiled
+def _forward(pixels: Array, taps: Array, bias: Array, outputs: Array, winners: Array) -> None:
     for n in range(len(pixels)):
         image = pixels[n]
         for i in range(SIDE):
@@ -208,8 +142,8 @@ def _forward(pixels: _Array, taps: _Array, bias: _Array, outputs: _Array, winner
                     winners[n, i, j, c] = k
 
 
-@_compiled
-def _backward(pixels: _Array, gradient: _Array, winners: _Array, sums: _Array) -> None:
+@compiled
+def _backward(pixels: Array, gradient: Array, winners: Array, sums: Array) -> None:
     """Add the gradients of the 9 taps and of the bias, (10, C), to `sums`."""
     zero = np.float32(0)
     for n in range(len(pixels)):
@@ -244,9 +178,9 @@ def _backward(pixels: _Array, gradient: _Array, winners: _Array, sums: _Array) -
 # bfloat16 is the upper half of a float32: an image at a time is turned into the other, in cache.
 
 
-@_compiled
+@compiled
 def _forward_bfloat16(
-    pixels: _Array, taps: _Array, bias: _Array, outputs: _Array, winners: _Array
+    pixels: Array, taps: Array, bias: Array, outputs: Array, winners: Array
 ) -> None:
     image = np.empty((1, SIDE, SIDE, len(bias)), np.float32)
     bits = image.view(np.uint32).reshape(-1)
@@ -258,8 +192,8 @@ def _forward_bfloat16(
             halves[c] = (bits[c] + np.uint32(0x7FFF) + even) >> np.uint32(16)
 
 
-@_compiled
-def _backward_bfloat16(pixels: _Array, gradient: _Array, winners: _Array, sums: _Array) -> None:
+@compiled
+def _backward_bfloat16(pixels: Array, gradient: Array, winners: Array, sums: Array) -> None:
     image = np.empty((1, SIDE, SIDE, sums.shape[1]), np.float32)
     bits = image.view(np.uint32).reshape(-1)
     for n in range(len(pixels)):

@@ -62,7 +62,10 @@ class TwoConvNet(nn.Module):
     def classify(self, x: Tensor, dropout: Tensor | None = None) -> Tensor:
         """Compute logits, (B, classes), from what the first layer gave."""
         x = self.conv2(x)  # (B, conv2, 10, 10)
-        x = functional.max_pool2d(x, 2).relu()  # (B, conv2, 5, 5)
+        return self.head(functional.max_pool2d(x, 2).relu(), dropout)
+
+    def head(self, x: Tensor, dropout: Tensor | None = None) -> Tensor:
+        """Compute logits, (B, classes), from what both convolutions gave: (B, conv2, 5, 5)."""
         x = self.dense(x.flatten(1)).relu()  # (B, dense_units)
         if dropout is not None:
             x = x * dropout

@@ -19,6 +19,7 @@ from src.training.augment import Distortion
 from src.training.device import Compute, autocast
 from src.training.fused import first_layer
 from src.training.network import TwoConvNet, to_inputs
+from src.training.pooling import pool_relu
 
 ADAM_EPSILON = 1e-7
 """Keras' default; PyTorch's is 1e-8."""
@@ -45,7 +46,8 @@ def logits_from_pixels(model: TwoConvNet, pixels: Tensor, dropout: Tensor | None
     dtype = torch.float32
     if torch.is_autocast_enabled("cpu"):
         dtype = torch.get_autocast_dtype("cpu")
-    return model.classify(first_layer(pixels, model.conv1.weight, model.conv1.bias, dtype), dropout)
+    x = first_layer(pixels, model.conv1.weight, model.conv1.bias, dtype)
+    return model.head(pool_relu(model.conv2(x)), dropout)
 
 
 @dataclass(frozen=True)
