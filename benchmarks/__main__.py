@@ -1,10 +1,11 @@
 """Measures this project beside its peers, and prints and keeps what comes out.
 
-    python -m benchmarks                                 # everything, about two hours on two cores
+    python -m benchmarks                                 # everything, about four hours on two cores
     python -m benchmarks throughput search --keras .venv-keras/bin/python
     python -m benchmarks table --help                    # a table of real training, for the league
     python -m benchmarks league --help                   # tuners on such tables
     python -m benchmarks check --help                    # the league against real searches
+    python -m benchmarks rematch --help                  # what was published against a search
 
 One benchmark an argument; each prints a table and writes results/<name>.json beside this file,
 with its provenance. Peers run in processes of their own, one after another. Only ratios within one

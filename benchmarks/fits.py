@@ -4,22 +4,28 @@ from collections.abc import Iterator, Mapping
 from typing import TypeVar
 
 from src.core.interrupt import Interruption
-from src.data.split import TrainingData
 from src.training.fitted import Fitted
 from src.training.spec import FitSpec
 from src.workers.local import LocalWorkers
 from src.workers.messages import Ended, Failed, Reported
+from src.workers.worker import Load
 
 _Key = TypeVar("_Key")
 
 
 def train(
     specs: Mapping[_Key, FitSpec],
-    data: TrainingData,
+    load: Load,
     worker_count: int,
     interruption: Interruption | None = None,
 ) -> Iterator[tuple[_Key, Fitted]]:
     """Train in the order given; give each fit when it has ended.
+
+    Args:
+        specs: of the fits.
+        load: gives a worker its images; to be pickled where workers are spawned.
+        worker_count: fits at once.
+        interruption: asked about once a second whether to stop.
 
     Raises:
         RuntimeError: one broke off with an error.
@@ -28,7 +34,7 @@ def train(
     interruption = interruption or Interruption()
     waiting = dict(specs)
     running: dict[int, _Key] = {}
-    with LocalWorkers(worker_count, lambda device: data) as workers:
+    with LocalWorkers(worker_count, load) as workers:
         while waiting or running:
             for worker in workers.idle:
                 if waiting:

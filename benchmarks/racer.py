@@ -9,6 +9,7 @@ without Lightning, whose import takes as long as half an epoch.
 """
 
 import argparse
+import itertools
 import json
 import multiprocessing
 import sys
@@ -21,13 +22,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from src.core.affinity import release_cores
 from src.core.seeding import DROPOUT, INITIALISATION, SHUFFLE, derive_seed
 from src.data.batches import EVALUATION_BATCH, Chunks
 from src.data.files import Images
-from src.training.device import Compute, autocast, choose_compute, choose_workers
+from src.training.device import Compute, Precision, autocast, choose_compute, choose_workers
 from src.training.network import TwoConvNet
 from src.training.schedule import learning_rate_share
 from src.training.step import MicroBatchStep, Recipe, logits_from_pixels, make_optimizer
+
+_LEAST = 16
+"""Images of a batch that are worth a process."""
 
 _PATIENCE = 60.0
 """Seconds in which the others of a team take a step, if they live."""
@@ -45,14 +50,14 @@ class Race:
     """The highest, of one cycle over `epochs`."""
     batch_size: int = 128
     label_smoothing: float = 0.0
-    averaged: float | None = None
-    """Epochs over which the weights are averaged; None: they are not."""
     epochs: float = 2.0
     """Of the cycle, after which it looks for the first time."""
     more: float = 0.25
     """Epochs between two further looks, if it is not there yet."""
     lowest: float = 0.05
     """Share of the highest learning rate at which it goes on then."""
+    most: float = 20.0
+    """Epochs after which it gives up."""
 
 
 def untrained(race: Race) -> TwoConvNet:
@@ -94,22 +99,19 @@ class TeamStep(MicroBatchStep):
         """Name the team, and which of its processes this is."""
         self._team, self._member = team, member
 
-    def _take(self, images: Images, indices: Tensor) -> None:
+    def _differentiate(self, images: Images, indices: Tensor) -> None:
         gradients = self._team.gradients[self.steps % 2]
         part = slice(self._member, None, len(gradients))
         dropout = self.model.draw_dropout(len(indices), self.generator)[part]
         batch = images[indices[part]]
-        self.optimizer.zero_grad()
         self._backward(batch.pixels, batch.labels, dropout)
         mine = [weight.grad for weight in self.model.parameters() if weight.grad is not None]
-        gradients[self._member] = torch.cat([values.flatten() for values in mine])
+        share = len(batch.labels) / len(indices)
+        gradients[self._member] = share * torch.cat([values.flatten() for values in mine])
         self._team.barrier.wait()
-        mean = gradients.mean(0).split([values.numel() for values in mine])
-        for values, means in zip(mine, mean, strict=True):
-            values.copy_(means.view_as(values))
-        self.optimizer.step()
-        if self.averaged is not None:
-            self._average(self.averaged)
+        whole = gradients.sum(0).split([values.numel() for values in mine])
+        for values, sums in zip(mine, whole, strict=True):
+            values.copy_(sums.view_as(values))
 
 
 def train(
@@ -122,6 +124,8 @@ def train(
     member: int = 0,
 ) -> tuple[list[tuple[float, float]], TwoConvNet]:
     """Train until the model reads so many validation images; all processes return the same.
+
+    An epoch is of whole batches.
 
     Args:
         race: how.
@@ -140,21 +144,19 @@ def train(
     torch.manual_seed(derive_seed(seed, INITIALISATION))
     model = untrained(race)
     an_epoch = len(learning) // race.batch_size
-    cycle, more = round(race.epochs * an_epoch), round(race.more * an_epoch)
+    cycle, more = round(race.epochs * an_epoch), max(1, round(race.more * an_epoch))
 
     def rate(step: int) -> float:
         if step >= cycle:
             return race.learning_rate * race.lowest
         return race.learning_rate * learning_rate_share("one_cycle", step, cycle)
 
-    average_over = None if race.averaged is None else round(race.averaged * an_epoch)
-    recipe = Recipe(rate, race.label_smoothing, average_over=average_over)
+    recipe = Recipe(rate, race.label_smoothing)
     step = TeamStep(model, make_optimizer(model, race.learning_rate), compute, recipe)
     step.join(team, member)
     step.generator.manual_seed(derive_seed(seed, DROPOUT))
     looks: list[tuple[float, float]] = []
-    while True:
-        epoch = step.steps // an_epoch
+    for epoch in itertools.count():
         for chunk in Chunks(
             learning, race.batch_size, derive_seed(seed, SHUFFLE, epoch), end=an_epoch
         ):
@@ -162,11 +164,12 @@ def train(
                 step(learning, indices)
                 if step.steps >= cycle and (step.steps - cycle) % more == 0:
                     mine = validation[torch.arange(member, len(validation), len(team.right))]
-                    team.right[member] = read(step.result, mine, compute)
+                    team.right[member] = read(model, mine, compute)
                     team.barrier.wait()
                     looks.append((step.steps / an_epoch, int(team.right.sum()) / len(validation)))
-                    if looks[-1][1] >= target:
-                        return looks, step.result
+                    if looks[-1][1] >= target or looks[-1][0] >= race.most:
+                        return looks, model
+    raise AssertionError("unreachable: epochs are counted for ever")
 
 
 @torch.no_grad()
@@ -183,11 +186,17 @@ def read(model: TwoConvNet, images: Images, compute: Compute) -> int:
 
 
 def run(
-    race: Race, images: tuple[Images, Images], target: float, seed: int, workers: int | None = None
+    race: Race,
+    images: tuple[Images, Images],
+    target: float,
+    seed: int,
+    workers: int | None = None,
+    precision: Precision = "auto",
 ) -> tuple[list[tuple[float, float]], TwoConvNet]:
     """Race in as many processes as there are cores; return the looks, and the model."""
-    compute = choose_compute("cpu", "auto", threads=1)
-    team = Team.of(workers or choose_workers("auto", compute), race)
+    compute = choose_compute("cpu", precision, threads=1)
+    least = race.batch_size // _LEAST
+    team = Team.of(workers or min(choose_workers("auto", compute), least), race)
     context = multiprocessing.get_context("fork")
     others = [
         context.Process(
@@ -221,6 +230,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--target", type=float, default=0.99)
     parser.add_argument("--weights", type=Path, help="file for the weights, written afterwards")
     options = parser.parse_args(argv)
+    release_cores()  # before they are counted
     looks, model = run(Race(), load(options.images), options.target, options.seed)
     epochs, accuracy = looks[-1]
     report = {"peer": "ours", "accuracy": accuracy, "epochs": round(epochs, 3)}

@@ -1,6 +1,7 @@
 """(h) What the options of the recipe do for accuracy: fits with and without, over seeds."""
 
 import argparse
+import functools
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from typing import Any
@@ -47,7 +48,8 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         for name, changes in RECIPES.items()
     }
     accuracies: dict[str, list[float]] = {name: [] for name in RECIPES}
-    done = dict(train(specs, data, choose_workers("auto", compute)))
+    load = functools.partial(load_training_data, spec, options.data_dir)
+    done = dict(train(specs, load, choose_workers("auto", compute)))
     for name, seed in specs:
         best = done[name, seed].best
         assert best is not None

@@ -8,6 +8,7 @@ search's folder has every fit as soon as it has ended; the same command trains t
 missing, and `python -m src.report` shows them.
 """
 
+import functools
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import Literal
 from benchmarks.fits import train
 from src import cli
 from src.core import checks
+from src.core.affinity import release_cores
 from src.core.command import recorded_command
 from src.core.decode import parse_json, reading
 from src.core.errors import UserError
@@ -27,7 +29,7 @@ from src.data.split import load_training_data
 from src.reporting.analysis import best_by_batch_size
 from src.reporting.findings import parse_rematch, read_findings
 from src.reporting.prior_work import PUBLISHED
-from src.results.folder import ResultsFolder
+from src.results.folder import RESULTS_DIR, ResultsFolder
 from src.results.provenance import provenance
 from src.results.records import Rematch, RematchFit, TrainedOn, TrialRecord
 from src.search.spec import SearchSpec
@@ -44,7 +46,7 @@ class RematchOptions:
 
     dataset: Dataset
     """Data set of the search."""
-    results_dir: Path = Path("results/plain")
+    results_dir: Path = Path(RESULTS_DIR)
     """Folder of the search's results."""
     batch_sizes: tuple[int, ...] | None = None
     """Only these; null: all that were published and searched."""
@@ -57,6 +59,8 @@ class RematchOptions:
 
     def __post_init__(self) -> None:
         checks.within("seeds", self.seeds, 2)
+        if self.workers != "auto":
+            checks.within("workers", self.workers, 1)
 
 
 def run(options: RematchOptions) -> int:
@@ -69,10 +73,16 @@ def run(options: RematchOptions) -> int:
     compute = choose_compute("auto", spec.precision, threads=1)
     origin = provenance(compute, recorded_command())
     wanted = dict(_configurations(options, findings.trials))
+    diverged = []
+    release_cores()  # before they are counted
     with Signals() as interruption:
-        data = load_training_data(spec.data, options.data_dir, compute.device, interruption)
+        load = functools.partial(load_training_data, spec.data, options.data_dir)
+        data = load(interruption=interruption)
         if data.split_hash != spec.split_hash:
-            raise UserError(f"the images in {options.data_dir} are not those of the search")
+            raise UserError(
+                f"the training images in {options.data_dir} are not those of the search in "
+                f"{folder.path}; restore them"
+            )
         rematch = Rematch(
             dataset=options.dataset,
             max_epochs=spec.max_epochs,
@@ -95,9 +105,11 @@ def run(options: RematchOptions) -> int:
         }
         print(f"{len(specs)} fits are to be trained, {len(rematch.fits)} are done.", flush=True)
         workers = choose_workers(options.workers, compute)
-        for (whose, hyperparameters, seed), fitted in train(specs, data, workers, interruption):
+        for (whose, hyperparameters, seed), fitted in train(specs, load, workers, interruption):
+            name = f"batch size {hyperparameters.batch_size}, seed {seed}, {whose}"
             if fitted.best is None:
-                raise UserError(f"{whose}, {hyperparameters}: training {fitted.diverged}")
+                diverged.append(name)
+                continue
             fit = RematchFit(
                 whose=whose,
                 hyperparameters=hyperparameters,
@@ -105,14 +117,17 @@ def run(options: RematchOptions) -> int:
                 val_accuracy=round(fitted.best.val_accuracy, 6),
                 epochs=len(fitted.history),
                 seconds=round(fitted.seconds, 1),
+                device=compute.name,
+                git_commit=origin["git_commit"],
             )
             rematch = replace(rematch, fits=(*rematch.fits, fit))
             write_json(folder.rematch_json, asdict(rematch))
             print(
-                f"batch size {hyperparameters.batch_size}, seed {seed}, {whose}: "
-                f"{fit.val_accuracy:.5f}, {fit.epochs} epochs, {fit.seconds:.0f} s",
+                f"{name}: {fit.val_accuracy:.5f}, {fit.epochs} epochs, {fit.seconds:.0f} s",
                 flush=True,
             )
+    if diverged:
+        raise UserError(f"these diverged in their first epoch, and are left out: {diverged}")
     return 0
 
 

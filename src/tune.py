@@ -76,7 +76,7 @@ class TuneOptions(SearchRunOptions, FitOptions):
     tpe: Optuna's Tree-structured Parzen Estimator, from those of the same batch size; random:
     uniformly."""
     cost_exponent: float = 0.0
-    """With the sampler gp, divide what is expected of a configuration by this power of its
+    """With the sampler gp, divide the improvement expected of a configuration by this power of its
     network's arithmetic: with 0.5, say, smaller networks are tried, in less time; 0: not at all."""
     try_: str | None = None
     """Configurations to try first, whole or in part, in places of the plan at every batch size:

@@ -54,6 +54,14 @@ TRAIN = [
         (["--dataset=mnist", "--reduction_factor=1"], "`reduction_factor` (=1) must be >= 2"),
         (["--dataset=mnist", "--iterations=0"], "`iterations` (=0) must be >= 1"),
         (["--dataset=mnist", "--patience=0"], "`patience` (=0) must be >= 1"),
+        (
+            ["--dataset=mnist", "--cost_exponent=1.5"],
+            "`cost_exponent` (=1.5) must be >= 0 and <= 1",
+        ),
+        (
+            ["--dataset=mnist", "--cost_exponent=0.5", "--sampler=tpe"],
+            "0 but with `sampler` gp (=tpe)",
+        ),
         (["--dataset=mnist", "--timeout=soon"], "`timeout` (=soon) must be a duration"),
         (["--dataset=mnist", "--timeout=0m"], "`timeout` (=0m) must be a duration"),
         (

@@ -101,7 +101,8 @@ def test_every_figure_of_the_finals_is_whole(
     print_finals(screen.console, decision)
     second = records[1]
     named = f"batch size {second.batch_size}, trial {second.trial}."
-    assert screen.words.endswith(f"The smallest that is as good, but for chance: {named}")
+    told = "The smallest within one standard error of the winner's mean"
+    assert screen.words.endswith(f"{told}: {named}")
     for one in finalists:
         hp = one.hyperparameters
         row = [one.mean, 0.00123, *(one.ci95 or ()), 2, 1, one.search_val_accuracy, one.optimism]

@@ -252,12 +252,15 @@ def test_smallest_finalist_within_one_standard_error_of_the_best_is_named(
         for record in ended_trials(study)
         if record.state == "COMPLETE"
     ]
-    small, middle, *_, large = sorted(finished, key=lambda one: size(one.hyperparameters))
+    diverges, small, middle, *_, large = sorted(finished, key=lambda one: size(one.hyperparameters))
     # The best one's seeds have a mean of 0.9 and a standard error of 0.01 / √3 = 0.00577.
     means = {large.hyperparameters: 0.9, middle.hyperparameters: 0.8943}
     means[small.hyperparameters] = 0.8942
+    means[diverges.hyperparameters] = 0.95
 
     def script(job: FitSpec) -> list[float]:
+        if job.hyperparameters == diverges.hyperparameters and job.seed == seeds[2]:
+            return [math.nan]
         return [means.get(job.hyperparameters, 0.1) + 0.01 * (seeds.index(job.seed) - 1)]
 
     decision = decide(searched, script, finalists=99, seeds=3)

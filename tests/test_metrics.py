@@ -2,6 +2,7 @@ import math
 
 import numpy as np
 import pytest
+from scipy import stats
 from sklearn.metrics import (
     balanced_accuracy_score,
     confusion_matrix,
@@ -78,3 +79,13 @@ def test_difference_of_means_is_students_where_both_vary_alike() -> None:
     off = 2.447 * math.sqrt(2 * np.var(values, ddof=1) / 4)  # t of 6 degrees of freedom, by table
     assert (found, low, high) == pytest.approx((3, 3 - off, 3 + off), rel=1e-3)
     assert difference(values[:1].repeat(2), values[2:3].repeat(2)) == (-3, -3, -3)
+
+
+def test_difference_of_means_is_welchs_where_they_vary_otherwise() -> None:
+    values, others = [3.0, 4.0, 1.0, 2.1], [490.0, 340.0, 433.0]
+    found, low, high = difference(values, others)
+    shares = [np.var(sample, ddof=1) / len(sample) for sample in (values, others)]
+    freedom = sum(shares) ** 2 / (shares[0] ** 2 / 3 + shares[1] ** 2 / 2)  # Satterthwaite's
+    off = stats.t.ppf(0.975, freedom) * math.sqrt(sum(shares))
+    assert freedom == pytest.approx(2.0, abs=0.01)
+    assert (found, low, high) == pytest.approx((2.525 - 421, 2.525 - 421 - off, 2.525 - 421 + off))

@@ -22,18 +22,17 @@ def digits() -> tuple[Images, Images]:
     return data.train, data.validation
 
 
-@pytest.mark.parametrize("averaged", [None, 0.5])
+@pytest.mark.parametrize("workers", [2, 3])  # parts of a batch of 50 are equal, and are not
 def test_a_team_trains_the_model_that_one_would(
-    averaged: float | None, digits: tuple[Images, Images]
+    workers: int, digits: tuple[Images, Images]
 ) -> None:
-    race = replace(RACE, averaged=averaged)
-    # As many looks for all: nobody gets that far, and the third look comes after 1.5 epochs.
-    alone, together = (racer.run(race, digits, 0.0, seed=3, workers=n) for n in (1, 2))
-    assert alone[0][0][0] == together[0][0][0] == 1.0
-    assert together[0][0][1] == pytest.approx(alone[0][0][1], abs=0.02)
-    for one, other in zip(alone[1].parameters(), together[1].parameters(), strict=True):
-        # Equal but for the order of sums in bf16.
-        assert (one - other).abs().max() < 0.1 * one.abs().max()
+    looks, alone = racer.run(RACE, digits, 0.0, seed=3, workers=1, precision="32")
+    theirs, together = racer.run(RACE, digits, 0.0, seed=3, workers=workers, precision="32")
+    assert [epochs for epochs, _ in looks] == [epochs for epochs, _ in theirs] == [1.0]
+    assert theirs[0][1] == pytest.approx(looks[0][1], abs=0.006)
+    for one, other in zip(alone.parameters(), together.parameters(), strict=True):
+        # Equal but for the order of sums.
+        assert (one - other).norm() < 1e-3 * one.norm() + 1e-6
 
 
 def test_it_looks_until_it_is_there(digits: tuple[Images, Images]) -> None:
@@ -45,6 +44,11 @@ def test_it_looks_until_it_is_there(digits: tuple[Images, Images]) -> None:
     assert all(accuracy < first + 0.05 for _, accuracy in looks[:-1])
     compute = choose_compute("cpu", "auto", threads=1)
     assert looks[-1][1] == racer.read(model, digits[1], compute) / len(digits[1])
+
+
+def test_it_gives_up(digits: tuple[Images, Images]) -> None:
+    looks, _ = racer.run(replace(RACE, most=1.5), digits, 1.1, seed=0, workers=2)
+    assert [epochs for epochs, _ in looks] == [1.0, 1.25, 1.5]
 
 
 def test_racer_says_when_it_is_there_and_leaves_its_model(tmp_path: Path) -> None:

@@ -102,6 +102,7 @@ def test_same_command_trains_what_is_missing(
     ("options", "message"),
     [
         (["--seeds=1"], "`seeds` (=1) must be >= 2"),
+        (["--workers=0"], "`workers` (=0) must be >= 1"),
         (["--batch_sizes=[48]"], "must be of those that are both published and searched (=[32])"),
         (["--dataset=mnist"], "there is no search in"),
     ],
@@ -141,18 +142,21 @@ def test_report_shows_means_intervals_and_their_difference(tmp_path: Path) -> No
             "val_accuracy": value,
             "epochs": 9,
             "seconds": 100.0 + seed,
+            "device": "simulated",
+            "git_commit": None,
         }
         for (size, whose), values in accuracies.items()
         for seed, value in enumerate(values.tolist())
     ]
+    # A seed that one side alone has, and a configuration that the search has bettered since.
+    alone = {**fits[0], "seed": 3, "val_accuracy": 0.5}
+    stale = {**fits[3], "hyperparameters": {**fits[3]["hyperparameters"], "conv1": 33}}
     told = json.loads(folder.best_json.read_text())
-    write_json(
-        folder.rematch_json,
-        {
-            "dataset": "mnist", "max_epochs": 30, "patience": 3, "data": told["data"],
-            "fits": fits, "provenance": {},
-        },
-    )  # fmt: skip
+    document = {
+        "dataset": "mnist", "max_epochs": 30, "patience": 3, "data": told["data"],
+        "fits": [*fits, alone, stale], "provenance": {},
+    }  # fmt: skip
+    write_json(folder.rematch_json, document)
     page = make_report(folder)
     table = page.table("The best of each batch size, trained again")
     assert column(table, "published") == ["0.99350", "0.99450"]
@@ -166,9 +170,13 @@ def test_report_shows_means_intervals_and_their_difference(tmp_path: Path) -> No
         assert shown == f"{welch.low:+.5f} to {welch.high:+.5f}"
         assert row["size and time, ours"].endswith(", 101 s")
     gains = [np.mean(accuracies[s, "ours"] - accuracies[s, "published"]) for s in (16, 208)]
-    assert f"better by {np.mean(gains):+.5f} on average over 2 batch sizes" in page.text
-    assert "1 of the differences tell ours to be the better one, 0 the published one" in page.text
+    assert f"by {np.mean(gains):+.5f} on average over 2 batch sizes" in page.text
+    assert "of the 2 intervals of single differences 1 leave out 0 in our favour" in page.text
+    assert "and 0 in favour of what was published" in page.text
+    assert "chose ours and not the published one, which favours ours" in page.text
     assert (folder.figures / "rematch.png").exists()
+    write_json(folder.rematch_json, document | {"data": told["data"] | {"validation": "tail"}})
+    assert "12,000 validation images chose both and measure both" in make_report(folder).text
 
 
 def test_damaged_rematch_is_named(tmp_path: Path) -> None:

@@ -9,7 +9,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from src import evaluate
 from src.data.files import load_images
+from src.results.tables import read_trials
 from src.training.checkpoint import load_model
+from src.training.hyperparameters import Hyperparameters
 from src.training.network import to_inputs
 from tests.conftest import Workplace
 
@@ -368,6 +370,20 @@ def test_rungs_that_fall_on_one_step_are_refused(
     (line,) = capsys.readouterr().err.splitlines()
     assert "2 rungs within the first epoch" in line
     assert "one of its 2 steps at batch size 256" in line
+
+
+def test_cost_counts_if_that_is_asked_for(workplace: Workplace) -> None:
+    def tried(folder: str, *options: str) -> list[Hyperparameters]:
+        own = (f"--results_dir={workplace.folder}/{folder}", "--workers=1", "--iterations=2")
+        assert workplace.tune(*own, *options) == 0
+        best = json.loads((workplace.folder / folder / "mnist_5k/best.json").read_text())
+        assert best["search"]["settings"]["cost_exponent"] == (0.5 if options else 0.0)
+        table = read_trials(workplace.folder / folder / "mnist_5k/all.csv")
+        return [trial.hyperparameters for trial in table]
+
+    without, with_it = tried("without"), tried("with", "--cost_exponent=0.5")
+    assert without[:3] == with_it[:3]  # nothing is expected yet
+    assert without[3:] != with_it[3:]
 
 
 def test_guesses_are_read_from_a_file(

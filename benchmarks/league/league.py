@@ -83,8 +83,9 @@ class LeagueOptions:
     tables: tuple[Path, ...] = ()
     """Tables, without their endings; none: all of benchmarks/league/tables."""
     tuners: tuple[str, ...] = TUNERS
-    """NAME or NAME:OPTION=VALUE,…; ours has promotion, sampler, min_epochs, factor, brackets,
-    iterations and after, one_epoch has best, peers have min_epochs, factor and begin=middle."""
+    """NAME or NAME:OPTION=VALUE,…; ours has promotion, sampler, cost_exponent, min_epochs, factor,
+    brackets, iterations and after, one_epoch has best, peers have min_epochs, factor and
+    begin=middle."""
     workers: tuple[int, ...] = (1, 2, 8)
     """Fits at once."""
     seeds: int = 100

@@ -38,7 +38,6 @@ from pathlib import Path
 from typing import Any
 
 import keras
-import keras_tuner
 import numpy as np
 
 TRACE_BATCHES = 5
@@ -217,10 +216,12 @@ def run_race(args: argparse.Namespace) -> dict[str, Any]:
 
 def run_search(args: argparse.Namespace) -> dict[str, Any]:
     """Run Hyperband, and say how long it took and what it found."""
+    import keras_tuner  # here, so that the race need not wait for it
+
     data, classes = load(args.images)
     keras.utils.set_random_seed(args.seed)
 
-    def build_trial(hp: keras_tuner.HyperParameters) -> keras.Model:
+    def build_trial(hp: "keras_tuner.HyperParameters") -> keras.Model:
         return build(
             conv1=hp.Int("conv1", 32, 256, step=32),
             conv2=hp.Int("conv2", 32, 256, step=32),
@@ -307,7 +308,7 @@ def main(argv: list[str] | None = None) -> int:
         report = args.run(args)
     packages = ("tensorflow", "keras", "keras-tuner", "numpy")
     versions = {"python": platform.python_version()} | {name: version(name) for name in packages}
-    print(json.dumps({"peer": "keras", **report, "versions": versions}))
+    print(json.dumps({"peer": "keras", **report, "versions": versions}), flush=True)
     return 0
 
 

@@ -39,11 +39,9 @@ from typing import Any
 
 import lightning
 import numpy as np
-import optuna
 import torch
 import torchmetrics
 from lightning.pytorch.callbacks import Callback, EarlyStopping
-from optuna_integration import PyTorchLightningPruningCallback
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.data import DataLoader
@@ -263,11 +261,15 @@ def run_race(args: argparse.Namespace) -> dict[str, Any]:
 
 def run_search(args: argparse.Namespace) -> dict[str, Any]:
     """Run Hyperband, and say how long it took and what it found."""
+    import optuna  # here, so that the race need not wait for it
+    from optuna_integration import PyTorchLightningPruningCallback
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
     train, validation, classes = make_loaders(args)
     lightning.seed_everything(args.seed, verbose=False)
     args.folder.mkdir(parents=True, exist_ok=True)
 
-    def objective(trial: optuna.Trial) -> float:
+    def objective(trial: "optuna.Trial") -> float:
         model = Classifier(
             conv1=trial.suggest_int("conv1", 32, 256, step=32),
             conv2=trial.suggest_int("conv2", 32, 256, step=32),
@@ -342,12 +344,11 @@ def main(argv: list[str] | None = None) -> int:
     """Run one command and print its JSON object."""
     args = parse(argv)
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
     with contextlib.redirect_stdout(sys.stderr):  # what libraries print is no part of the answer
         report = args.run(args)
     packages = ("torch", "torchvision", "lightning", "torchmetrics", "optuna", "optuna-integration")
     versions = {"python": platform.python_version()} | {name: version(name) for name in packages}
-    print(json.dumps({"peer": "stock", **report, "versions": versions}))
+    print(json.dumps({"peer": "stock", **report, "versions": versions}), flush=True)
     return 0
 
 

@@ -28,8 +28,6 @@ class Published:
     """Highest validation accuracy of all trials, 0…1."""
     trials: int | None = None
     """As Keras Tuner counts them: each promotion to the next rung anew."""
-    hours: int | None = None
-    """How long it took, about."""
     by_batch_size: dict[int, PublishedTrial] = field(default_factory=dict)
     """The best trial at each batch size: of equal ones the first in the published table."""
 
@@ -64,7 +62,6 @@ PUBLISHED = {
     "mnist": Published(
         best=0.9945,
         trials=7360,
-        hours=72,
         by_batch_size=_trials((
             (16, 0.993500, 64, 128, 256, 0.5, 0.0003212616414464),
             (32, 0.993750, 192, 224, 192, 0.6, 0.0008446843921252),
@@ -87,7 +84,6 @@ PUBLISHED = {
     "emnist_digits": Published(
         best=0.996125,
         trials=3676,
-        hours=100,
         by_batch_size=_trials((
             (32, 0.996021, 32, 256, 224, 0.5, 0.0001032951090119),
             (64, 0.996000, 224, 160, 192, 0.6, 0.0002782718519856),

@@ -11,7 +11,7 @@ from src.core.files import optional, replacing, write_json
 from src.core.metrics import ConfusionMatrix
 from src.data.split import TrainingData
 from src.inference.predictions import read_probabilities, worst_mistakes
-from src.reporting.analysis import best_by_batch_size
+from src.reporting.analysis import accuracy_of, best_by_batch_size
 from src.reporting.figures import draw_best, draw_rungs, reading_figures
 from src.results.folder import ResultsFolder
 from src.results.records import (
@@ -179,11 +179,16 @@ def _load_best(
     models = load_best_models(studies, session)
     if not trials:
         return None
-    size, best = max(trials.items(), key=lambda item: item[1].val_accuracy or 0.0)
+    size, best = max(trials.items(), key=lambda item: accuracy_of(item[1]))
     path = folder.study_model(size)
     if size not in models and folder.best_model.exists():
         kept = _load(folder, folder.best_model, "the best model")
-        if (kept.hyperparameters, kept.val_accuracy) == (best.hyperparameters, best.val_accuracy):
+        equals = (
+            trial.hyperparameters
+            for trial in ended_trials(studies[size])
+            if trial.state == "COMPLETE" and trial.val_accuracy == best.val_accuracy
+        )
+        if kept.val_accuracy == best.val_accuracy and kept.hyperparameters in equals:
             return folder.best_model, kept
     return path, models.get(size) or _load(folder, path, f"the best trial at batch size {size}")
 

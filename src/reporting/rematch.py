@@ -1,6 +1,6 @@
 """Compare what a search found with what was published, both trained again with the same seeds."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from src.core.intervals import Spread, difference, spread
@@ -41,24 +41,42 @@ class Match:
         return difference(self.ours.accuracies, self.published.accuracies)
 
 
-def matches(rematch: Rematch, published: Published) -> list[Match]:
-    """Return the batch sizes that both sides have trained at with two seeds or more, in order."""
-    found = []
+def matches(
+    rematch: Rematch, published: Published, found: Mapping[int, Hyperparameters]
+) -> list[Match]:
+    """Return the batch sizes at which both sides have two seeds or more in common, in order.
+
+    Args:
+        rematch: the fits.
+        published: whose configurations they are, on one side.
+        found: the search's best configuration at each batch size; fits of what it has bettered
+            since do not count.
+    """
+    those = []
     for batch_size, trial in sorted(published.by_batch_size.items()):
-        here = [fit for fit in rematch.fits if fit.hyperparameters.batch_size == batch_size]
-        theirs, ours = (
-            [fit for fit in here if fit.whose == whose] for whose in ("published", "ours")
-        )
-        if min(len(theirs), len(ours)) > 1:
-            found.append(
+        theirs = _by_seed(rematch, "published", trial.hyperparameters)
+        ours = _by_seed(rematch, "ours", found.get(batch_size))
+        seeds = sorted(theirs.keys() & ours.keys())
+        if len(seeds) > 1:
+            those.append(
                 Match(
                     batch_size=batch_size,
                     told=trial.val_accuracy,
-                    published=_side(theirs),
-                    ours=_side(ours),
+                    published=_side([theirs[seed] for seed in seeds]),
+                    ours=_side([ours[seed] for seed in seeds]),
                 )
             )
-    return found
+    return those
+
+
+def _by_seed(
+    rematch: Rematch, whose: str, hyperparameters: Hyperparameters | None
+) -> dict[int, RematchFit]:
+    return {
+        fit.seed: fit
+        for fit in rematch.fits
+        if fit.whose == whose and fit.hyperparameters == hyperparameters
+    }
 
 
 def _side(fits: Sequence[RematchFit]) -> Side:

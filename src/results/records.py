@@ -286,6 +286,10 @@ class RematchFit:
     """Epochs trained."""
     seconds: float
     """Wall time of training."""
+    device: str
+    """Name of the device that trained it."""
+    git_commit: str | None
+    """Of the code, where that is known."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -299,6 +303,7 @@ class Rematch:
     data: TrainedOn
     fits: tuple[RematchFit, ...]
     provenance: dict[str, Any]
+    """Of the run that trained the last of them."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -191,8 +191,8 @@ def print_finals(console: Console, decision: Decision) -> None:
         if one.rank == decision.smallest != 1:
             say(
                 console,
-                f"The smallest that is as good, but for chance: batch size {one.batch_size}, trial "
-                f"{one.trial}.",
+                "The smallest within one standard error of the winner's mean: batch size "
+                f"{one.batch_size}, trial {one.trial}.",
             )
 
 

@@ -177,20 +177,20 @@ def decide_finals(
 
 
 def _smallest(compared: Sequence[Finalist], seeds: int, dataset: Dataset) -> Finalist:
-    """Return the finalist of the fewest parameters that is as good as the first, but for chance.
+    """Return the finalist of the fewest parameters within one standard error of the first.
 
-    Its mean is not below the first one's by more than one standard error of that mean: the rule of
-    one standard error (Breiman, Friedman, Olshen, Stone: "Classification and Regression Trees",
-    1984, section 3.4.3).
+    Its mean is not below the first one's by more than the standard error of that mean, which shows
+    no equality but prefers what is simple where little is lost (Breiman, Friedman, Olshen, Stone:
+    "Classification and Regression Trees", 1984, section 3.4.3).
     """
     first, classes = compared[0], len(CLASS_NAMES[dataset])
     least = first.mean - (first.std or 0.0) / math.sqrt(len(first.seeds))
-    as_good = [
+    near = [
         one
         for one in compared
         if one is first or (not one.diverged and len(one.seeds) >= seeds and one.mean >= least)
     ]
-    return min(as_good, key=lambda one: one.hyperparameters.count_parameters(classes))
+    return min(near, key=lambda one: one.hyperparameters.count_parameters(classes))
 
 
 def _by_finalist(finals: optuna.Study, state: TrialState) -> list[tuple[str, int, FrozenTrial]]:

@@ -59,9 +59,9 @@ class GPSampler(optuna.samplers.RandomSampler):
     What is being tried counts as if it gave what is expected of it (Ginsbourger, Le Riche, Carraro:
     "Kriging is Well-Suited to Parallelize Optimization", 2010: kriging believer).
 
-    What is expected may be divided by what it costs (Snoek, Larochelle, Adams: "Practical Bayesian
-    Optimization of Machine Learning Algorithms", 2012, section 3.2), or by a power of it that is
-    less than 1 (Lee, Perrone, Archambeau, Seeger: "Cost-Aware Bayesian Optimization", 2020).
+    Expected improvement may be divided by what it costs (Snoek, Larochelle, Adams: "Practical
+    Bayesian Optimization of Machine Learning Algorithms", 2012, section 3.2), or by a power of it
+    below 1 (Lee, Perrone, Archambeau, Seeger: "Cost-Aware Bayesian Optimization", 2020).
 
     Args:
         space: what is searched.

@@ -69,7 +69,7 @@ def restore(params: Mapping[str, Any], batch_size: int, recipe: Choices) -> Hype
 def arithmetic(params: Mapping[str, Any]) -> float:
     """Return how many products an image takes on its way through the network of a trial.
 
-    Those of the logits are left out: they are the same for all but for a thousandth.
+    Those of the logits are left out: they are a hundredth of the others at most.
     """
     conv1, conv2, dense_units = (params[name] for name in ("conv1", "conv2", "dense_units"))
     return float(24**2 * 9 * conv1 + 10**2 * 9 * conv1 * conv2 + 5**2 * conv2 * dense_units)

@@ -32,7 +32,7 @@ class SearchSpec:
     sampler: Sampler
     """How configurations are proposed."""
     cost_exponent: float = 0.0
-    """By what power of a network's arithmetic the gp sampler divides what it hopes for."""
+    """By what power of a network's arithmetic the gp sampler divides expected improvement."""
     patience: int | None
     """Epochs without a better validation accuracy after which a trial stops; None: never."""
     precision: Literal["32", "bf16"]

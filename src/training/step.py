@@ -119,16 +119,20 @@ class PlainStep:
         self.steps += 1
 
     def _take(self, images: Images, indices: Tensor) -> None:
+        self.optimizer.zero_grad()
+        self._differentiate(images, indices)
+        self.optimizer.step()
+        if self.averaged is not None:
+            self._average(self.averaged)
+
+    def _differentiate(self, images: Images, indices: Tensor) -> None:
+        """Compute the gradients of the batch's mean loss."""
         dropout = self.model.draw_dropout(len(indices), self.generator)
         batch = images[indices]
         pixels = batch.pixels
         if self.recipe.distort is not None:
             pixels = self.recipe.distort(pixels, self.generator)
-        self.optimizer.zero_grad()
         self._backward(pixels, batch.labels, dropout)
-        self.optimizer.step()
-        if self.averaged is not None:
-            self._average(self.averaged)
 
     @torch.no_grad()
     def _average(self, averaged: TwoConvNet) -> None:

@@ -20,7 +20,7 @@ def size_figure(
     Args:
         trials: that have finished.
         finalists: of the finals, if there were any.
-        smallest: the rank of the smallest one that is as good as the best but for chance.
+        smallest: the rank of the smallest one within one standard error of the best mean.
         classes: how many the network tells apart.
     """
     figure = Figure(figsize=(WIDTH, 4.0), layout="constrained")
@@ -42,7 +42,7 @@ def size_figure(
         if one.rank == smallest:
             handles += axes.plot(
                 size, error_of(one.mean), "s", color=BEST, markerfacecolor="none", markersize=13,
-                markeredgewidth=1.6, label="the smallest that is as good, but for chance",
+                markeredgewidth=1.6, label="the smallest within one standard error of the best",
             )  # fmt: skip
     axes.set_xscale("log")
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))

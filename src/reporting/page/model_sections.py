@@ -185,17 +185,14 @@ def size_blocks(findings: Findings) -> list[Block]:
         first = finalists[0]
         named = next(one for one in finalists if one.rank == smallest)
         size, most = (one.hyperparameters.count_parameters(classes) for one in (named, first))
-        text = "No finalist with fewer parameters is as good as the winner, but for chance"
+        text = "No finalist with fewer parameters has a mean within one standard error of the "
+        text += f"winner’s, which has {most:,}."
         if named.rank > 1:
             text = (
-                f"The smallest finalist that is as good as the winner, but for chance, is that of "
-                f"rank {named.rank} (trial {named.trial}, batch size {named.batch_size}): "
-                f"{size:,} parameters, {percent_text(size / most, 0)} of the winner’s {most:,}"
+                "The smallest finalist whose mean is within one standard error of the winner’s is "
+                f"that of rank {named.rank} (trial {named.trial}, batch size {named.batch_size}): "
+                f"{size:,} parameters, {percent_text(size / most, 0)} of the winner’s {most:,}."
             )
-        text += (
-            ": its mean is to be no lower than the winner’s by more than one standard error of the "
-            "winner’s mean."
-        )
         blocks.append(Text(text))
     return blocks
 

@@ -31,6 +31,7 @@ from src.reporting.page.words import (
     duration_text,
     is_subset,
     number_text,
+    official_images,
     percent_text,
     picture,
     plural,
@@ -40,7 +41,7 @@ from src.reporting.page.words import (
 )
 from src.reporting.prior_work import PUBLISHED, Published
 from src.reporting.rematch import Match, matches
-from src.results.records import TrialRecord
+from src.results.records import Rematch, TrialRecord
 from src.search.hyperband import Plan
 from src.training.hyperparameters import RECIPE, Hyperparameters
 
@@ -153,11 +154,14 @@ def batch_size_blocks(findings: Findings) -> list[Block]:
 def _rematch_blocks(findings: Findings) -> list[Block]:
     """Write what was published beside both configurations trained again, where that was done."""
     rematch, published = findings.rematch, PUBLISHED.get(findings.dataset)
-    if rematch is None or published is None or not (found := matches(rematch, published)):
+    if rematch is None or published is None:
+        return []
+    best = best_by_batch_size(findings.trials).items()
+    found = matches(rematch, published, {size: trial.hyperparameters for size, trial in best})
+    if not found:
         return []
     classes = len(CLASS_NAMES[rematch.dataset])
-    images = rematch.data.images["validation"]
-    seeds = sorted({len(side.accuracies) for one in found for side in (one.published, one.ours)})
+    seeds = sorted({len(one.ours.accuracies) for one in found})
     rows = []
     for one in found:
         gain, low, high = one.difference
@@ -187,12 +191,7 @@ def _rematch_blocks(findings: Findings) -> list[Block]:
             "seeds each, the same for both.",
         ),
         Text(_shown_by(found)),
-        Text(
-            f"It cannot show which of the two reads other images better, as the same {images:,} "
-            "validation images chose both and measure both here; and “published” is no estimate "
-            "of what its configuration gives, but the highest of all trials at its batch size "
-            "(about 460, as Keras Tuner counts them) on the images that it was chosen by."
-        ),
+        Text(_not_shown_by(rematch, published)),
         Table(
             "The best of each batch size, trained again with the same seeds by the same code, up "
             f"to {plural(rematch.max_epochs, 'epoch')} each: mean ± standard deviation and the "
@@ -210,22 +209,43 @@ def _rematch_blocks(findings: Findings) -> list[Block]:
 
 def _shown_by(found: Sequence[Match]) -> str:
     """Write in a sentence what a rematch shows."""
-    differences = [one.difference for one in found]
-    better = sum(low > 0 for _, low, _ in differences)
-    worse = sum(high < 0 for _, _, high in differences)
-    text = "Trained again with the same seeds, the best configurations of this search are "
-    gains = [gain for gain, _, _ in differences]
-    if len(found) > 1:
-        mean = spread(gains)
-        text += (
-            f"better by {signed_text(mean.mean)} on average over {len(found)} batch sizes (95 % "
-            f"interval {signed_text(mean.low)} to {signed_text(mean.high)})"
+    gains = [one.difference[0] for one in found]
+    text = "Trained again with the same seeds, the best configurations of this search differ from "
+    text += "the published ones by "
+    if len(found) == 1:
+        return f"{text}{signed_text(gains[0])}."
+    mean = spread(gains)
+    intervals = [(low, high) for _, low, high in (one.difference for one in found) if low < high]
+    ours, theirs = sum(low > 0 for low, _ in intervals), sum(high < 0 for _, high in intervals)
+    return (
+        f"{text}{signed_text(mean.mean)} on average over {len(found)} batch sizes (95 % interval "
+        f"{signed_text(mean.low)} to {signed_text(mean.high)}, Student’s t, as if batch sizes were "
+        f"independent, though they share images and seeds); of the {len(intervals)} intervals of "
+        f"single differences {ours} leave out 0 in our favour and {theirs} in favour of what was "
+        "published, where chance alone would have about one in 20 do so."
+    )
+
+
+def _not_shown_by(rematch: Rematch, published: Published) -> str:
+    """Write in a sentence what a rematch cannot show."""
+    images = rematch.data.images["validation"]
+    if rematch.data.validation == "tail" and sum(rematch.data.images.values()) == official_images(
+        rematch.dataset
+    ):
+        text = (
+            "It cannot show which of the two reads other images better, as the same "
+            f"{images:,} validation images chose both and measure both here"
         )
     else:
-        text += f"better by {signed_text(gains[0])}"
-    return text + (
-        f"; taken alone, {better} of the differences tell ours to be the better one, {worse} the "
-        f"published one, and {len(found) - better - worse} neither."
+        text = (
+            f"It cannot show which of the two is better elsewhere: these {images:,} validation "
+            "images chose ours and not the published one, which favours ours"
+        )
+    most = round((published.trials or 0) / len(published.by_batch_size))
+    return (
+        f"{text}; and “published” is no estimate of what its configuration gives, but the highest "
+        f"of all trials at its batch size (about {most:,}, as Keras Tuner counts them) on the "
+        "images that it was chosen by."
     )
 
 
