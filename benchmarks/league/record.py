@@ -11,6 +11,9 @@ from typing import Any
 from src.core.files import replacing
 from src.training.hyperparameters import Hyperparameters
 
+DIGITS = 7
+"""Of a number in a table."""
+
 SEARCHED = ("conv1", "conv2", "dense_units", "dropout_rate", "learning_rate")
 """What differs between the configurations of a table."""
 
@@ -94,7 +97,9 @@ def _csv(rows: Iterable[Mapping[str, object]]) -> str:
 
 
 def _written(value: object) -> str:
-    return "" if value is None else f"{value:.7g}" if isinstance(value, float) else str(value)
+    return (
+        "" if value is None else f"{value:.{DIGITS}g}" if isinstance(value, float) else str(value)
+    )
 
 
 def read_table(path: Path) -> Table:

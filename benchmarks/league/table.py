@@ -11,7 +11,7 @@ import hashlib
 import json
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 
 import lightning.pytorch as pl
@@ -20,7 +20,7 @@ import torch
 from rich.progress import Progress
 
 from benchmarks.images import load_unused
-from benchmarks.league.record import Curve, Look, Table, write_table
+from benchmarks.league.record import DIGITS, Curve, Look, Table, write_table
 from src import cli
 from src.core import checks
 from src.core.command import recorded_command
@@ -192,7 +192,8 @@ def _draw_fits(options: TableOptions, compute: Compute) -> Iterator[_Fit]:
         )
     )
     drawn = [
-        space.suggest(study.ask(), options.batch_size, PLAIN) for _ in range(options.configurations)
+        _as_written(space.suggest(study.ask(), options.batch_size, PLAIN))
+        for _ in range(options.configurations)
     ]
     for seed in range(options.seeds):
         for configuration in range(options.repeated if seed else options.configurations):
@@ -205,6 +206,12 @@ def _draw_fits(options: TableOptions, compute: Compute) -> Iterator[_Fit]:
                 looks=options.looks,
             )
             yield _Fit(configuration, seed, spec)
+
+
+def _as_written(hyperparameters: Hyperparameters) -> Hyperparameters:
+    """Return them as they are read from the table: the last digits change what bf16 gives."""
+    rate = float(f"{hyperparameters.learning_rate:.{DIGITS}g}")
+    return replace(hyperparameters, learning_rate=rate)
 
 
 def _rows(options: TableOptions, data: TrainingData, hidden: Images) -> Path:
