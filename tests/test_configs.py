@@ -65,8 +65,10 @@ def test_mnist_trains_as_the_published_search_did(name: str) -> None:
     assert (options.augmentation, options.weight_averaging) == ("none", False)
 
 
-def test_mnist_is_searched_with_1600_configurations(capsys: pytest.CaptureFixture[str]) -> None:
+def test_mnist_is_searched_with_what_its_file_says(capsys: pytest.CaptureFixture[str]) -> None:
     path = REPOSITORY / "configs/mnist.yaml"
     assert tune.main([f"--config={path}", "--plan"]) == 0
-    assert "100 trials for each batch size, 1,600 in all" in capsys.readouterr().out
-    assert "100 trials\n# a batch size, 1,600 in all" in path.read_text()
+    out = capsys.readouterr().out
+    assert "│ 64 → 0.469 │ 16 → 2 │ 4 → 8  │ 1 → 30 │" in out
+    assert "128 trials for each batch size, 2,048 in all" in out
+    assert "128 trials\n# a batch size, 2,048 in all" in path.read_text()
