@@ -6,7 +6,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from src.reporting.analysis import accuracy_of
-from src.reporting.figures.marks import BEST, accuracy_axis, error_of, legend_below
+from src.reporting.figures.marks import BEST, legend_below, plain_accuracy_axis
 from src.reporting.figures.style import OKABE_ITO, WIDTH, styled
 from src.results.records import Finalist, TrialRecord
 
@@ -27,21 +27,21 @@ def size_figure(
     axes = figure.subplots()
     sizes = [trial.hyperparameters.count_parameters(classes) for trial in trials]
     handles = axes.plot(
-        sizes, [error_of(accuracy_of(trial)) for trial in trials], "o", color="0.55",
+        sizes, list(map(accuracy_of, trials)), "o", color="0.55",
         markerfacecolor="none", markersize=4.5, label="a finished trial, as the search had it",
     )  # fmt: skip
     for one in finalists:
         size = one.hyperparameters.count_parameters(classes)
         if one.ci95 is not None:
-            axes.plot([size] * 2, list(map(error_of, one.ci95)), color=OKABE_ITO[0], linewidth=1.5)
+            axes.plot([size] * 2, one.ci95, color=OKABE_ITO[0], linewidth=1.5)
         mean = axes.plot(
-            size, error_of(one.mean), "o", color=OKABE_ITO[0], markersize=7,
+            size, one.mean, "o", color=OKABE_ITO[0], markersize=7,
             label="a finalist: mean over seeds, 95 % interval",
         )  # fmt: skip
         handles += mean if one.rank == 1 else []
         if one.rank == smallest:
             handles += axes.plot(
-                size, error_of(one.mean), "s", color=BEST, markerfacecolor="none", markersize=13,
+                size, one.mean, "s", color=BEST, markerfacecolor="none", markersize=13,
                 markeredgewidth=1.6, label="the smallest within one standard error of the best",
             )  # fmt: skip
     axes.set_xscale("log")
@@ -49,6 +49,7 @@ def size_figure(
     axes.xaxis.set_major_formatter(FuncFormatter(lambda size, _: f"{size:,.0f}"))
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.set_xlabel("parameters of the network")
-    accuracy_axis(axes)
+    axes.set_ylabel("validation accuracy")
+    plain_accuracy_axis(axes, "y")
     legend_below(figure, handles)
     return figure

@@ -177,7 +177,7 @@ def size_blocks(findings: Findings) -> list[Block]:
             f"Validation accuracy of {plural(len(ranked), 'finished trial')} against the number "
             "of parameters.",
             "What a larger network gains. Open circles: finished trials, each of a single run, and "
-            "chosen by this accuracy. Both axes are stretched."
+            "chosen by this accuracy. The axis of parameters is logarithmic."
             + (" Filled circles: the finalists, over their seeds." if finalists else ""),
         )
     ]
