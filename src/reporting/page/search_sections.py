@@ -3,8 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import asdict
 
-from src.core.intervals import spread, wilson_interval
-from src.data.catalog import CLASS_NAMES
+from src.core.intervals import wilson_interval
 from src.reporting import figures
 from src.reporting.analysis import (
     HYPERPARAMETERS,
@@ -24,6 +23,7 @@ from src.reporting.analysis import (
 from src.reporting.findings import Findings, Search
 from src.reporting.importance import BEST, LEAST, importances
 from src.reporting.page.blocks import Block, Picture, Table, Text
+from src.reporting.page.rematch_blocks import rematch_blocks
 from src.reporting.page.words import (
     NO_BEST,
     accuracy_text,
@@ -31,7 +31,6 @@ from src.reporting.page.words import (
     duration_text,
     is_subset,
     number_text,
-    official_images,
     percent_text,
     picture,
     plural,
@@ -40,8 +39,7 @@ from src.reporting.page.words import (
     value_text,
 )
 from src.reporting.prior_work import PUBLISHED, Published
-from src.reporting.rematch import Match, matches
-from src.results.records import Rematch, TrialRecord
+from src.results.records import TrialRecord
 from src.search.hyperband import Plan
 from src.training.hyperparameters import RECIPE, Hyperparameters
 
@@ -112,7 +110,7 @@ def batch_size_blocks(findings: Findings) -> list[Block]:
     published = PUBLISHED.get(findings.dataset)
     by_size = _published_accuracies(published)
     if not best or not images:
-        return [Text(NO_BEST), Text(_published_words(findings)), *_rematch_blocks(findings)]
+        return [Text(NO_BEST), Text(_published_words(findings)), *rematch_blocks(findings)]
     columns = ["batch size", "trials", "finished", "best validation accuracy", "95 % interval"]
     columns += ["published", "difference"] if by_size else []
     rows = []
@@ -147,106 +145,8 @@ def batch_size_blocks(findings: Findings) -> list[Block]:
             "be luck." + (" Open diamonds: as published." if by_size else ""),
         ),
         Table(caption, columns, rows),
-        *_rematch_blocks(findings),
+        *rematch_blocks(findings),
     ]
-
-
-def _rematch_blocks(findings: Findings) -> list[Block]:
-    """Write what was published beside both configurations trained again, where that was done."""
-    rematch, published = findings.rematch, PUBLISHED.get(findings.dataset)
-    if rematch is None or published is None:
-        return []
-    best = best_by_batch_size(findings.trials).items()
-    found = matches(rematch, published, {size: trial.hyperparameters for size, trial in best})
-    if not found:
-        return []
-    classes = len(CLASS_NAMES[rematch.dataset])
-    seeds = sorted({len(one.ours.accuracies) for one in found})
-    rows = []
-    for one in found:
-        gain, low, high = one.difference
-        row = [str(one.batch_size), f"{one.told:.5f}"]
-        for side in (one.published, one.ours):
-            row.append(f"{side.spread.mean:.5f} ± {side.spread.std:.5f}")
-            row.append(f"{side.spread.low:.5f} to {side.spread.high:.5f}")
-        row += [signed_text(gain), f"{signed_text(low)} to {signed_text(high)}"]
-        for side in (one.published, one.ours):
-            size = side.hyperparameters.count_parameters(classes)
-            row.append(f"{size:,}, {round(side.seconds):,}\N{NO-BREAK SPACE}s")
-        rows.append(row)
-    return [
-        picture(
-            "rematch",
-            figures.rematch_figure(found),
-            "Validation accuracy by batch size, published, published and trained again, ours and "
-            "trained again: "
-            + ", ".join(
-                f"{one.batch_size}: {one.told:.4f}, {one.published.spread.mean:.4f}, "
-                f"{one.ours.spread.mean:.4f}"
-                for one in found
-            )
-            + ".",
-            "What was published beside what its configuration gives when this code trains it, and "
-            f"what the best configuration of this search gives: {' or '.join(map(str, seeds))} "
-            "seeds each, the same for both.",
-        ),
-        Text(_shown_by(found)),
-        Text(_not_shown_by(rematch, published)),
-        Table(
-            "The best of each batch size, trained again with the same seeds by the same code, up "
-            f"to {plural(rematch.max_epochs, 'epoch')} each: mean ± standard deviation and the "
-            "95 % interval of the mean (Student’s t); by how much ours is better on average, "
-            "with its 95 % interval (Welch); parameters of the network, and mean time of a fit.",
-            [
-                *("batch size", "published"),
-                *("published, again", "its 95 % interval", "ours, again", "our 95 % interval"),
-                *("difference", "its interval", "size and time, published", "size and time, ours"),
-            ],
-            rows,
-        ),
-    ]
-
-
-def _shown_by(found: Sequence[Match]) -> str:
-    """Write in a sentence what a rematch shows."""
-    gains = [one.difference[0] for one in found]
-    text = "Trained again with the same seeds, the best configurations of this search differ from "
-    text += "the published ones by "
-    if len(found) == 1:
-        return f"{text}{signed_text(gains[0])}."
-    mean = spread(gains)
-    intervals = [(low, high) for _, low, high in (one.difference for one in found) if low < high]
-    ours, theirs = sum(low > 0 for low, _ in intervals), sum(high < 0 for _, high in intervals)
-    return (
-        f"{text}{signed_text(mean.mean)} on average over {len(found)} batch sizes (95 % interval "
-        f"{signed_text(mean.low)} to {signed_text(mean.high)}, Student’s t, as if batch sizes were "
-        f"independent, though they share images and seeds); of the {len(intervals)} intervals of "
-        f"single differences {ours} leave out 0 in our favour and {theirs} in favour of what was "
-        "published, where chance alone would have about one in 20 do so."
-    )
-
-
-def _not_shown_by(rematch: Rematch, published: Published) -> str:
-    """Write in a sentence what a rematch cannot show."""
-    images = rematch.data.images["validation"]
-    if rematch.data.validation == "tail" and sum(rematch.data.images.values()) == official_images(
-        rematch.dataset
-    ):
-        text = (
-            "It cannot show which of the two reads other images better, as the same "
-            f"{images:,} validation images chose both and measure both here"
-        )
-    else:
-        text = (
-            f"It cannot show which of the two is better elsewhere: these {images:,} validation "
-            "images chose ours and not the published one, which favours ours"
-        )
-    most = round((published.trials or 0) / len(published.by_batch_size))
-    return (
-        f"{text}; and “published” is no estimate of what its configuration gives, but the highest "
-        f"of all trials at its batch size (about {most:,}, as Keras Tuner counts them) on the "
-        "images that it was chosen by."
-    )
 
 
 def _published_accuracies(published: Published | None) -> dict[int, float]:
