@@ -36,3 +36,16 @@ def write(path: Path, data: TrainingData) -> Path:
         classes=len(data.class_names),
     )
     return path
+
+
+def read(path: Path) -> tuple[Images, Images]:
+    """Return the images that train and those that validate, from what `write` wrote."""
+    with np.load(path) as arrays:
+        train, validation = (
+            Images(
+                torch.from_numpy(arrays[f"{part}_images"]),
+                torch.from_numpy(arrays[f"{part}_labels"]),
+            )
+            for part in ("train", "validation")
+        )
+    return train, validation

@@ -18,14 +18,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from benchmarks.images import read as read_images
 from src import tune
 from src.core.interrupt import Interrupted
 from src.data.catalog import CLASS_NAMES, DataSpec
-from src.data.files import Images
 from src.data.split import TrainingData
 from src.results.folder import ResultsFolder
 from src.search.journal import open_journal
@@ -162,14 +161,7 @@ def _measure_throughput(options: argparse.Namespace) -> dict[str, Any]:
 
 def _read(path: Path) -> TrainingData:
     """Read the file that all contestants get; hardly any of it validates here."""
-    with np.load(path) as arrays:
-        train, validation = (
-            Images(
-                torch.from_numpy(arrays[f"{part}_images"]),
-                torch.from_numpy(arrays[f"{part}_labels"]),
-            )
-            for part in ("train", "validation")
-        )
+    train, validation = read_images(path)
     few = torch.arange(1)
     spec = DataSpec(dataset="mnist")
     return TrainingData(spec, CLASS_NAMES["mnist"], train, validation[few], "")

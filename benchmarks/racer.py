@@ -18,10 +18,10 @@ from dataclasses import dataclass
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from benchmarks.images import read as read_images
 from src.core.affinity import release_cores
 from src.core.seeding import DROPOUT, INITIALISATION, SHUFFLE, derive_seed
 from src.data.batches import EVALUATION_BATCH, Chunks
@@ -209,19 +209,6 @@ def run(
     return train(race, images, target, seed, compute, team)
 
 
-def load(path: Path) -> tuple[Images, Images]:
-    """Return the images that train and those that validate."""
-    with np.load(path) as arrays:
-        learning, validation = (
-            Images(
-                torch.from_numpy(arrays[f"{part}_images"]),
-                torch.from_numpy(arrays[f"{part}_labels"]),
-            )
-            for part in ("train", "validation")
-        )
-    return learning, validation
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Race once."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
@@ -231,7 +218,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--weights", type=Path, help="file for the weights, written afterwards")
     options = parser.parse_args(argv)
     release_cores()  # before they are counted
-    looks, model = run(Race(), load(options.images), options.target, options.seed)
+    looks, model = run(Race(), read_images(options.images), options.target, options.seed)
     epochs, accuracy = looks[-1]
     report = {"peer": "ours", "accuracy": accuracy, "epochs": round(epochs, 3)}
     print(json.dumps(report), flush=True)

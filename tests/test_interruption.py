@@ -16,6 +16,7 @@ import pytest
 from lightning.pytorch import Callback
 from optuna.trial import TrialState
 
+from src import report
 from src.core.interrupt import Interrupted, Interruption, Signals
 from src.data.split import TrainingData
 from src.results.lock import FolderLock
@@ -151,6 +152,24 @@ def test_signal_stops_in_the_middle_and_leaves_no_trial_running(
     found = workplace.states()
     assert found.count(TrialState.WAITING) == 2
     assert TrialState.RUNNING not in found
+
+
+def test_interrupted_search_tells_of_the_batch_sizes_that_have_not_begun(
+    workplace: Workplace, environment: dict[str, str]
+) -> None:
+    options = ("--workers=1", "--batch_sizes=[32,64]", "--iterations=20")  # of 5 trials each
+    process = start_search(workplace, environment, *options)
+    wait_until(lambda: TrialState.COMPLETE in workplace.states())
+    os.killpg(process.pid, signal.SIGINT)
+    process.communicate(timeout=ENOUGH)
+    assert process.returncode == 130
+    rows = workplace.rows()
+    assert {row["batch_size"] for row in rows} == {"32"}
+    folder = workplace.results / "mnist_5k"
+    assert json.loads((folder / "best.json").read_text())["search"]["batch_sizes"] == [32, 64]
+    assert report.main(["--dataset=mnist_5k", f"--results_dir={workplace.results}"]) == 0
+    page = (folder / "report.html").read_text()
+    assert f"Not ended yet, and not shown: {200 - len(rows)} trials of the plan." in page
 
 
 def test_timeout_stops_in_the_middle_and_the_same_command_goes_on(workplace: Workplace) -> None:

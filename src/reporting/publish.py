@@ -97,7 +97,7 @@ def publish_search(studies: Mapping[int, optuna.Study], session: Session) -> Sav
         trials={state: states.count(state) for state in STATES},
         epochs=_whole(round(sum(trial.epochs for trial in trials), 4)),
         seconds=round(sum(trial.seconds or 0.0 for trial in trials), 1),
-        batch_sizes=tuple(sorted({trial.batch_size for trial in trials})),
+        batch_sizes=tuple(sorted(studies)),
         provenance=search_provenance,
         interrupted=(
             any(trial.reason == ABANDONED for trial in trials)

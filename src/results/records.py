@@ -178,6 +178,7 @@ class SearchSummary:
     seconds: float
     """Training time of all trials, added up."""
     batch_sizes: tuple[int, ...]
+    """Of the search, those too that have no trial yet."""
     provenance: dict[str, Any]
     """Of the best trial."""
     interrupted: bool

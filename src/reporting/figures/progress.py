@@ -194,12 +194,20 @@ def budget_figure(uses: Sequence[RungUse], trials: Sequence[TrialRecord], plan: 
 
 
 @styled()
-def promotions_figure(uses: Sequence[RungUse], trials: Sequence[TrialRecord], plan: Plan) -> Figure:
-    """Draw, for each rung, the epochs spent towards it, and which trials it promoted or stopped."""
+def promotions_figure(
+    uses: Sequence[RungUse], trials: Sequence[TrialRecord], plan: Plan, batch_sizes: int
+) -> Figure:
+    """Draw, for each rung, the epochs spent towards it, and which trials it promoted or stopped.
+
+    Args:
+        uses: of the rungs.
+        trials: that ended there.
+        plan: of each batch size.
+        batch_sizes: how many the search has, those too that have no trial yet.
+    """
     figure = Figure(figsize=(WIDTH, 1.6 + 0.24 * len(uses)), layout="constrained")
     left, right = figure.subplots(1, 2, sharey=True)
     marks = marks_of(trials, plan)
-    studies = len({trial.batch_size for trial in trials})
     for row, use in enumerate(uses):
         _bar(left, row, 0, use.spent, *rung_fill(use.epochs, plan))
         _bar(right, row, 0, use.went_on, *_PROMOTED)
@@ -209,7 +217,7 @@ def promotions_figure(uses: Sequence[RungUse], trials: Sequence[TrialRecord], pl
             if count and (ending.kind != "lost" or ending.rung == use.epochs):
                 _bar(right, row, start, count, mark.colour, mark.hatch)
                 start += count
-        planned = plan.iterations * studies * use.planned
+        planned = plan.iterations * batch_sizes * use.planned
         right.plot([planned] * 2, [row - 0.45, row + 0.45], color="black", linewidth=2)
         if row and use.bracket != uses[row - 1].bracket:
             for axes in (left, right):

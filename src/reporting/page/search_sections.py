@@ -249,14 +249,15 @@ def rung_blocks(findings: Findings) -> list[Block]:
     spent = sum(use.spent for use in uses)
     everything = len(trials) * plan.max_epochs
     share = percent_text(spent / max(everything, 1), 0)
-    studies = plan.iterations * len(search.summary.batch_sizes) if waits else 1
+    batch_sizes = len(search.summary.batch_sizes)
+    shown = plan.iterations * batch_sizes if waits else 1
     columns = ["bracket", "rung (epochs)", "trials sent here", "plan"]
     columns += ["arrived", "promoted"] if waits else ["went on"]
     columns += [_KIND_WORDS[kind] for kind in kinds]
     rows = [
         [
             *(str(use.bracket), figures.epochs_text(use.epochs)),
-            *(str(use.entered), str(studies * use.planned)),
+            *(str(use.entered), str(shown * use.planned)),
             *([str(use.arrived), str(use.promoted)] if waits else [str(use.went_on)]),
             *(str(use.ended.get(kind, 0)) for kind in kinds),
             *(number_text(round(use.spent, 1)), percent_text(use.spent / max(spent, 1), 1)),
@@ -269,9 +270,11 @@ def rung_blocks(findings: Findings) -> list[Block]:
             f"{plan.reduction_factor}, {plan.extent}: "
             f"{plural(round(spent, 1), 'epoch')} were trained, {share} of the "
             f"{everything:,} that {plural(len(trials), 'trial')} would have taken without "
-            f"rungs.{_promotion_words(findings.trials, search)}"
+            f"rungs.{_promotion_words(search)}{_missing_words(trials, search)}"
         ),
-        _promotions_picture(uses, trials, plan) if waits else _budget_picture(uses, trials, plan),
+        _promotions_picture(uses, trials, plan, batch_sizes)
+        if waits
+        else _budget_picture(uses, trials, plan),
         Table(
             "Trials and epochs by bracket and rung, all batch sizes and iterations together. "
             + (
@@ -301,27 +304,30 @@ def rung_blocks(findings: Findings) -> list[Block]:
     return blocks
 
 
-def _promotion_words(trials: Sequence[TrialRecord], search: Search) -> str:
+def _promotion_words(search: Search) -> str:
     """Write when a rung promotes which trials, where they wait for it."""
-    plan = search.plan
     if search.promotion == "stopping":
         return ""
+    factor = search.plan.reduction_factor
     if search.promotion == "synchronous":
-        text = (
-            f" Trials wait on a rung until exactly the best one in {plan.reduction_factor} of "
-            "those sent there are promoted: when all have arrived, or as soon as those still "
-            "missing can change nothing."
+        return (
+            f" Trials wait on a rung until exactly the best one in {factor} of those sent there "
+            "are promoted: when all have arrived, or as soon as those still missing can change "
+            "nothing."
         )
-    else:
-        text = (
-            f" Trials wait on a rung until they are among the best one in {plan.reduction_factor} "
-            "of those that have arrived there, or can no longer be; more may be promoted than "
-            "planned."
-        )
+    return (
+        f" Trials wait on a rung until they are among the best one in {factor} of those that have "
+        "arrived there, or can no longer be; more may be promoted than planned."
+    )
+
+
+def _missing_words(trials: Sequence[TrialRecord], search: Search) -> str:
+    """Write how many trials have not ended, of all batch sizes, where there are such."""
     ended = sum(trial.state != "FAIL" for trial in trials)
-    if (missing := plan.trials * len(search.summary.batch_sizes) - ended) > 0:
-        text += f" Not ended yet, and not shown: {plural(missing, 'trial')} of the plan."
-    return text
+    missing = search.plan.trials * len(search.summary.batch_sizes) - ended
+    if missing <= 0:
+        return ""
+    return f" Not ended yet, and not shown: {plural(missing, 'trial')} of the plan."
 
 
 def _budget_picture(uses: Sequence[RungUse], trials: Sequence[TrialRecord], plan: Plan) -> Picture:
@@ -337,11 +343,11 @@ def _budget_picture(uses: Sequence[RungUse], trials: Sequence[TrialRecord], plan
 
 
 def _promotions_picture(
-    uses: Sequence[RungUse], trials: Sequence[TrialRecord], plan: Plan
+    uses: Sequence[RungUse], trials: Sequence[TrialRecord], plan: Plan, batch_sizes: int
 ) -> Picture:
     return picture(
         "budget",
-        figures.promotions_figure(uses, trials, plan),
+        figures.promotions_figure(uses, trials, plan, batch_sizes),
         "Bars for each rung of each bracket: epochs spent towards it, and how many of the trials "
         "sent there it promoted; the table below has the numbers.",
         "Left: epochs spent between the rung before and this one. Right: the trials that were sent "
