@@ -83,9 +83,9 @@ def _shown_by(found: Sequence[Match]) -> str:
     return (
         f"{text}{signed_text(mean.mean)} on average over {len(found)} batch sizes (95 % interval "
         f"{signed_text(mean.low)} to {signed_text(mean.high)}, Student’s t, as if batch sizes were "
-        f"independent, though they share images and seeds); of the {len(intervals)} intervals of "
-        f"single differences {ours} leave out 0 in our favour and {theirs} in favour of what was "
-        "published, where chance alone would have about one in 20 do so."
+        f"independent, though they share images and seeds); single differences whose interval "
+        f"leaves out 0: {ours} in our favour and {theirs} in favour of what was published, of "
+        f"{len(intervals)}, where chance alone would give about one in 20."
     )
 
 
