@@ -262,6 +262,10 @@ def rematch_of_mnist() -> tuple[list[list[str]], str]:
     theirs, ours = parameters.mean(axis=(1, 2))
     table = [
         [
+            f"mean over {len(sizes)} batch sizes",
+            *("published", "published, trained again", "ours, trained again"),
+        ],
+        [
             "validation accuracy",
             *(f"{mean:.5f}" for mean in (np.mean(told), *accuracies.mean(axis=(1, 2)))),
         ],
@@ -289,6 +293,6 @@ def weights_of(chosen: dict[str, Any]) -> int:
 
 def test_published_table_again_is_that_of_its_files() -> None:
     computed, sentence = rematch_of_mnist()
-    _, _, *table = table_of_the_readme("The published table again")
-    assert table == computed
+    head, _, *rows = table_of_the_readme("The published table again")
+    assert [head, *rows] == computed
     assert sentence in " ".join((REPOSITORY / "README.md").read_text().split())
