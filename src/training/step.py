@@ -136,11 +136,8 @@ class PlainStep:
 
     @torch.no_grad()
     def _average(self, averaged: TwoConvNet) -> None:
-        averages: list[Tensor] = list(averaged.parameters())
-        weights: list[Tensor] = list(self.model.parameters())
-        differences = list(torch._foreach_sub(weights, averages))
-        torch._foreach_mul_(differences, self._pull)
-        torch._foreach_add_(averages, differences)
+        for average, weights in zip(averaged.parameters(), self.model.parameters(), strict=True):
+            average.lerp_(weights, self._pull)
 
     def _backward(self, pixels: Tensor, labels: Tensor, dropout: Tensor) -> None:
         with autocast(self.compute):
