@@ -166,6 +166,14 @@ def test_page_needs_no_other_file_and_runs_nothing(reported: tuple[ResultsFolder
     assert len(set(page.keys)) == len(page.keys)
 
 
+def assert_nothing_is_cut_off(folder: ResultsFolder) -> None:
+    for path in folder.figures.iterdir():
+        with Image.open(path) as image:
+            grey = np.asarray(image.convert("L"))
+        for border in (grey[0], grey[-1], grey[:, 0], grey[:, -1]):
+            assert border.min() > 200, path.name
+
+
 def test_every_picture_is_a_file_too_and_shows_something(
     reported: tuple[ResultsFolder, Page],
 ) -> None:
@@ -180,6 +188,7 @@ def test_every_picture_is_a_file_too_and_shows_something(
         with Image.open(path) as image:
             assert image.width > 900
             assert len(image.convert("RGB").getcolors(1 << 24) or []) > 20
+    assert_nothing_is_cut_off(folder)
     for shown in page.images:
         assert len(shown["alt"]) > 30
         assert int(shown["width"]) <= 920
@@ -330,6 +339,7 @@ def test_smallest_good_finalist_is_named_with_its_size(simulated: ResultsFolder)
     )
     assert re.search(rf"{small:,} parameters, {100 * small / large:.0f}\s% of", text)
     assert f"the winner’s {large:,}" in text
+    assert_nothing_is_cut_off(simulated)
     write_json(simulated.finalists_json, document | {"smallest": 1})
     assert "No finalist with fewer parameters" in make_report(simulated).text
 

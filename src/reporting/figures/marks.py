@@ -142,13 +142,15 @@ def plain_accuracy_axis(axes: Axes, which: Literal["x", "y"]) -> None:
 
 
 def legend_below(figure: Figure, handles: Sequence[Line2D | Patch], columns: int = 3) -> None:
-    """Draw a legend under the whole picture."""
-    if not handles:
-        return
-    figure.legend(
-        handles=list(handles), loc="outside lower center", ncols=min(columns, len(handles)),
-        frameon=False, fontsize=9,
-    )  # fmt: skip
+    """Draw a legend under the whole picture, in so many columns or as many as have room."""
+    for ncols in range(min(columns, len(handles)), 0, -1):
+        legend = figure.legend(
+            handles=list(handles), loc="outside lower center", ncols=ncols,
+            frameon=False, fontsize=9,
+        )  # fmt: skip
+        if ncols == 1 or legend.get_window_extent().width <= figure.bbox.width:
+            return
+        legend.remove()
 
 
 def words(name: str) -> str:
