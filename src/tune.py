@@ -71,6 +71,9 @@ class TuneOptions(SearchRunOptions, FitOptions):
     weight_averaging: bool | tuple[bool, ...] = False
     """Whether the average of the weights over about the last epoch is what counts: true, false, or
     "[true,false]" to choose from."""
+    weight_decay: float | tuple[float, ...] = 0.0
+    """Share, times the learning rate, by which each step shrinks all weights, or several to choose
+    from."""
     sampler: Sampler = "gp"
     """How configurations are proposed. gp: a Gaussian process, from the trials of all batch sizes;
     tpe: Optuna's Tree-structured Parzen Estimator, from those of the same batch size; random:
@@ -117,8 +120,9 @@ class TuneOptions(SearchRunOptions, FitOptions):
         for name, choices in self.recipe_choices.items():
             if not choices or len(set(choices)) < len(choices):
                 raise UserError(f"`{name}` (={list(choices)}) must name at least one, each once")
-        for share in self.recipe_choices["label_smoothing"]:
-            checks.share("label_smoothing", share)
+        for name in ("label_smoothing", "weight_decay"):
+            for share in self.recipe_choices[name]:
+                checks.share(name, share)
         if not 0 <= self.cost_exponent <= 1 or (self.cost_exponent and self.sampler != "gp"):
             raise UserError(
                 f"`cost_exponent` (={self.cost_exponent}) must be >= 0 and <= 1, and 0 but with "

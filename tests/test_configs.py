@@ -5,6 +5,7 @@ import yaml
 from jsonargparse import Namespace
 
 from src import tune
+from src.training.hyperparameters import RECIPE, Hyperparameters
 from tests.conftest import REPOSITORY
 
 CONFIGS = sorted((REPOSITORY / "configs").glob("*.yaml"))
@@ -61,8 +62,8 @@ def test_mnist_trains_as_the_published_search_did(name: str) -> None:
     assert options.validation == "tail"
     assert options.batch_sizes == tuple(range(16, 257, 16))
     assert (options.max_epochs, options.patience) == (30, 3)
-    assert (options.schedule, options.label_smoothing) == ("constant", 0.0)
-    assert (options.augmentation, options.weight_averaging) == ("none", False)
+    for name in RECIPE:
+        assert getattr(options, name) == getattr(Hyperparameters, name), name
 
 
 def test_mnist_is_searched_with_what_its_file_says(capsys: pytest.CaptureFixture[str]) -> None:

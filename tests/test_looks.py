@@ -28,6 +28,7 @@ RECIPE = replace(
     label_smoothing=0.1,
     augmentation="affine_elastic",
     weight_averaging=True,
+    weight_decay=0.1,
 )
 LOOKS = (1 / 9, 1 / 3, 2 / 3)
 

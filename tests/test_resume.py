@@ -79,6 +79,7 @@ def assert_same(one: Fitted, other: Fitted) -> None:
             "label_smoothing": 0.1,
             "augmentation": "affine_elastic",
             "weight_averaging": True,
+            "weight_decay": 0.1,
         },
     ],
     ids=["plain", "stops early", "recipe"],

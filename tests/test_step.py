@@ -340,6 +340,17 @@ def test_learning_rate_is_that_of_the_step(images: Images) -> None:
     assert 0 < moved[2] < 1e-3
 
 
+def test_weights_decay_beside_what_adam_does(images: Images) -> None:
+    nets = make_net(), make_net()
+    before = {name: values.detach().clone() for name, values in nets[0].named_parameters()}
+    for net, decay in zip(nets, (0.0, 0.5), strict=True):
+        optimizer = make_optimizer(net, 1e-2, decay)
+        take_steps(PlainStep(net, optimizer, PLAIN_CPU), images, number=1)
+    for name, values in nets[0].named_parameters():
+        shrunk = values - 1e-2 * 0.5 * before[name]  # line 12 of AdamW, algorithm 2, with η = 1
+        torch.testing.assert_close(nets[1].get_parameter(name), shrunk, rtol=0, atol=1e-7)
+
+
 def test_average_of_the_weights_is_exponential(images: Images) -> None:
     net = make_net()
     recipe = Recipe(average_over=2)

@@ -47,7 +47,7 @@ def test_tables_have_the_published_columns_first(finished_search: Workplace) -> 
     everything = finished_search.rows()
     assert list(everything[0]) == [
         *(*PUBLISHED, "trial", "state", "bracket", "seconds", "reason"),
-        *("schedule", "label_smoothing", "augmentation", "weight_averaging"),
+        *("schedule", "label_smoothing", "augmentation", "weight_averaging", "weight_decay"),
     ]
     assert finished_search.rows("32-all.csv") + finished_search.rows("64-all.csv") == everything
 
@@ -331,6 +331,7 @@ def test_search_chooses_the_recipe_where_there_is_a_choice(
         ("--schedule=[cosine,cosine]", "`schedule` (=['cosine', 'cosine']) must name"),
         ("--augmentation=[]", "`augmentation` (=[]) must name"),
         ("--label_smoothing=[0.1,1.0]", "`label_smoothing` (=1.0) must be >= 0 and < 1"),
+        ("--weight_decay=-0.1", "`weight_decay` (=-0.1) must be >= 0 and < 1"),
         ("--augmentation=twirl", "`augmentation` (=twirl) must be one of"),
     ],
 )

@@ -9,7 +9,7 @@ from src.training.schedule import Schedule
 
 Augmentation = Literal["none", "affine", "elastic", "affine_elastic"]
 
-RECIPE = ("schedule", "label_smoothing", "augmentation", "weight_averaging")
+RECIPE = ("schedule", "label_smoothing", "augmentation", "weight_averaging", "weight_decay")
 """What a configuration can have beyond the published search space."""
 
 _UNITS_AT_MOST = 2048
@@ -41,6 +41,9 @@ class Hyperparameters:
     (elastic), or both, anew in every epoch."""
     weight_averaging: bool = False
     """Whether what validates and is kept is an average of the weights over about the last epoch."""
+    weight_decay: float = 0.0
+    """Share, times the learning rate, by which each step shrinks all weights beside what Adam does
+    (AdamW: Loshchilov and Hutter, ICLR 2019, algorithm 2), 0 or more and below 1."""
 
     def __post_init__(self) -> None:
         for name in ("conv1", "conv2", "dense_units"):
@@ -50,6 +53,7 @@ class Hyperparameters:
         if not 0 < self.learning_rate < float("inf"):
             raise UserError(f"`learning_rate` (={self.learning_rate}) must be above 0 and finite")
         checks.share("label_smoothing", self.label_smoothing)
+        checks.share("weight_decay", self.weight_decay)
 
     def count_parameters(self, classes: int) -> int:
         """Return how many weights and biases the network has."""

@@ -29,11 +29,24 @@ MICRO_BATCH = 128
 batches of 208 or 256, and faster than 64 (benchmarks/README.md)."""
 
 
-def make_optimizer(model: TwoConvNet, learning_rate: float) -> torch.optim.Adam:
-    """Return Adam with Keras' defaults for a model that is on its device."""
-    on_cuda = next(model.parameters()).is_cuda
+def make_optimizer(
+    model: TwoConvNet, learning_rate: float, weight_decay: float = 0.0
+) -> torch.optim.Adam:
+    """Return Adam with Keras' defaults for a model that is on its device.
+
+    Args:
+        model: whose parameters it optimizes.
+        learning_rate: its step size.
+        weight_decay: share, times the learning rate, by which each step shrinks the parameters.
+    """
     return torch.optim.Adam(
-        model.parameters(), lr=learning_rate, eps=ADAM_EPSILON, fused=True, capturable=on_cuda
+        model.parameters(),
+        lr=learning_rate,
+        eps=ADAM_EPSILON,
+        weight_decay=weight_decay,
+        decoupled_weight_decay=True,
+        fused=True,
+        capturable=next(model.parameters()).is_cuda,
     )
 
 

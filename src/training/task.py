@@ -48,6 +48,7 @@ class CharacterTask(pl.LightningModule):
         augmentation: how training images are distorted.
         weight_averaging: whether an average of the weights over about the last epoch is what
             validates and what is kept.
+        weight_decay: share, times the learning rate, by which each step shrinks all weights.
         classes: how many classes there are.
         compute: device and precision; the Trainer's must be this device and float32, as the task
             sees to the precision itself.
@@ -67,6 +68,7 @@ class CharacterTask(pl.LightningModule):
         label_smoothing: float = 0.0,
         augmentation: Augmentation = "none",
         weight_averaging: bool = False,
+        weight_decay: float = 0.0,
         classes: int,
         compute: Compute = PLAIN_CPU,
     ) -> None:
@@ -78,6 +80,7 @@ class CharacterTask(pl.LightningModule):
         self.label_smoothing = label_smoothing
         self.augmentation = augmentation
         self.weight_averaging = weight_averaging
+        self.weight_decay = weight_decay
         self.model = TwoConvNet(
             conv1=conv1,
             conv2=conv2,
@@ -103,7 +106,7 @@ class CharacterTask(pl.LightningModule):
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Return Adam with Keras' defaults."""
-        return make_optimizer(self.model, self.learning_rate)
+        return make_optimizer(self.model, self.learning_rate, self.weight_decay)
 
     def on_fit_start(self) -> None:
         """Set up the step for this device."""
