@@ -37,7 +37,8 @@ def test_search_that_an_earlier_version_began_goes_on(workplace: Workplace) -> N
         assert [row[name] for name in CONFIGURATION] == [there[name] for name in CONFIGURATION]
         assert row["state"] in ("COMPLETE", "PRUNED")
     for row, there in zip(rows[:3], wanted, strict=False):  # those that had ended
-        assert row | {"seconds": ""} == there | {"seconds": ""}
+        now = {name: row[name] for name in there}  # without what has come since
+        assert now | {"seconds": ""} == there | {"seconds": ""}
 
 
 def test_model_of_an_earlier_version_reads_as_it_did() -> None:

@@ -431,7 +431,7 @@ def test_hyperparameters_are_those_of_the_table_and_only_what_varies_is_compared
     (slices,) = [image["alt"] for image in page.images if "against each of" in image["alt"]]
     assert "schedule" in slices
     assert "label smoothing" not in slices
-    same = "label smoothing 0.1, augmentation none, weight averaging no"
+    same = "label smoothing 0.1, augmentation none, weight averaging no, weight decay 0"
     assert page.text.count(f"The same in all trials: {same}.") == 1
 
 

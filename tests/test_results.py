@@ -30,6 +30,32 @@ from tests.conftest import REPOSITORY
 
 SHIPPED = sorted(note.parent for note in (REPOSITORY / "results").glob("*/SHIPPED.md"))
 
+LATER = {"weight_decay": 0.0}
+"""Options of the recipe that some of what is shipped has no word for, and what it stood for."""
+
+
+def with_later_columns(table: str) -> str:
+    header, *rows = table.splitlines()
+    for name, value in LATER.items():
+        if name not in header.split(","):
+            header, rows = f"{header},{name}", [f"{row},{value}" for row in rows]
+    return "\n".join([header, *rows, ""])
+
+
+def with_later_options(value: Any) -> Any:
+    """Return a document, or a part of it, in which every configuration has all options."""
+    if isinstance(value, list):
+        return [with_later_options(one) for one in value]
+    if not isinstance(value, dict):
+        return value
+    whole = {}
+    for name, one in value.items():
+        whole[name] = with_later_options(one)
+        if name == "weight_averaging" and isinstance(one, bool):
+            whole |= LATER | {later: value[later] for later in LATER if later in value}
+    return whole
+
+
 shipped = pytest.mark.parametrize("folder", SHIPPED, ids=lambda folder: folder.name)
 
 
@@ -42,8 +68,10 @@ def test_tables_are_written_again_as_they_were_read(folder: Path, tmp_path: Path
     ]
     write_trials(tmp_path / "all.csv", trials)
     write_epochs(tmp_path / "curves.csv", trials)
-    for name in ("all.csv", "curves.csv"):
-        assert (tmp_path / name).read_bytes() == (folder / name).read_bytes()
+    assert (tmp_path / "all.csv").read_text() == with_later_columns(
+        (folder / "all.csv").read_text()
+    )
+    assert (tmp_path / "curves.csv").read_bytes() == (folder / "curves.csv").read_bytes()
 
 
 def test_parts_of_the_first_epoch_are_written_with_four_decimals_and_read_back(
@@ -123,9 +151,10 @@ def test_documents_are_written_again_as_they_were_read(folder: Path, tmp_path: P
     }
     for name, document in again.items():
         write_json(tmp_path / name, document)
-        assert (tmp_path / name).read_text() == (folder / name).read_text()
-    (line,) = (folder / "test-log.jsonl").read_text().splitlines()
-    assert json.dumps(dataclasses.asdict(pick(TestRecord, json.loads(line)))) == line
+        write_json(tmp_path / "there.json", with_later_options(read(name)))
+        assert (tmp_path / name).read_text() == (tmp_path / "there.json").read_text()
+    for line in (folder / "test-log.jsonl").read_text().splitlines():
+        assert json.dumps(dataclasses.asdict(pick(TestRecord, json.loads(line)))) == line
 
 
 @shipped
@@ -138,7 +167,8 @@ def test_attributes_in_a_journal_are_written_again_as_they_were_read(folder: Pat
     for outcome in outcomes:
         assert TrialOutcome.from_attribute(outcome).to_attribute() == outcome
     decided = decisions[-1]  # those before, of earlier finals, it has replaced
-    assert json.loads(json.dumps(pick(Decision, decided).to_document())) == decided
+    again = json.loads(json.dumps(pick(Decision, decided).to_document()))
+    assert again == with_later_options(decided)
 
 
 def test_outcome_of_an_error_is_its_reason_alone() -> None:
