@@ -23,6 +23,7 @@ from src.core.files import write_json
 from src.core.metrics import Mistake
 from src.reporting.analysis import Value, accuracy_within, rung_uses, with_accuracy
 from src.reporting.figures import mistakes_figure, to_png
+from src.reporting.figures.style import panel_grid
 from src.reporting.findings import read_findings
 from src.reporting.importance import importances
 from src.reporting.prior_work import PUBLISHED
@@ -290,6 +291,13 @@ def test_nothing_finished_yet_is_told(simulated: ResultsFolder) -> None:
 # ---- published figures, finalists, tests
 
 
+@pytest.mark.parametrize("panels", range(1, 13))
+def test_rows_of_panels_are_as_few_and_as_full_as_can_be(panels: int) -> None:
+    rows, columns = panel_grid(panels)
+    assert rows == next(n for n in range(1, 13) if 3 * n >= panels)
+    assert columns == next(n for n in (1, 2, 3) if n * rows >= panels)
+
+
 def test_published_figures_stand_beside_ours_and_say_what_differs(tmp_path: Path) -> None:
     whole = make_report(simulate_search(tmp_path / "whole", batch_sizes=(64, 208)))
     table = whole.table("The best finished trial")
@@ -304,6 +312,8 @@ def test_published_figures_stand_beside_ours_and_say_what_differs(tmp_path: Path
     folder = ResultsFolder(tmp_path / "whole", "mnist")
     folder.all_csv.write_text(folder.all_csv.read_text().replace(",none,False", ",affine,True"))
     assert "here it has augmentation and weight averaging" in make_report(folder).text
+    folder.all_csv.write_text(folder.all_csv.read_text().replace(",constant,", ",cosine,"))
+    assert "here it has schedule, augmentation and weight averaging" in make_report(folder).text
     part = make_report(simulate_search(tmp_path / "part", "emnist_digits", images=78_978))
     assert "EMNIST digits subset" in part.text
     assert "a subset, 78,978 of the 240,000 images" in part.text

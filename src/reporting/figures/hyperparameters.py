@@ -33,7 +33,7 @@ from src.reporting.figures.marks import (
     plain_accuracy_axis,
     words,
 )
-from src.reporting.figures.style import OKABE_ITO, WIDTH, styled
+from src.reporting.figures.style import OKABE_ITO, WIDTH, panel_grid, styled
 from src.results.records import TrialRecord
 from src.search.hyperband import Plan
 
@@ -114,8 +114,7 @@ def _positions(values: Sequence[Value]) -> tuple[dict[Value, float], bool]:
 @styled()
 def slices_figure(trials: Sequence[TrialRecord], names: Sequence[str], plan: Plan) -> Figure:
     """Draw accuracy against each hyperparameter that varies."""
-    columns = min(3, len(names))
-    rows = -(-len(names) // columns)
+    rows, columns = panel_grid(len(names))
     figure = Figure(figsize=(WIDTH, 0.6 + 2.5 * rows), layout=ConstrainedLayoutEngine(wspace=0.05))
     grid = figure.subplots(rows, columns, squeeze=False, sharey=True)
     marks = marks_of(trials, plan)

@@ -30,7 +30,7 @@ from src.reporting.figures.marks import (
     rung_epochs,
     rung_fill,
 )
-from src.reporting.figures.style import WIDTH, styled
+from src.reporting.figures.style import WIDTH, panel_grid, styled
 from src.results.records import TrialRecord
 from src.search.hyperband import Plan
 
@@ -96,8 +96,7 @@ def learning_figure(trials: Sequence[TrialRecord], plan: Plan) -> Figure:
     known = [trial for trial in trials if trial.history]
     marks = marks_of(known, plan)
     groups = [[ending] for ending in marks] if len(known) > FOLLOWED else [list(marks)]
-    columns = min(3, len(groups))
-    rows = -(-len(groups) // columns)
+    rows, columns = panel_grid(len(groups))
     height = 5.0 if len(groups) == 1 else 0.5 + 2.6 * rows
     figure = Figure(figsize=(WIDTH, height), layout="constrained")
     grid = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)

@@ -45,6 +45,12 @@ def styled() -> Iterator[None]:
         yield
 
 
+def panel_grid(panels: int, widest: int = 3) -> tuple[int, int]:
+    """Return rows and columns for so many panels: as few rows as can be, then as full ones."""
+    rows = -(-panels // widest)
+    return rows, -(-panels // rows)
+
+
 def save(figure: Figure, path: Path) -> None:
     """Write a picture to a file of its own."""
     with replacing(path) as temporary:
