@@ -167,6 +167,13 @@ def test_page_needs_no_other_file_and_runs_nothing(reported: tuple[ResultsFolder
     assert len(set(page.keys)) == len(page.keys)
 
 
+@pytest.mark.parametrize("panels", range(1, 13))
+def test_rows_of_panels_are_as_few_and_as_full_as_can_be(panels: int) -> None:
+    rows, columns = panel_grid(panels)
+    assert rows == next(n for n in range(1, 13) if 3 * n >= panels)
+    assert columns == next(n for n in (1, 2, 3) if n * rows >= panels)
+
+
 def assert_nothing_is_cut_off(folder: ResultsFolder) -> None:
     for path in folder.figures.iterdir():
         with Image.open(path) as image:
@@ -289,13 +296,6 @@ def test_nothing_finished_yet_is_told(simulated: ResultsFolder) -> None:
 
 
 # ---- published figures, finalists, tests
-
-
-@pytest.mark.parametrize("panels", range(1, 13))
-def test_rows_of_panels_are_as_few_and_as_full_as_can_be(panels: int) -> None:
-    rows, columns = panel_grid(panels)
-    assert rows == next(n for n in range(1, 13) if 3 * n >= panels)
-    assert columns == next(n for n in (1, 2, 3) if n * rows >= panels)
 
 
 def test_published_figures_stand_beside_ours_and_say_what_differs(tmp_path: Path) -> None:

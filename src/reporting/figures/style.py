@@ -30,6 +30,8 @@ WIDTH = 8.8
 
 _STYLE: dict[Any, Any] = {"font.size": 10, "axes.spines.top": False, "axes.spines.right": False}
 
+_PANELS_A_ROW = 3
+
 _FILE_DPI = 110
 
 _PAGE_DPI = 180
@@ -45,9 +47,9 @@ def styled() -> Iterator[None]:
         yield
 
 
-def panel_grid(panels: int, widest: int = 3) -> tuple[int, int]:
+def panel_grid(panels: int) -> tuple[int, int]:
     """Return rows and columns for so many panels: as few rows as can be, then as full ones."""
-    rows = -(-panels // widest)
+    rows = -(-panels // _PANELS_A_ROW)
     return rows, -(-panels // rows)
 
 

@@ -195,7 +195,7 @@ def _beyond_plain(findings: Findings) -> str:
         plain = getattr(Hyperparameters, name)
         if any(getattr(trial.hyperparameters, name) != plain for trial in findings.trials):
             names.append(figures.words(name))
-    return " and ".join(filter(None, [", ".join(names[:-1]), *names[-1:]]))
+    return " and ".join(", ".join(names).rsplit(", ", 1))
 
 
 def history_blocks(findings: Findings) -> list[Block]:
