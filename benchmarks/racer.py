@@ -45,11 +45,11 @@ class Race:
     conv1: int = 32
     conv2: int = 64
     dense_units: int = 128
-    dropout_rate: float = 0.1
-    learning_rate: float = 5e-3
+    dropout_rate: float = 0.0
+    learning_rate: float = 2e-2
     """The highest, of one cycle over `epochs`."""
     batch_size: int = 128
-    label_smoothing: float = 0.0
+    label_smoothing: float = 0.1
     epochs: float = 2.0
     """Of the cycle, after which it looks for the first time."""
     more: float = 0.25

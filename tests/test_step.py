@@ -7,6 +7,8 @@ import shutil
 import subprocess
 import sys
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +34,7 @@ from src.training.step import (
     make_step,
 )
 from src.training.task import add_counts, no_counts
+from src.training.winograd import second_layer
 from tests.conftest import REPOSITORY
 
 BF16 = dataclasses.replace(PLAIN_CPU, precision="bf16")
@@ -47,6 +50,17 @@ def images() -> Images:
 def make_net(conv1: int = 12, conv2: int = 16) -> TwoConvNet:
     torch.manual_seed(0)
     return TwoConvNet(conv1=conv1, conv2=conv2, dense_units=32, dropout_rate=0.4, classes=10)
+
+
+@contextmanager
+def in_threads(number: int) -> Iterator[None]:
+    """Let PyTorch compute in so many threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def plain(net: TwoConvNet, compute: Compute) -> PlainStep:
@@ -75,9 +89,7 @@ def test_fused_layer_is_convolution_pooling_and_relu(
     pixels = images.pixels[:37]
     sums = functional.conv2d(to_inputs(pixels)[..., :26, :26], weight, bias)
     expected = functional.max_pool2d(sums.relu(), 2)
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
+    with in_threads(threads):
         result = first_layer(pixels, weight, bias, torch.float32)
         torch.testing.assert_close(result, expected, rtol=1e-5, atol=1e-5)
         assert result.is_contiguous(memory_format=torch.channels_last)
@@ -89,8 +101,6 @@ def test_fused_layer_is_convolution_pooling_and_relu(
             strict=True,
         ):
             assert (ours - theirs).norm() < 1e-3 * theirs.norm()
-    finally:
-        torch.set_num_threads(before)
 
 
 def test_fused_layer_in_bf16_is_no_less_exact_than_the_plain_one(images: Images) -> None:
@@ -215,16 +225,12 @@ def test_pooling_is_pytorchs_to_the_last_bit(channels: int, threads: int) -> Non
     x[1, :, 0, 0], x[1, :, 3, 3] = float("inf"), float("-inf")
     x = x.to(memory_format=torch.channels_last).requires_grad_()
     gradient = torch.randn(7, channels, 5, 5, generator=generator).bfloat16()
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
+    with in_threads(threads):
         ours, theirs = pool_relu(x), functional.max_pool2d(x, 2).relu()
         assert ours.is_contiguous(memory_format=torch.channels_last)
         torch.testing.assert_close(ours, theirs, rtol=0, atol=0)
         (back,), (wanted,) = (torch.autograd.grad(y, x, gradient) for y in (ours, theirs))
         torch.testing.assert_close(back, wanted, rtol=0, atol=0)
-    finally:
-        torch.set_num_threads(before)
 
 
 @pytest.mark.parametrize("bits", [0x7FC0, -0x40, 0x7F81])  # NaN of either sign, and another one
@@ -236,6 +242,51 @@ def test_pooling_lets_nan_through(bits: int) -> None:
         result = pool_relu(here.view(torch.bfloat16))
         assert result[0, :, 0, 0].isnan().all()
         assert result.isnan().sum() == 40
+
+
+# ---- the second layer by Winograd's algorithm
+
+
+@pytest.mark.parametrize(
+    ("images", "channels", "filters", "rows", "columns"),
+    [(1, 3, 5, 12, 12), (65, 32, 64, 12, 12), (9, 256, 160, 12, 12), (4, 8, 7, 6, 10)],
+)
+def test_second_layer_is_convolution_pooling_and_relu(
+    images: int, channels: int, filters: int, rows: int, columns: int
+) -> None:
+    generator = torch.Generator().manual_seed(0)
+
+    def normal(*shape: int) -> torch.Tensor:
+        return torch.randn(shape, generator=generator, dtype=torch.float64)
+
+    x = normal(images, channels, rows, columns).to(memory_format=torch.channels_last)
+    weight, bias = normal(filters, channels, 3, 3) / channels, normal(filters)
+    exact = [values.requires_grad_() for values in (x, weight, bias)]
+    ours = [values.detach().float().requires_grad_() for values in exact]
+    expected = functional.max_pool2d(functional.conv2d(exact[0], exact[1], exact[2]), 2).relu()
+    result = second_layer(ours[0], ours[1], ours[2])
+    assert result.is_contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(result.double(), expected, rtol=0, atol=1e-5)
+    gradient = normal(*expected.shape)
+    for back, wanted in zip(
+        torch.autograd.grad(result, ours, gradient.float()),
+        torch.autograd.grad(expected, exact, gradient),
+        strict=True,
+    ):
+        assert back.shape == wanted.shape
+        assert (back - wanted).norm() < 1e-5 * wanted.norm()
+
+
+def test_second_layer_lets_nan_through() -> None:
+    x = torch.ones(3, 4, 12, 12).to(memory_format=torch.channels_last)
+    weight, bias = torch.ones(2, 4, 3, 3), torch.tensor([0.0, float("nan")])
+    result = second_layer(x, weight, bias)
+    assert (result[:, 0] == 36).all()
+    assert result[:, 1].isnan().all()
+    x[1, 2, 5, 5] = float("nan")
+    assert second_layer(x, weight, bias)[:, 0].isnan().any(dim=2).any(dim=1).tolist() == [
+        *(False, True, False),
+    ]
 
 
 # ---- steps
@@ -297,14 +348,16 @@ RECIPES = {
 }
 
 
+@pytest.mark.parametrize("threads", [1, 2])  # with one, Winograd's algorithm
 @pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)
-def test_steps_on_cpu_are_the_plain_steps(recipe: Recipe, images: Images) -> None:
+def test_steps_on_cpu_are_the_plain_steps(recipe: Recipe, threads: int, images: Images) -> None:
     nets = make_net(), make_net()
     reference = PlainStep(nets[0], make_optimizer(nets[0], 1e-3), PLAIN_CPU, recipe)
     step = make_step(nets[1], make_optimizer(nets[1], 1e-3), PLAIN_CPU, 200, recipe)
     assert isinstance(step, MicroBatchStep)
-    for each in (reference, step):
-        take_steps(each, images)
+    with in_threads(threads):
+        for each in (reference, step):
+            take_steps(each, images)
     assert step.totals.tolist() == pytest.approx(reference.totals.tolist(), rel=1e-4)
     for name, parameter in reference.result.named_parameters():
         # Adam divides by the gradient's size: where that is next to nothing, rounding shows.

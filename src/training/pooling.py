@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
-from torch.nn import functional
 
 from src.training.compiled import Array, compiled, in_threads, to_numpy
 
@@ -26,9 +25,14 @@ _MAGNITUDE, _INFINITY, _NAN = np.int16(0x7FFF), np.int16(0x7F80), np.int16(0x7FC
 
 
 def pool_relu(x: Tensor) -> Tensor:
-    """Compute ``max_pool2d(x, 2).relu()`` and its gradient, (B, C, 2H, 2W) → (B, C, H, W)."""
-    if x.dtype != torch.bfloat16 or x.device.type != "cpu":
-        return functional.max_pool2d(x, 2).relu()
+    """Compute ``max_pool2d(x, 2).relu()`` and its gradient.
+
+    Args:
+        x: bfloat16 (B, C, 2H, 2W), on CPU.
+
+    Returns:
+        (B, C, H, W), in channels_last layout.
+    """
     result: Tensor = _PoolRelu.apply(x)
     return result
 

@@ -1,7 +1,7 @@
 """Take one optimizer step on one batch: the plain path, and fast ones that must agree with it.
 
-`PlainStep` is the reference. On CPU, `MicroBatchStep` computes the first layer fused and cuts the
-batch so that what is kept for the backward pass stays in cache. On CUDA, `GraphStep` records the
+`PlainStep` is the reference. On CPU, `MicroBatchStep` computes both convolutional layers its own way
+and cuts the batch so that what is kept for the backward pass stays in cache. On CUDA, `GraphStep` records the
 plain step once and replays it, because launching its kernels takes longer than they do.
 """
 
@@ -20,6 +20,7 @@ from src.training.device import Compute, autocast
 from src.training.fused import first_layer
 from src.training.network import TwoConvNet, to_inputs
 from src.training.pooling import pool_relu
+from src.training.winograd import second_layer
 
 ADAM_EPSILON = 1e-7
 """Keras' default; PyTorch's is 1e-8."""
@@ -56,11 +57,14 @@ def logits_from_pixels(model: TwoConvNet, pixels: Tensor, dropout: Tensor | None
         logits: Tensor = model(to_inputs(pixels), dropout)
         return logits
     assert model.conv1.bias is not None
-    dtype = torch.float32
+    assert model.conv2.bias is not None
     if torch.is_autocast_enabled("cpu"):
-        dtype = torch.get_autocast_dtype("cpu")
-    x = first_layer(pixels, model.conv1.weight, model.conv1.bias, dtype)
-    return model.head(pool_relu(model.conv2(x)), dropout)
+        x = first_layer(pixels, model.conv1.weight, model.conv1.bias, torch.bfloat16)
+        return model.head(pool_relu(model.conv2(x)), dropout)
+    x = first_layer(pixels, model.conv1.weight, model.conv1.bias, torch.float32)
+    if torch.get_num_threads() > 1:  # which PyTorch's convolution makes more of
+        return model.classify(x, dropout)
+    return model.head(second_layer(x, model.conv2.weight, model.conv2.bias), dropout)
 
 
 @dataclass(frozen=True)
@@ -169,7 +173,7 @@ class PlainStep:
 
 
 class MicroBatchStep(PlainStep):
-    """The plain step on CPU, with the fused first layer and in parts: their gradients add up."""
+    """The plain step on CPU, with its own layers and in parts: their gradients add up."""
 
     def _backward(self, pixels: Tensor, labels: Tensor, dropout: Tensor) -> None:
         parts = (tensor.split(MICRO_BATCH) for tensor in (pixels, labels, dropout))

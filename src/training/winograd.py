@@ -1,0 +1,289 @@
+"""The network's second convolution, pooling and ReLU on CPU in float32, by Winograd's algorithm.
+
+A 2×2 block of the convolution's sums takes 16 products a pair of channels instead of 36: F(2×2,
+3×3) of Lavin & Gray, "Fast Algorithms for Convolutional Neural Networks" (CVPR 2016), section 4.1.
+Such a block is what the pooling then takes the largest of, so that the sums themselves are never
+written: what is kept of them for the gradient is which of the four won. `TwoConvNet.classify` is
+the reference.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from src.training.compiled import Array, compiled
+
+_POINTS = 16
+"""Of a 4×4 block of inputs and of the kernel; a product at each gives the block's four sums."""
+
+_ALL = 5
+"""The point whose product counts once in all four sums."""
+
+_PART = 3 << 20
+"""Bytes of what is kept at the points at a time, so that it stays in cache."""
+
+_G = torch.tensor([[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]])
+"""Evaluates three taps at four points."""
+
+_NOBODY = np.uint8(4)  # stands for the winner where ReLU gives 0, so that no gradient passes
+
+
+def second_layer(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """Compute ``max_pool2d(conv2d(x, weight, bias), 2).relu()`` and its gradient.
+
+    Args:
+        x: float32 (B, C, 2H + 2, 2W + 2), in channels_last layout.
+        weight: float32 (K, C, 3, 3).
+        bias: float32 (K,).
+
+    Returns:
+        (B, K, H, W), in channels_last layout.
+    """
+    result: Tensor = _SecondLayer.apply(x, weight, bias)
+    return result
+
+
+class _SecondLayer(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        x = x.permute(0, 2, 3, 1).contiguous()
+        images, rows, columns, _ = x.shape
+        outputs = torch.empty(images, rows // 2 - 1, columns // 2 - 1, len(bias))
+        winners = torch.empty(outputs.shape, dtype=torch.uint8)
+        taps = torch.einsum("ai,bj,kcij->abck", _G, _G, weight).flatten(0, 1)  # (16, C, K)
+        for some, inputs, products in _parts(x, len(bias)):
+            _evaluate(x[some].numpy(), _lines(inputs, outputs))
+            torch.bmm(inputs, taps, out=products)
+            _pool(
+                outputs[some].flatten(0, 2).numpy(),
+                winners[some].flatten(0, 2).numpy(),
+                products.numpy(),
+                bias.detach().numpy(),
+            )
+        ctx.save_for_backward(x, taps, winners)
+        return outputs.permute(0, 3, 1, 2)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        x, taps, winners = ctx.saved_tensors
+        gradient = gradient.permute(0, 2, 3, 1).contiguous()
+        x_gradient, taps_gradient = torch.empty_like(x), torch.zeros_like(taps)
+        bias_gradient = torch.zeros(taps.shape[2])
+        for some, inputs, products in _parts(x, taps.shape[2]):
+            _unpool(
+                gradient[some].flatten(0, 2).numpy(),
+                winners[some].flatten(0, 2).numpy(),
+                products.numpy(),
+            )
+            bias_gradient += products[_ALL].sum(dim=0)
+            _evaluate(x[some].numpy(), _lines(inputs, winners))
+            taps_gradient.baddbmm_(inputs.transpose(1, 2), products)
+            torch.bmm(products, taps.transpose(1, 2), out=inputs)
+            _interpolate(x_gradient[some].numpy(), _lines(inputs, winners))
+        weight_gradient = torch.einsum(
+            "ai,bj,abck->kcij", _G, _G, taps_gradient.unflatten(0, (4, 4))
+        )
+        return x_gradient.permute(0, 3, 1, 2), weight_gradient, bias_gradient
+
+
+def _parts(x: Tensor, filters: int) -> Iterator[tuple[slice, Tensor, Tensor]]:
+    """Cut the images into parts; lend memory for each one's inputs and products, (16, blocks, …).
+
+    The memory is the same for all parts, because fresh memory costs as much as what is written
+    there.
+    """
+    images, rows, columns, channels = x.shape
+    blocks = (rows // 2 - 1) * (columns // 2 - 1)
+    at_once = max(1, _PART // (_POINTS * blocks * (channels + filters) * x.element_size()))
+    inputs = torch.empty(_POINTS * at_once * blocks * channels)
+    products = torch.empty(_POINTS * at_once * blocks * filters)
+    for first in range(0, images, at_once):
+        some = slice(first, min(first + at_once, images))
+        end = _POINTS * (some.stop - first) * blocks
+        yield (
+            some,
+            inputs[: end * channels].view(_POINTS, -1, channels),
+            products[: end * filters].view(_POINTS, -1, filters),
+        )
+
+
+def _lines(values: Tensor, outputs: Tensor) -> Array:
+    """Show (16, blocks, C) as (16, rows of blocks, blocks of a row × C)."""
+    lines: Array = values.view(_POINTS, -1, outputs.shape[2] * values.shape[2]).numpy()
+    return lines
+
+
+# The loops over c are what the compiler makes SIMD of. Each writes one place, as it could not tell
+# several from each other. In the first two kernels c runs over all blocks of a row, because the
+# channels of one are few: their columns 0 and 2 are `even`'s, 1 and 3 `odd`'s.
+
+
+@compiled
+def _evaluate(x: Array, inputs: Array) -> None:
+    """Evaluate each 4×4 block of x at the 16 points: Bᵀ d B."""
+    images, rows, columns, channels = x.shape
+    length = (columns // 2 - 1) * channels
+    even = np.empty((columns // 2, channels), np.float32)
+    odd = np.empty((columns // 2, channels), np.float32)
+    x0, x2 = even.reshape(-1), even.reshape(-1)[channels:]
+    x1, x3 = odd.reshape(-1), odd.reshape(-1)[channels:]
+    across = np.empty((rows, 4, length), np.float32)
+    line = 0
+    for n in range(images):
+        for i in range(rows):
+            for j in range(columns // 2):
+                even[j], odd[j] = x[n, i, 2 * j], x[n, i, 2 * j + 1]
+            a0, a1, a2, a3 = across[i, 0], across[i, 1], across[i, 2], across[i, 3]
+            for c in range(length):
+                a0[c] = x0[c] - x2[c]
+            for c in range(length):
+                a1[c] = x1[c] + x2[c]
+            for c in range(length):
+                a2[c] = x2[c] - x1[c]
+            for c in range(length):
+                a3[c] = x1[c] - x3[c]
+        for i in range(rows // 2 - 1):
+            for b in range(4):
+                a0, a1 = across[2 * i, b], across[2 * i + 1, b]
+                a2, a3 = across[2 * i + 2, b], across[2 * i + 3, b]
+                v0, v1, v2, v3 = (
+                    inputs[b, line],
+                    inputs[4 + b, line],
+                    inputs[8 + b, line],
+                    inputs[12 + b, line],
+                )
+                for c in range(length):
+                    v0[c] = a0[c] - a2[c]
+                for c in range(length):
+                    v1[c] = a1[c] + a2[c]
+                for c in range(length):
+                    v2[c] = a2[c] - a1[c]
+                for c in range(length):
+                    v3[c] = a1[c] - a3[c]
+            line += 1
+
+
+@compiled
+def _interpolate(x: Array, inputs: Array) -> None:
+    """Bring the gradient at the 16 points to each 4×4 block, B v Bᵀ, and add the blocks up."""
+    images, rows, columns, channels = x.shape
+    length = (columns // 2 - 1) * channels
+    even = np.empty((columns // 2, channels), np.float32)
+    odd = np.empty((columns // 2, channels), np.float32)
+    x0, x2 = even.reshape(-1), even.reshape(-1)[channels:]
+    x1, x3 = odd.reshape(-1), odd.reshape(-1)[channels:]
+    across = np.empty((rows, 4, length), np.float32)
+    line = 0
+    for n in range(images):
+        across[:] = 0
+        for i in range(rows // 2 - 1):
+            for b in range(4):
+                a0, a1 = across[2 * i, b], across[2 * i + 1, b]
+                a2, a3 = across[2 * i + 2, b], across[2 * i + 3, b]
+                v0, v1, v2, v3 = (
+                    inputs[b, line],
+                    inputs[4 + b, line],
+                    inputs[8 + b, line],
+                    inputs[12 + b, line],
+                )
+                for c in range(length):
+                    a0[c] += v0[c]
+                for c in range(length):
+                    a1[c] += v1[c] - v2[c] + v3[c]
+                for c in range(length):
+                    a2[c] += v1[c] + v2[c] - v0[c]
+                for c in range(length):
+                    a3[c] -= v3[c]
+            line += 1
+        for i in range(rows):
+            a0, a1, a2, a3 = across[i, 0], across[i, 1], across[i, 2], across[i, 3]
+            even[:], odd[:] = 0, 0
+            for c in range(length):
+                x0[c] += a0[c]
+            for c in range(length):
+                x1[c] += a1[c] - a2[c] + a3[c]
+            for c in range(length):
+                x2[c] += a1[c] + a2[c] - a0[c]
+            for c in range(length):
+                x3[c] -= a3[c]
+            for j in range(columns // 2):
+                x[n, i, 2 * j], x[n, i, 2 * j + 1] = even[j], odd[j]
+
+
+@compiled
+def _pool(outputs: Array, winners: Array, products: Array, bias: Array) -> None:
+    """Interpolate the four sums of each block, Aᵀ m A, and keep the largest, if above 0."""
+    blocks, filters = outputs.shape
+    left, right = np.empty((4, filters), np.float32), np.empty((4, filters), np.float32)
+    for block in range(blocks):
+        for a in range(4):
+            m0, m1 = products[4 * a, block], products[4 * a + 1, block]
+            m2, m3 = products[4 * a + 2, block], products[4 * a + 3, block]
+            p, q = left[a], right[a]
+            for c in range(filters):
+                p[c] = m0[c] + m1[c] + m2[c]
+            for c in range(filters):
+                q[c] = m1[c] - m2[c] - m3[c]
+        output, winner = outputs[block], winners[block]
+        for c in range(filters):
+            s0 = left[0, c] + left[1, c] + left[2, c]
+            s1 = right[0, c] + right[1, c] + right[2, c]
+            s2 = left[1, c] - left[2, c] - left[3, c]
+            s3 = right[1, c] - right[2, c] - right[3, c]
+            best, k = s0, np.uint8(0)
+            if s1 > best:  # of equals the first wins, as in PyTorch
+                best, k = s1, np.uint8(1)
+            if s2 > best:
+                best, k = s2, np.uint8(2)
+            if s3 > best:
+                best, k = s3, np.uint8(3)
+            best += bias[c]
+            if best <= 0:  # false for NaN, which goes on
+                best, k = np.float32(0), _NOBODY
+            output[c] = best
+            winner[c] = k
+
+
+@compiled
+def _unpool(gradient: Array, winners: Array, products: Array) -> None:
+    """Bring the gradient of each block's largest sum to the 16 products: A y Aᵀ."""
+    blocks, filters = gradient.shape
+    zero = np.float32(0)
+    left, right = np.empty((4, filters), np.float32), np.empty((4, filters), np.float32)
+    for block in range(blocks):
+        d, k = gradient[block], winners[block]
+        l0, l1, l2, l3 = left[0], left[1], left[2], left[3]
+        r0, r1, r2, r3 = right[0], right[1], right[2], right[3]
+        for c in range(filters):
+            l0[c] = d[c] if k[c] == 0 else zero
+        for c in range(filters):
+            r0[c] = d[c] if k[c] == 1 else zero
+        for c in range(filters):
+            l3[c] = -d[c] if k[c] == 2 else zero
+        for c in range(filters):
+            r3[c] = -d[c] if k[c] == 3 else zero
+        for c in range(filters):
+            l1[c] = l0[c] - l3[c]
+        for c in range(filters):
+            l2[c] = l0[c] + l3[c]
+        for c in range(filters):
+            r1[c] = r0[c] - r3[c]
+        for c in range(filters):
+            r2[c] = r0[c] + r3[c]
+        for a in range(4):
+            m0, m1 = products[4 * a, block], products[4 * a + 1, block]
+            m2, m3 = products[4 * a + 2, block], products[4 * a + 3, block]
+            p, q = left[a], right[a]
+            for c in range(filters):
+                m0[c] = p[c]
+            for c in range(filters):
+                m1[c] = p[c] + q[c]
+            for c in range(filters):
+                m2[c] = p[c] - q[c]
+            for c in range(filters):
+                m3[c] = -q[c]
