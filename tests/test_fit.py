@@ -81,14 +81,16 @@ def test_kept_weights_are_the_best_epochs(
     data: TrainingData, precision: str, learning_rate: float, averaging: bool
 ) -> None:
     compute = dataclasses.replace(CPU, precision=precision)  # type: ignore[arg-type]
-    # So large a step that accuracy goes up and down, and the last epoch is not the best.
+    # So large a step that accuracy goes up and down: with rounding, each processor in its own way.
     hyperparameters = dataclasses.replace(
         SMALL, learning_rate=learning_rate, weight_averaging=averaging
     )
-    fitted = run(data, hyperparameters, max_epochs=8, compute=compute)
-    accuracies = [epoch.val_accuracy for epoch in fitted.history]
+    longer = run(data, hyperparameters, max_epochs=8, compute=compute)
+    accuracies = [epoch.val_accuracy for epoch in longer.history]
+    end = max(n for n in range(2, 9) if accuracies[n - 1] <= max(accuracies[: n - 1]))
+    fitted = run(data, hyperparameters, max_epochs=end, compute=compute)
     assert fitted.best is not None
-    assert fitted.best.epoch == 1 + accuracies.index(max(accuracies)) < len(accuracies)
+    assert fitted.best.epoch == 1 + accuracies.index(max(accuracies[:end])) < end
     assert fitted.weights is not None
     task = make_task(hyperparameters, classes=10)
     task.load_state_dict(fitted.weights)

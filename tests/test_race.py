@@ -42,6 +42,7 @@ def test_it_looks_until_it_is_there(digits: tuple[Images, Images]) -> None:
     looks, model = racer.run(RACE, digits, first + 0.05, seed=0, workers=2)
     assert [epochs for epochs, _ in looks] == [1 + 0.25 * i for i in range(len(looks))]
     assert all(accuracy < first + 0.05 for _, accuracy in looks[:-1])
+    assert looks[-1][1] >= first + 0.05
     compute = choose_compute("cpu", "auto", threads=1)
     assert looks[-1][1] == racer.read(model, digits[1], compute) / len(digits[1])
 

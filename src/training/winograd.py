@@ -18,13 +18,13 @@ from torch.autograd.function import once_differentiable
 from src.training.compiled import Array, compiled
 
 _POINTS = 16
-"""Of a 4×4 block of inputs and of the kernel; a product at each gives the block's four sums."""
+"""Where a 4×4 block of inputs and the kernel are evaluated; the products give four sums."""
 
 _ALL = 5
-"""The point whose product counts once in all four sums."""
+"""The point whose product counts once in all four sums, so that its gradient is the bias's."""
 
 _PART = 3 << 20
-"""Bytes of what is kept at the points at a time, so that it stays in cache."""
+"""Bytes that a part's inputs and products take, so that they stay in cache."""
 
 _G = torch.tensor([[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]])
 """Evaluates three taps at four points."""
@@ -36,7 +36,7 @@ def second_layer(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """Compute ``max_pool2d(conv2d(x, weight, bias), 2).relu()`` and its gradient.
 
     Args:
-        x: float32 (B, C, 2H + 2, 2W + 2), in channels_last layout.
+        x: float32 (B, C, 2H + 2, 2W + 2), fastest in channels_last layout.
         weight: float32 (K, C, 3, 3).
         bias: float32 (K,).
 
@@ -52,11 +52,12 @@ class _SecondLayer(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         x = x.permute(0, 2, 3, 1).contiguous()
         images, rows, columns, _ = x.shape
+        assert rows % 2 == columns % 2 == 0
         outputs = torch.empty(images, rows // 2 - 1, columns // 2 - 1, len(bias))
         winners = torch.empty(outputs.shape, dtype=torch.uint8)
         taps = torch.einsum("ai,bj,kcij->abck", _G, _G, weight).flatten(0, 1)  # (16, C, K)
         for some, inputs, products in _parts(x, len(bias)):
-            _evaluate(x[some].numpy(), _lines(inputs, outputs))
+            _evaluate(x[some].numpy(), _lines(inputs, outputs.shape[2]))
             torch.bmm(inputs, taps, out=products)
             _pool(
                 outputs[some].flatten(0, 2).numpy(),
@@ -81,10 +82,10 @@ class _SecondLayer(torch.autograd.Function):
                 products.numpy(),
             )
             bias_gradient += products[_ALL].sum(dim=0)
-            _evaluate(x[some].numpy(), _lines(inputs, winners))
+            _evaluate(x[some].numpy(), _lines(inputs, winners.shape[2]))
             taps_gradient.baddbmm_(inputs.transpose(1, 2), products)
             torch.bmm(products, taps.transpose(1, 2), out=inputs)
-            _interpolate(x_gradient[some].numpy(), _lines(inputs, winners))
+            _add_up(x_gradient[some].numpy(), _lines(inputs, winners.shape[2]))
         weight_gradient = torch.einsum(
             "ai,bj,abck->kcij", _G, _G, taps_gradient.unflatten(0, (4, 4))
         )
@@ -92,10 +93,10 @@ class _SecondLayer(torch.autograd.Function):
 
 
 def _parts(x: Tensor, filters: int) -> Iterator[tuple[slice, Tensor, Tensor]]:
-    """Cut the images into parts; lend memory for each one's inputs and products, (16, blocks, …).
+    """Cut x, (B, rows, columns, C), into parts; lend memory for their inputs and products.
 
-    The memory is the same for all parts, because fresh memory costs as much as what is written
-    there.
+    These are (16, blocks, C) and (16, blocks, filters), in the same memory for all parts, because
+    fresh memory costs as much as what is written there.
     """
     images, rows, columns, channels = x.shape
     blocks = (rows // 2 - 1) * (columns // 2 - 1)
@@ -112,15 +113,15 @@ def _parts(x: Tensor, filters: int) -> Iterator[tuple[slice, Tensor, Tensor]]:
         )
 
 
-def _lines(values: Tensor, outputs: Tensor) -> Array:
-    """Show (16, blocks, C) as (16, rows of blocks, blocks of a row × C)."""
-    lines: Array = values.view(_POINTS, -1, outputs.shape[2] * values.shape[2]).numpy()
+def _lines(inputs: Tensor, columns: int) -> Array:
+    """Show (16, blocks, C) as (16, rows of blocks, columns of blocks × C)."""
+    lines: Array = inputs.view(_POINTS, -1, columns * inputs.shape[2]).numpy()
     return lines
 
 
-# The loops over c are what the compiler makes SIMD of. Each writes one place, as it could not tell
-# several from each other. In the first two kernels c runs over all blocks of a row, because the
-# channels of one are few: their columns 0 and 2 are `even`'s, 1 and 3 `odd`'s.
+# The loops over c are what the compiler makes SIMD of. Few write more than one place, as it could
+# not tell those from each other. In the first two kernels c runs over all blocks of a row, because
+# the channels of one are few: a block's columns 0 and 2 are in `even`, 1 and 3 in `odd`.
 
 
 @compiled
@@ -169,8 +170,8 @@ def _evaluate(x: Array, inputs: Array) -> None:
 
 
 @compiled
-def _interpolate(x: Array, inputs: Array) -> None:
-    """Bring the gradient at the 16 points to each 4×4 block, B v Bᵀ, and add the blocks up."""
+def _add_up(x: Array, inputs: Array) -> None:
+    """Bring the gradient at the 16 points to each 4×4 block of x, B v Bᵀ, and add them up."""
     images, rows, columns, channels = x.shape
     length = (columns // 2 - 1) * channels
     even = np.empty((columns // 2, channels), np.float32)
@@ -243,7 +244,7 @@ def _pool(outputs: Array, winners: Array, products: Array, bias: Array) -> None:
             if s3 > best:
                 best, k = s3, np.uint8(3)
             best += bias[c]
-            if best <= 0:  # false for NaN, which goes on
+            if best <= 0:  # false for NaN, of which a weight makes all four sums
                 best, k = np.float32(0), _NOBODY
             output[c] = best
             winner[c] = k
