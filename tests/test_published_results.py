@@ -175,6 +175,27 @@ def test_seconds_of_the_readme_are_those_of_their_file() -> None:
     ]
 
 
+def test_throughput_without_bf16_is_that_of_its_file() -> None:
+    file = REPOSITORY / "benchmarks/results/without-bf16/throughput.json"
+    rows = json.loads(committed(file))["rows"]
+    names = [name for name in rows[0] if name != "reports"]
+    documents = (REPOSITORY / "benchmarks/README.md").read_text()
+    _, after = documents.split("The same on a processor without bfloat16", 1)
+    head, _, *lines = table_cells(after.split("\n#", 1)[0])
+    assert head == names
+    assert [[cell.replace(",", "") for cell in line] for line in lines] == [
+        [str(row[name]) for name in names] for row in rows
+    ]
+    readme = " ".join((REPOSITORY / "README.md").read_text().split())
+    ratios = {
+        peer: f"{min(found):.1f} to {max(found):.1f} times as many"
+        for peer in ("stock Lightning", "Keras")
+        if (found := [row[f"ours / {peer}"] for row in rows])
+    }
+    assert f"{ratios['stock Lightning']} images a second as Lightning" in readme
+    assert f"{ratios['Keras']} as Keras" in readme
+
+
 def test_league_of_the_readme_is_that_of_its_file() -> None:
     head, _, *shown = table_of_the_readme("How good its search is")
     assert head[1:] == [*TABLES, "mean rank"]

@@ -120,100 +120,92 @@ def _lines(inputs: Tensor, columns: int) -> Array:
 
 
 # The loops over c are what the compiler makes SIMD of. Few write more than one place, as it could
-# not tell those from each other. In the first two kernels c runs over all blocks of a row, because
-# the channels of one are few: a block's columns 0 and 2 are in `even`, 1 and 3 in `odd`.
+# not tell those from each other. Those of the first four functions run over all blocks of a row,
+# because the channels of one are few: a block's columns 0 and 2 are in `even`, 1 and 3 in `odd`.
 
 
 @compiled
 def _evaluate(x: Array, inputs: Array) -> None:
     """Evaluate each 4×4 block of x at the 16 points: Bᵀ d B."""
     images, rows, columns, channels = x.shape
-    length = (columns // 2 - 1) * channels
     even = np.empty((columns // 2, channels), np.float32)
     odd = np.empty((columns // 2, channels), np.float32)
-    x0, x2 = even.reshape(-1), even.reshape(-1)[channels:]
-    x1, x3 = odd.reshape(-1), odd.reshape(-1)[channels:]
-    across = np.empty((rows, 4, length), np.float32)
+    x0, x2 = even.reshape(-1), even[1:].reshape(-1)
+    x1, x3 = odd.reshape(-1), odd[1:].reshape(-1)
+    across = np.empty((rows, 4, x2.size), np.float32)
     line = 0
     for n in range(images):
         for i in range(rows):
             for j in range(columns // 2):
                 even[j], odd[j] = x[n, i, 2 * j], x[n, i, 2 * j + 1]
             a0, a1, a2, a3 = across[i, 0], across[i, 1], across[i, 2], across[i, 3]
-            for c in range(length):
-                a0[c] = x0[c] - x2[c]
-            for c in range(length):
-                a1[c] = x1[c] + x2[c]
-            for c in range(length):
-                a2[c] = x2[c] - x1[c]
-            for c in range(length):
-                a3[c] = x1[c] - x3[c]
-        for i in range(rows // 2 - 1):
+            _evaluate_four(x0, x1, x2, x3, a0, a1, a2, a3)
+        for i in range(0, rows - 2, 2):
             for b in range(4):
-                a0, a1 = across[2 * i, b], across[2 * i + 1, b]
-                a2, a3 = across[2 * i + 2, b], across[2 * i + 3, b]
-                v0, v1, v2, v3 = (
-                    inputs[b, line],
-                    inputs[4 + b, line],
-                    inputs[8 + b, line],
-                    inputs[12 + b, line],
-                )
-                for c in range(length):
-                    v0[c] = a0[c] - a2[c]
-                for c in range(length):
-                    v1[c] = a1[c] + a2[c]
-                for c in range(length):
-                    v2[c] = a2[c] - a1[c]
-                for c in range(length):
-                    v3[c] = a1[c] - a3[c]
+                a0, a1 = across[i, b], across[i + 1, b]
+                a2, a3 = across[i + 2, b], across[i + 3, b]
+                p0, p1 = inputs[b, line], inputs[4 + b, line]
+                p2, p3 = inputs[8 + b, line], inputs[12 + b, line]
+                _evaluate_four(a0, a1, a2, a3, p0, p1, p2, p3)
             line += 1
+
+
+@compiled
+def _evaluate_four(
+    x0: Array, x1: Array, x2: Array, x3: Array, p0: Array, p1: Array, p2: Array, p3: Array
+) -> None:
+    """Evaluate lines of four inputs each at the four points of a direction: Bᵀ d."""
+    for c in range(len(p0)):
+        p0[c] = x0[c] - x2[c]
+    for c in range(len(p0)):
+        p1[c] = x1[c] + x2[c]
+    for c in range(len(p0)):
+        p2[c] = x2[c] - x1[c]
+    for c in range(len(p0)):
+        p3[c] = x1[c] - x3[c]
 
 
 @compiled
 def _add_up(x: Array, inputs: Array) -> None:
     """Bring the gradient at the 16 points to each 4×4 block of x, B v Bᵀ, and add them up."""
     images, rows, columns, channels = x.shape
-    length = (columns // 2 - 1) * channels
     even = np.empty((columns // 2, channels), np.float32)
     odd = np.empty((columns // 2, channels), np.float32)
-    x0, x2 = even.reshape(-1), even.reshape(-1)[channels:]
-    x1, x3 = odd.reshape(-1), odd.reshape(-1)[channels:]
-    across = np.empty((rows, 4, length), np.float32)
+    x0, x2 = even.reshape(-1), even[1:].reshape(-1)
+    x1, x3 = odd.reshape(-1), odd[1:].reshape(-1)
+    across = np.empty((rows, 4, x2.size), np.float32)
     line = 0
     for n in range(images):
         across[:] = 0
-        for i in range(rows // 2 - 1):
+        for i in range(0, rows - 2, 2):
             for b in range(4):
-                a0, a1 = across[2 * i, b], across[2 * i + 1, b]
-                a2, a3 = across[2 * i + 2, b], across[2 * i + 3, b]
-                v0, v1, v2, v3 = (
-                    inputs[b, line],
-                    inputs[4 + b, line],
-                    inputs[8 + b, line],
-                    inputs[12 + b, line],
-                )
-                for c in range(length):
-                    a0[c] += v0[c]
-                for c in range(length):
-                    a1[c] += v1[c] - v2[c] + v3[c]
-                for c in range(length):
-                    a2[c] += v1[c] + v2[c] - v0[c]
-                for c in range(length):
-                    a3[c] -= v3[c]
+                a0, a1 = across[i, b], across[i + 1, b]
+                a2, a3 = across[i + 2, b], across[i + 3, b]
+                p0, p1 = inputs[b, line], inputs[4 + b, line]
+                p2, p3 = inputs[8 + b, line], inputs[12 + b, line]
+                _add_four(a0, a1, a2, a3, p0, p1, p2, p3)
             line += 1
         for i in range(rows):
-            a0, a1, a2, a3 = across[i, 0], across[i, 1], across[i, 2], across[i, 3]
             even[:], odd[:] = 0, 0
-            for c in range(length):
-                x0[c] += a0[c]
-            for c in range(length):
-                x1[c] += a1[c] - a2[c] + a3[c]
-            for c in range(length):
-                x2[c] += a1[c] + a2[c] - a0[c]
-            for c in range(length):
-                x3[c] -= a3[c]
+            a0, a1, a2, a3 = across[i, 0], across[i, 1], across[i, 2], across[i, 3]
+            _add_four(x0, x1, x2, x3, a0, a1, a2, a3)
             for j in range(columns // 2):
                 x[n, i, 2 * j], x[n, i, 2 * j + 1] = even[j], odd[j]
+
+
+@compiled
+def _add_four(
+    x0: Array, x1: Array, x2: Array, x3: Array, p0: Array, p1: Array, p2: Array, p3: Array
+) -> None:
+    """Add what the four points of a direction bring to lines of four inputs each: B v."""
+    for c in range(len(p0)):
+        x0[c] += p0[c]
+    for c in range(len(p0)):
+        x1[c] += p1[c] - p2[c] + p3[c]
+    for c in range(len(p0)):
+        x2[c] += p1[c] + p2[c] - p0[c]
+    for c in range(len(p0)):
+        x3[c] -= p3[c]
 
 
 @compiled
