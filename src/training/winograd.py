@@ -137,7 +137,10 @@ def _evaluate(x: Array, inputs: Array) -> None:
     for n in range(images):
         for i in range(rows):
             for j in range(columns // 2):
-                even[j], odd[j] = x[n, i, 2 * j], x[n, i, 2 * j + 1]
+                for c in range(channels):
+                    even[j, c] = x[n, i, 2 * j, c]
+                for c in range(channels):
+                    odd[j, c] = x[n, i, 2 * j + 1, c]
             a0, a1, a2, a3 = across[i, 0], across[i, 1], across[i, 2], across[i, 3]
             _evaluate_four(x0, x1, x2, x3, a0, a1, a2, a3)
         for i in range(0, rows - 2, 2):
@@ -176,7 +179,7 @@ def _add_up(x: Array, inputs: Array) -> None:
     across = np.empty((rows, 4, x2.size), np.float32)
     line = 0
     for n in range(images):
-        across[:] = 0
+        across.fill(0)
         for i in range(0, rows - 2, 2):
             for b in range(4):
                 a0, a1 = across[i, b], across[i + 1, b]
@@ -186,11 +189,15 @@ def _add_up(x: Array, inputs: Array) -> None:
                 _add_four(a0, a1, a2, a3, p0, p1, p2, p3)
             line += 1
         for i in range(rows):
-            even[:], odd[:] = 0, 0
+            even.fill(0)
+            odd.fill(0)
             a0, a1, a2, a3 = across[i, 0], across[i, 1], across[i, 2], across[i, 3]
             _add_four(x0, x1, x2, x3, a0, a1, a2, a3)
             for j in range(columns // 2):
-                x[n, i, 2 * j], x[n, i, 2 * j + 1] = even[j], odd[j]
+                for c in range(channels):
+                    x[n, i, 2 * j, c] = even[j, c]
+                for c in range(channels):
+                    x[n, i, 2 * j + 1, c] = odd[j, c]
 
 
 @compiled
